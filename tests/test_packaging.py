@@ -1,0 +1,84 @@
+"""What the package promises before any of it runs: commands, pins and a core without frameworks."""
+
+import importlib
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+GROUPS = [PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()]
+REQUIREMENTS = [Requirement(line) for group in GROUPS for line in group]
+PIN_LINES = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+
+
+@pytest.mark.parametrize("command", sorted(PROJECT["scripts"]))
+def test_console_script_resolves(command):
+    module, _, attribute = PROJECT["scripts"][command].partition(":")
+    assert callable(getattr(importlib.import_module(module), attribute))
+
+
+def test_constraints_hold_nothing_but_pins():
+    pin = re.compile(
+        r"[A-Za-z0-9][A-Za-z0-9._-]*==[0-9][A-Za-z0-9.]*( ; python_version [<>=]+ '3\.\d+')?"
+    )
+    assert [line for line in PIN_LINES if not pin.fullmatch(line)] == []
+
+
+@pytest.mark.parametrize("requirement", REQUIREMENTS, ids=str)
+def test_every_direct_dependency_is_pinned_within_its_range(requirement):
+    pins = [Requirement(line) for line in PIN_LINES]
+    versions = [
+        next(iter(pin.specifier)).version
+        for pin in pins
+        if canonicalize_name(pin.name) == canonicalize_name(requirement.name)
+    ]
+    assert versions, f"constraints.txt does not pin {requirement.name}"
+    for version in versions:
+        assert requirement.specifier.contains(version, prereleases=True)
+
+
+def test_malicious_lightning_releases_are_out_of_range():
+    lightning = next(r for r in REQUIREMENTS if r.name == "lightning")
+    assert not any(lightning.specifier.contains(Version(v)) for v in ("2.6.2", "2.6.3"))
+
+
+FRAMEWORKS = {"lightning", "pytorch_lightning", "lightning_fabric", "hydra", "omegaconf", "wandb"}
+
+
+def run_python(code: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize(
+    "module", ["stepseg.packed", "stepseg.model", "stepseg.build", "stepseg.data"]
+)
+def test_core_imports_without_frameworks(module):
+    code = f"""
+import importlib, sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {FRAMEWORKS}:
+            raise ModuleNotFoundError(f"the core imports {{name}}", name=name)
+
+sys.meta_path.insert(0, Blocker())
+importlib.import_module({module!r})
+"""
+    result = run_python(code)
+    assert result.returncode == 0, result.stderr
+
+
+def test_bare_import_loads_no_framework():
+    result = run_python(
+        "import stepseg, sys; assert stepseg.__version__; "
+        "print([m for m in ('torch', 'numpy', 'hydra', 'timm') if m in sys.modules])"
+    )
+    assert result.stdout.strip() == "[]", result.stderr
