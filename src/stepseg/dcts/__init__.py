@@ -1,0 +1,1 @@
+"""dCTS: a small CNN scores windows of patches, homogeneous windows become one superpatch each."""

@@ -1,0 +1,144 @@
+"""Merging, coarse to fine: scores of windows in, the layout of superpatches out.
+
+STEP, Sec. 3.2.1: starting with the largest windows, a window whose score exceeds the threshold of
+its size becomes one superpatch, unless a larger one covers it already. CTS (a fixed number of
+2 x 2 windows per image) is the same walk with a rank in place of the threshold, the oracle the same
+walk over scores made from labels (`stepseg.dcts.policy`).
+
+Which pixels a superpatch embeds is the business of `stepseg.vit.patch_embed`.
+
+Letters: B images, Y x X cells of the patch grid, T0 tokens after merging.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stepseg.packed import Segments, TokenLayout
+
+
+@dataclass(frozen=True, slots=True)
+class MergeRule:
+    """Which windows become superpatches."""
+
+    windows: tuple[int, ...] = (2, 4, 8, 16)
+    """Window sides in patches, ascending, each dividing the next."""
+    thresholds: tuple[float, ...] | None = (0.6, 0.8, 0.9, 0.9)
+    """Per window size: merge when the score is strictly greater. 1 turns a size off."""
+    top_k: int | None = None
+    """Merge exactly this many windows per image, the highest scores first (CTS); one size only."""
+    resize: Literal["bilinear", "area"] = "bilinear"
+    """How superpatches shrink to a patch: `bilinear` as published, `area` without aliasing."""
+
+    def __post_init__(self) -> None:
+        check_windows(self.windows)
+        if (self.thresholds is None) == (self.top_k is None):
+            raise ValueError(
+                f"give either merge thresholds or top_k, got thresholds={self.thresholds} and "
+                f"top_k={self.top_k}"
+            )
+        if self.top_k is not None:
+            if self.top_k < 0:
+                raise ValueError(f"top_k counts windows and cannot be {self.top_k}")
+            if len(self.windows) != 1:
+                raise ValueError(
+                    f"top_k ranks windows of one size, got windows={self.windows}; use (2,) as CTS"
+                )
+        for threshold in self.thresholds or ():
+            if not 0 <= threshold <= 1:
+                raise ValueError(
+                    f"merge thresholds are probabilities in [0, 1], got {threshold} in "
+                    f"{self.thresholds}"
+                )
+        if self.thresholds is not None and len(self.thresholds) != len(self.windows):
+            raise ValueError(
+                f"{len(self.thresholds)} merge thresholds for {len(self.windows)} window sizes: "
+                f"{self.thresholds} for {self.windows}"
+            )
+        if self.resize not in ("bilinear", "area"):
+            raise ValueError(f"resize must be 'bilinear' or 'area', got {self.resize!r}")
+
+    def decide(self, scores_BYX: Tensor, free_BYX: Tensor, window: int) -> Tensor:
+        """Choose among the free windows of one size by their scores; all boolean ``[B, y, x]``."""
+        if self.thresholds is not None:
+            return (scores_BYX > self.thresholds[self.windows.index(window)]) & free_BYX
+        scores = scores_BYX.masked_fill(~free_BYX, float("-inf")).flatten(1)
+        order = scores.argsort(dim=1, descending=True, stable=True)
+        ranks = torch.empty_like(order)
+        ranks.scatter_(1, order, torch.arange(order.shape[1], device=order.device).expand_as(order))
+        return (ranks < self.top_k).view_as(free_BYX) & free_BYX
+
+
+def check_windows(windows: Sequence[int]) -> None:
+    """Refuse window sizes that do not nest; that is what makes coarse-to-fine free of conflicts."""
+    sides = [1, *windows]
+    for finer, coarser in zip(sides, sides[1:], strict=False):
+        if coarser <= finer or coarser % finer:
+            raise ValueError(
+                f"window sizes must be greater than 1, ascending, and each divide the next; got "
+                f"{tuple(windows)}"
+            )
+
+
+def merge_windows(
+    scores: Mapping[int, Tensor], rule: MergeRule, batch: int, grid: tuple[int, int]
+) -> Tensor:
+    """Decide the superpatches of all images at once.
+
+    Args:
+        scores: per window side s the scores ``[B, Y // s, X // s]`` in [0, 1].
+        rule: thresholds or rank.
+        batch: number of images.
+        grid: ``(Y, X)``; windows that do not fit wholly into it do not exist.
+
+    Returns:
+        int64 ``[B, Y, X]``: side of the window that covers each cell, 1 where nothing is merged.
+
+    """
+    rows, columns = grid
+    device = next(iter(scores.values())).device
+    window_BYX = torch.ones(batch, rows, columns, dtype=torch.int64, device=device)
+    for window in reversed(rule.windows):
+        y, x = rows // window, columns // window
+        if y == 0 or x == 0:
+            continue
+        if scores[window].shape != (batch, y, x):
+            raise ValueError(
+                f"scores of {window} x {window} windows have shape {tuple(scores[window].shape)}, "
+                f"a {rows} x {columns} grid needs {(batch, y, x)}"
+            )
+        # Windows nest, so that one cell tells whether a larger superpatch covers the window.
+        free = window_BYX[:, : y * window : window, : x * window : window] == 1
+        merged = rule.decide(scores[window], free, window)
+        cells = merged.repeat_interleave(window, 1).repeat_interleave(window, 2)
+        cells = F.pad(cells, (0, columns - x * window, 0, rows - y * window))
+        window_BYX = window_BYX.masked_fill(cells, window)
+    return window_BYX
+
+
+def build_layout(window_BYX: Tensor, windows: tuple[int, ...]) -> TokenLayout:
+    """Turn the window map into token indices: raster order of the windows' top-left cells.
+
+    Args:
+        window_BYX: from `merge_windows`.
+        windows: the sides that may occur in it, besides 1.
+
+    """
+    batch, rows, columns = window_BYX.shape
+    device = window_BYX.device
+    y = torch.arange(rows, device=device)[:, None]
+    x = torch.arange(columns, device=device)
+    is_anchor = (y % window_BYX == 0) & (x % window_BYX == 0)
+    counts = is_anchor.flatten(1).sum(1, dtype=torch.int32)
+    lengths = tuple(counts.tolist())  # host sync: the only one of merging
+    segments = Segments(F.pad(counts.cumsum(0, dtype=torch.int32), (1, 0)), lengths)
+    flat = is_anchor.flatten()
+    anchor_T0 = torch.nonzero_static(flat, size=sum(lengths)).squeeze(1)
+    token_of_anchor = flat.cumsum(0) - 1
+    image_start = torch.arange(batch, device=device)[:, None, None] * (rows * columns)
+    anchor_of_cell = image_start + (y - y % window_BYX) * columns + (x - x % window_BYX)
+    return TokenLayout(token_of_anchor[anchor_of_cell], window_BYX, anchor_T0, segments, windows)

@@ -1,0 +1,132 @@
+"""Exit rules: which tokens stay after an exit head. Pure functions of scores.
+
+`ConfidenceExit` is the method (DToP; STEP, Sec. 3.2.2). `RandomExit` and `UniformExit` are controls:
+they release the very same number of tokens per image, chosen without looking at confidence.
+`BudgetExit` keeps a fixed number per image, for static shapes.
+
+No rule lets one image's decision depend on another image of the batch.
+
+Letters: T packed tokens, B images, C classes.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from stepseg.ops.segment import count_per_image, position_in_image, rank_in_group
+from stepseg.packed import PackedTokens
+
+
+class ExitRule(Protocol):
+    """What decides which tokens stay."""
+
+    def keep(self, probabilities_TC: Tensor, tokens: PackedTokens, exit_index: int) -> Tensor:
+        """Boolean ``[T]``: True where a token stays in.
+
+        Args:
+            probabilities_TC: p of every active token and class, float32.
+            tokens: the active tokens.
+            exit_index: 0 for the first active head, and so on.
+
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ConfidenceExit:
+    """Confident tokens leave, but for the k most confident of every class in every image.
+
+    The k that stay carry the context of their class through the remaining blocks.
+    """
+
+    threshold: float = 0.9
+    """Confident means: the highest class probability is strictly greater. 1 turns exits off."""
+    keep_per_class: int = 5
+    """k, per image and predicted class, among the confident tokens."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold <= 1:
+            raise ValueError(f"the exit threshold is a probability in [0, 1], got {self.threshold}")
+        if self.keep_per_class < 0:
+            raise ValueError(f"keep_per_class counts tokens and cannot be {self.keep_per_class}")
+
+    def keep(self, probabilities_TC: Tensor, tokens: PackedTokens, exit_index: int) -> Tensor:
+        confidence_T, class_T = probabilities_TC.max(dim=1)
+        confident_T = confidence_T > self.threshold
+        num_classes = probabilities_TC.shape[1]
+        group_T = tokens.image_ids_T * num_classes + class_T
+        num_groups = tokens.segments.num_images * num_classes
+        # Confident tokens rank before the others of their group, hence among themselves.
+        rank_T = rank_in_group(confidence_T, group_T, num_groups)
+        return ~confident_T | (rank_T < self.keep_per_class)
+
+
+@dataclass(frozen=True, slots=True)
+class RandomExit:
+    """As many tokens of each image leave as with `base`, drawn at random.
+
+    The draw is a hash of (seed, exit, position in the image): the same image gives the same
+    result, alone or in a batch.
+    """
+
+    base: ConfidenceExit = ConfidenceExit()
+    seed: int = 0
+
+    def keep(self, probabilities_TC: Tensor, tokens: PackedTokens, exit_index: int) -> Tensor:
+        leaving_B = _leaving_per_image(self.base, probabilities_TC, tokens, exit_index)
+        position_T = position_in_image(tokens.segments, tokens.image_ids_T)
+        noise_T = _hash(position_T + (self.seed * 64 + exit_index + 1) * 0x9E3779B1)
+        rank_T = rank_in_group(noise_T, tokens.image_ids_T, tokens.segments.num_images)
+        return rank_T >= leaving_B[tokens.image_ids_T]
+
+
+@dataclass(frozen=True, slots=True)
+class UniformExit:
+    """As many tokens of each image leave as with `base`, evenly spread over its token sequence."""
+
+    base: ConfidenceExit = ConfidenceExit()
+
+    def keep(self, probabilities_TC: Tensor, tokens: PackedTokens, exit_index: int) -> Tensor:
+        leaving_T = _leaving_per_image(self.base, probabilities_TC, tokens, exit_index)[
+            tokens.image_ids_T
+        ]
+        length_T = tokens.segments.cu_seqlens.diff().long()[tokens.image_ids_T]
+        position_T = position_in_image(tokens.segments, tokens.image_ids_T)
+        # Of the first i tokens floor(i * leaving / length) leave.
+        return (position_T + 1) * leaving_T // length_T == position_T * leaving_T // length_T
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetExit:
+    """Exactly the n least confident tokens of each image stay (all, when it has fewer)."""
+
+    tokens: tuple[int, ...]
+    """n after each exit head; the last number holds for all further heads."""
+
+    def __post_init__(self) -> None:
+        if not self.tokens or min(self.tokens) < 0:
+            raise ValueError(
+                f"the exit budget needs a number of tokens >= 0 per exit head, got {self.tokens}"
+            )
+
+    def keep(self, probabilities_TC: Tensor, tokens: PackedTokens, exit_index: int) -> Tensor:
+        doubt_T = -probabilities_TC.amax(dim=1)
+        rank_T = rank_in_group(doubt_T, tokens.image_ids_T, tokens.segments.num_images)
+        return rank_T < self.tokens[min(exit_index, len(self.tokens) - 1)]
+
+
+def _leaving_per_image(
+    base: ConfidenceExit, probabilities_TC: Tensor, tokens: PackedTokens, exit_index: int
+) -> Tensor:
+    return count_per_image(~base.keep(probabilities_TC, tokens, exit_index), tokens.segments)
+
+
+def _hash(x_T: Tensor) -> Tensor:
+    """Mix int64 values into numbers in ``[0, 2**32)`` that look random (a 32-bit finaliser)."""
+    mask = 0xFFFFFFFF
+    x_T = x_T & mask
+    x_T = ((x_T ^ (x_T >> 16)) * 0x7FEB352D) & mask
+    x_T = ((x_T ^ (x_T >> 15)) * 0x846CA68B) & mask
+    return x_T ^ (x_T >> 16)

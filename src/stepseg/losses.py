@@ -1,0 +1,141 @@
+"""Losses: pure functions that return named scalars. Nothing here logs, schedules or holds state.
+
+SegViT's three terms per head (classes present, focal and Dice on the masks of present classes) and
+the policy's binary cross-entropy. Unlike the published code, ignored pixels enter no term.
+
+Every mean is taken over all ranks: a sum of this rank over a count averaged over the ranks, so that
+two processes give the gradient of one process with the doubled batch.
+
+Letters: B images, C classes, H x W pixels of the label, Y x X cells.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class LossWeights:
+    """Weights of the terms and their constants; the defaults are SegViT's."""
+
+    classes: float = 1.0
+    absent: float = 0.1
+    """Weight of the absent classes within the class term."""
+    focal: float = 20.0
+    dice: float = 1.0
+    focal_alpha: float = 0.25
+    focal_gamma: float = 2.0
+    dice_smooth: float = 1.0
+    policy: float = 1.0
+
+
+def head_loss(
+    mask_logits_BCYX: Tensor,
+    class_logits_BC2: Tensor,
+    labels_BHW: Tensor,
+    weights: LossWeights,
+    ignore_index: int = 255,
+) -> dict[str, Tensor]:
+    """Loss terms of one ATM head, each with its weight applied; the sum is the head's loss.
+
+    Args:
+        mask_logits_BCYX: on any grid that covers the label exactly; upsampled bilinearly to it.
+        class_logits_BC2: (present, absent) per class.
+        labels_BHW: int64 training ids.
+        weights: of the terms.
+        ignore_index: label without annotation.
+
+    Returns:
+        Scalars ``classes``, ``focal``, ``dice``.
+
+    """
+    num_classes = mask_logits_BCYX.shape[1]
+    valid_BHW = labels_BHW != ignore_index
+    target_BCHW = one_hot_masks(labels_BHW, num_classes, ignore_index)
+    present_BC = target_BCHW.flatten(2).any(2)
+    annotated_B = valid_BHW.flatten(1).any(1)
+    logits_BCHW = F.interpolate(
+        mask_logits_BCYX.float(), size=labels_BHW.shape[1:], mode="bilinear", align_corners=False
+    )
+    num_masks = mean_over_ranks(present_BC.sum().float()).clamp(min=1)
+    valid_B1HW = valid_BHW[:, None].to(logits_BCHW.dtype)
+    target_BCHW = target_BCHW.to(logits_BCHW.dtype)
+    focal_BC = _focal(logits_BCHW, target_BCHW, valid_B1HW, weights)
+    dice_BC = _dice(logits_BCHW, target_BCHW, valid_B1HW, weights.dice_smooth)
+    classes = _class_term(class_logits_BC2.float(), present_BC, annotated_B, weights.absent)
+    return {
+        "classes": weights.classes * classes,
+        "focal": weights.focal * (focal_BC * present_BC).sum() / num_masks,
+        "dice": weights.dice * (dice_BC * present_BC).sum() / num_masks,
+    }
+
+
+def policy_loss(
+    logits: Mapping[int, Tensor], targets: Mapping[int, Tensor], weight: float = 1.0
+) -> Tensor:
+    """Binary cross-entropy per window size, positives and negatives balanced, averaged over sizes.
+
+    Args:
+        logits: per window side ``[B, Y // s, X // s]``.
+        targets: boolean, alike (`stepseg.dcts.targets`).
+        weight: of the result.
+
+    """
+    terms = []
+    for window, logit in logits.items():
+        target = targets[window]
+        cost = F.binary_cross_entropy_with_logits(
+            logit.float(), target.to(torch.float32), reduction="none"
+        )
+        counts = mean_over_ranks(torch.stack([target.sum(), (~target).sum()]).float())
+        halves = torch.stack([(cost * target).sum(), (cost * ~target).sum()]) / counts.clamp(min=1)
+        # With one kind only, its mean is the term.
+        terms.append(halves.sum() / (counts > 0).sum().clamp(min=1))
+    return weight * torch.stack(terms).mean()
+
+
+def one_hot_masks(labels_BHW: Tensor, num_classes: int, ignore_index: int = 255) -> Tensor:
+    """Boolean ``[B, C, H, W]``; ignored pixels belong to no class."""
+    classes = torch.arange(num_classes, device=labels_BHW.device)[:, None, None]
+    return (labels_BHW[:, None] == classes) & (labels_BHW != ignore_index)[:, None]
+
+
+def mean_over_ranks(count: Tensor) -> Tensor:
+    """Average a count over the ranks of a distributed run; without one, the count itself."""
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return count
+    count = count.clone()
+    dist.all_reduce(count)
+    return count / dist.get_world_size()
+
+
+def _class_term(
+    logits_BC2: Tensor, present_BC: Tensor, annotated_B: Tensor, absent_weight: float
+) -> Tensor:
+    target_BC = (~present_BC).long()  # index 0 says present
+    cost_BC = F.cross_entropy(logits_BC2.flatten(0, 1), target_BC.flatten(), reduction="none")
+    weight_BC = torch.where(present_BC, 1.0, absent_weight) * annotated_B[:, None]
+    total = mean_over_ranks(weight_BC.sum())
+    return (cost_BC.view_as(weight_BC) * weight_BC).sum() / total.clamp(min=1e-6)
+
+
+def _focal(logits: Tensor, target: Tensor, valid: Tensor, weights: LossWeights) -> Tensor:
+    """Mean focal loss over the valid pixels of each mask, ``[B, C]``."""
+    cost = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    probability = logits.sigmoid()
+    miss = probability + target - 2 * probability * target  # 1 - probability of the truth
+    balance = weights.focal_alpha * target + (1 - weights.focal_alpha) * (1 - target)
+    focal = balance * miss**weights.focal_gamma * cost * valid
+    return focal.flatten(2).sum(2) / valid.flatten(2).sum(2).clamp(min=1)
+
+
+def _dice(logits: Tensor, target: Tensor, valid: Tensor, smooth: float) -> Tensor:
+    """Dice loss over the valid pixels of each mask, ``[B, C]``."""
+    probability = (logits.sigmoid() * valid).flatten(2)
+    target = target.flatten(2)  # ignored pixels are in no target
+    overlap = (probability * target).sum(2)
+    return 1 - (2 * overlap + smooth) / (probability.sum(2) + target.sum(2) + smooth)

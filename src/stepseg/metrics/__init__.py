@@ -1,0 +1,1 @@
+"""Accuracy over a whole data set, and where the tokens went."""

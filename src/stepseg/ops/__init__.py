@@ -1,0 +1,1 @@
+"""Operations on packed tokens: variable-length attention, per-image ranks, drop path."""

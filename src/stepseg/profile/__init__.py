@@ -1,0 +1,1 @@
+"""Cost: analytic multiply-accumulates from token counts, and timing."""

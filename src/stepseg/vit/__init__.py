@@ -1,0 +1,1 @@
+"""A plain Vision Transformer on packed tokens, with the weights of timm."""

@@ -1,0 +1,89 @@
+"""Weights of timm's Vision Transformers for `StagedViT`: every key accounted for, or an error."""
+
+from pathlib import Path
+
+import timm
+import torch
+from torch import Tensor
+
+from stepseg.vit.staged import StagedViT
+
+NOT_USED = ("cls_token", "reg_token", "norm.", "fc_norm.", "head.", "head_dist.", "pre_logits.")
+"""Parts of a classifier that a plain segmentation encoder does not have."""
+
+
+def load_timm_pretrained(vit: StagedViT, name: str) -> None:
+    """Load the weights of a timm model by name, e.g. ``vit_base_patch16_384.augreg_in21k_ft_in1k``.
+
+    Raises:
+        ValueError: the model does not exist, cannot be fetched, or does not fit.
+
+    """
+    if not timm.is_model(name.split(".")[0]):
+        near = ", ".join(timm.list_models("vit_*patch16*")[:6])
+        raise ValueError(f"timm has no model {name!r} (backbone.pretrained); for example: {near}")
+    try:
+        state = timm.create_model(name, pretrained=True, num_classes=0).state_dict()
+    except Exception as error:
+        raise ValueError(
+            f"the weights of {name!r} could not be loaded ({type(error).__name__}: {error}). "
+            f"Without network, copy a checkpoint of that model here and set "
+            f"backbone.checkpoint=<file> (a .pth or .safetensors state dict), or set "
+            f"backbone.pretrained=null to train from scratch"
+        ) from error
+    load_timm_state(vit, state, source=name)
+
+
+def load_timm_checkpoint(vit: StagedViT, path: str | Path) -> None:
+    """Load a local file with a timm state dict (``.safetensors``, or saved by `torch.save`)."""
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"backbone.checkpoint={str(path)!r} is not a file")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(f"backbone.checkpoint={str(path)!r} is not readable: {error}") from error
+    for wrapper in ("state_dict", "model"):
+        if isinstance(state.get(wrapper), dict):
+            state = state[wrapper]
+    load_timm_state(vit, state, source=str(path))
+
+
+def load_timm_state(vit: StagedViT, state: dict[str, Tensor], source: str) -> None:
+    """Copy a timm state dict into `vit`; the class token and the classifier are left out.
+
+    Raises:
+        ValueError: a key is missing, unknown, or has another shape; the message names it.
+
+    """
+    state = {key: value for key, value in state.items() if not key.startswith(NOT_USED)}
+    if "pos_embed" in state:
+        state["pos_embed"] = _fit_pos_embed(state["pos_embed"], vit)
+    own = {key: value for key, value in vit.state_dict().items()}
+    problems = [f"missing {key}" for key in own if key not in state]
+    problems += [f"unknown {key}" for key in state if key not in own]
+    problems += [
+        f"{key} has shape {tuple(state[key].shape)}, expected {tuple(own[key].shape)}"
+        for key in own
+        if key in state and state[key].shape != own[key].shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise ValueError(
+            f"{source} is not a checkpoint of this ViT: {'; '.join(problems[:5])}{more}"
+        )
+    vit.load_state_dict(state)
+
+
+def _fit_pos_embed(pos_embed: Tensor, vit: StagedViT) -> Tensor:
+    """Drop the class token's position and adopt the checkpoint's grid (it is resized on use)."""
+    prefix = pos_embed.shape[1] - int(pos_embed.shape[1] ** 0.5) ** 2
+    pos_embed = pos_embed[:, prefix:]
+    if pos_embed.shape[1:] != vit.pos_embed.shape[1:] and pos_embed.shape[2] == vit.dim:
+        vit.pos_embed = torch.nn.Parameter(torch.empty_like(pos_embed))
+    return pos_embed
