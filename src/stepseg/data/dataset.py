@@ -1,0 +1,134 @@
+"""One data set class for all data sets: files -> dict(image, label, name).
+
+No normalisation happens here: every sub-network owns its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypedDict
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from stepseg.data.files import read_image, read_label
+from stepseg.data.labels import LabelError
+from stepseg.data.layouts import Pair
+from stepseg.data.sampler import SampleKey
+from stepseg.data.specs import DatasetSpec
+
+
+class Sample(TypedDict):
+    """One image with its label."""
+
+    image: Tensor
+    """uint8 [3, H, W], RGB"""
+    label: Tensor
+    """uint8 [H, W], training ids 0..C-1 and 255"""
+    name: str
+
+
+class Batch(TypedDict):
+    """Samples of one size, stacked."""
+
+    image: Tensor
+    """uint8 [B, 3, H, W], RGB"""
+    label: Tensor
+    """uint8 [B, H, W], training ids 0..C-1 and 255"""
+    name: list[str]
+
+
+Transform = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+class SegmentationDataset(Dataset[Sample]):
+    """Images and labels of one split, full size, in name order.
+
+    Raises:
+        LayoutError: the root does not hold the split.
+    """
+
+    def __init__(self, spec: DatasetSpec, root: Path | str, split: str) -> None:
+        self.spec = spec
+        self.root = Path(root)
+        self.split = split
+        self.pairs: list[Pair] = spec.layout.pairs(self.root, split)
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> Sample:
+        pair = self.pairs[index]
+        image = read_image(pair.image)
+        label = load_label(pair, self.spec)
+        if image.shape[1:] != label.shape:
+            raise LabelError(size_mismatch(pair, tuple(image.shape[1:]), tuple(label.shape)))
+        return Sample(image=image, label=label, name=pair.name)
+
+
+class AugmentedDataset(Dataset[Sample]):
+    """Training view: the random numbers of a sample depend on (seed, position in training) alone.
+
+    Neither the number of workers nor a restart in mid-training changes what a position yields.
+    """
+
+    def __init__(self, dataset: SegmentationDataset, transform: Transform, seed: int) -> None:
+        self.dataset = dataset
+        self.transform = transform
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: SampleKey) -> Sample:
+        sample = self.dataset[key.index]
+        # CPU generator only: reseeding all devices would disturb dropout when num_workers=0.
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(augmentation_seed(self.seed, key.position))
+            image, label = self.transform(sample["image"], sample["label"])
+        return Sample(image=image, label=label, name=sample["name"])
+
+
+def augmentation_seed(seed: int, position: int) -> int:
+    """A well mixed 63-bit seed for the sample at `position` of the training sequence."""
+    state = np.random.SeedSequence([seed, position]).generate_state(1, np.uint64)
+    return int(state[0] >> np.uint64(1))
+
+
+def load_label(pair: Pair, spec: DatasetSpec) -> Tensor:
+    """Training ids of a pair's label file, uint8 [H, W]."""
+    ids_HW = read_label(pair.label)
+    return torch.from_numpy(spec.label_maps[pair.encoding].apply(ids_HW, pair.label))
+
+
+def size_mismatch(pair: Pair, image_hw: tuple[int, ...], label_hw: tuple[int, ...]) -> str:
+    """Message for an image whose label has another size; sizes are (height, width)."""
+    return (
+        f"{pair.image} is {image_hw[1]}x{image_hw[0]} pixels, but its label {pair.label} is "
+        f"{label_hw[1]}x{label_hw[0]}; both must have the same size"
+    )
+
+
+def collate(samples: list[Sample]) -> Batch:
+    """Stack samples of one size.
+
+    Raises:
+        ValueError: sizes differ.
+    """
+    sizes = {tuple(sample["label"].shape) for sample in samples}
+    if len(sizes) > 1:
+        described = ", ".join(
+            f"{s['name']} {s['label'].shape[1]}x{s['label'].shape[0]}" for s in samples[:4]
+        )
+        raise ValueError(
+            f"images of one batch have different sizes ({described}); evaluation keeps the labels' "
+            "full size, so use data.val_batch_size=1 for this data set"
+        )
+    return Batch(
+        image=torch.stack([sample["image"] for sample in samples]),
+        label=torch.stack([sample["label"] for sample in samples]),
+        name=[sample["name"] for sample in samples],
+    )

@@ -1,0 +1,77 @@
+"""Reading images and label files; errors name the file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+# Pillow stores 16-bit greyscale PNGs in these modes.
+_WIDE_MODES = ("I", "I;16", "I;16B", "I;16L")
+
+
+class ImageFileError(ValueError):
+    """An image or label file that cannot be read."""
+
+
+def read_image(path: Path) -> Tensor:
+    """Decode a file to uint8 [3, H, W] RGB; grey images are replicated, alpha is dropped.
+
+    Raises:
+        ImageFileError: missing, truncated or not an image; names the file.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.mode in _WIDE_MODES:
+                # Pillow clips 16-bit values to 255 instead of scaling them.
+                grey = (np.asarray(image, dtype=np.int64) >> 8).clip(0, 255).astype(np.uint8)
+                pixels = np.repeat(grey[:, :, None], 3, axis=2)
+            else:
+                pixels = np.array(image.convert("RGB"))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ImageFileError(f"{path}: cannot read this image ({error})") from error
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def read_label(path: Path) -> NDArray[np.integer]:
+    """Read the ids of a label file, [H, W]: PNG (8-bit, 16-bit, palette index) or `.mat` (field `S`).
+
+    Raises:
+        ImageFileError: missing, truncated, or a colour image instead of ids; names the file.
+    """
+    if path.suffix == ".mat":
+        return _read_mat(path)
+    try:
+        with Image.open(path) as image:
+            # In palette files the index is the id; the colours are only for viewing.
+            if image.mode not in ("L", "P", *_WIDE_MODES):
+                raise ImageFileError(
+                    f"{path}: a label file holds one id per pixel (greyscale or palette PNG), "
+                    f"this one has colours (mode {image.mode}). Convert the colours to ids first."
+                )
+            return np.array(image)
+    except (OSError, SyntaxError) as error:
+        raise ImageFileError(f"{path}: cannot read this label file ({error})") from error
+
+
+def _read_mat(path: Path) -> NDArray[np.integer]:
+    try:
+        from scipy.io import loadmat
+    except ImportError as error:
+        raise ImageFileError(
+            f"{path}: reading .mat labels needs scipy (pip install scipy); or convert them once with "
+            "`stepseg-data prepare cocostuff10k ROOT`"
+        ) from error
+    try:
+        ids: NDArray[np.integer] = loadmat(path, variable_names=["S"])["S"]
+    except KeyError as error:
+        raise ImageFileError(
+            f"{path}: no field 'S' with the label ids in this .mat file"
+        ) from error
+    except Exception as error:  # scipy raises many types on damaged files
+        raise ImageFileError(f"{path}: cannot read this .mat file ({error})") from error
+    return ids

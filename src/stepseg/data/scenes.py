@@ -1,0 +1,172 @@
+"""Draws one street-like scene with its label map. A scene is a function of its seed alone.
+
+Painted from far to near: sky, ground (road, vegetation, water), buildings and trees, then objects in
+order of depth. Colours of the classes overlap and change with every scene (light, colour cast,
+materials), so position, texture and shape matter as much as colour. Sizes are those of a 512-pixel image
+and scale with the image; the objects themselves are drawn in `scene_objects.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stepseg.data.canvas import Canvas, Colour, Point, ellipse, polygon, rectangle
+from stepseg.data.scene_objects import paint_objects
+from stepseg.data.scenes_spec import BUILDING, ROAD, SKY, VEGETATION, WATER
+from stepseg.data.textures import FloatArray, bricks, panes, pixel_noise, smooth_noise
+
+GENERATOR_VERSION = 1
+"""Raise it with every change of the scenes: caches of older scenes are then not used."""
+
+_SKIES: tuple[tuple[Colour, Colour], ...] = (  # (top, horizon)
+    ((70, 130, 215), (190, 215, 240)),
+    ((150, 160, 170), (205, 208, 210)),
+    ((95, 100, 150), (240, 175, 120)),
+    ((40, 60, 110), (110, 125, 165)),
+)
+_WALLS: tuple[Colour, ...] = (
+    (165, 85, 65),
+    (190, 165, 130),
+    (130, 130, 135),
+    (205, 205, 200),
+    (110, 135, 165),
+    (150, 120, 80),
+)
+_ROADS: tuple[Colour, ...] = ((95, 95, 100), (125, 122, 118), (70, 72, 78), (140, 125, 105))
+_PLANTS: tuple[Colour, ...] = ((80, 135, 55), (110, 140, 60), (150, 140, 75), (55, 105, 60))
+_WATERS: tuple[Colour, ...] = ((55, 105, 150), (80, 115, 125), (95, 125, 115), (120, 140, 165))
+
+
+def draw_scene(
+    height: int, width: int, seed: Sequence[int]
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """RGB image uint8 [H, W, 3] and training ids uint8 [H, W] of the scene with this seed."""
+    canvas = Canvas(height, width, np.random.default_rng(seed))
+    horizon = round(height * canvas.rng.uniform(0.38, 0.55))
+    _paint_sky(canvas, horizon)
+    road = _paint_ground(canvas, horizon)
+    _paint_skyline(canvas, horizon)
+    paint_objects(canvas, horizon, road)
+    return _expose(canvas), canvas.label
+
+
+def _paint_sky(canvas: Canvas, horizon: int) -> None:
+    rng = canvas.rng
+    top, bottom = (np.array(c, dtype=np.float32) for c in _SKIES[rng.integers(len(_SKIES))])
+    top, bottom = (c + rng.uniform(-15, 15, 3).astype(np.float32) for c in (top, bottom))
+    share = np.linspace(0, 1, horizon, dtype=np.float32)[:, None, None]
+    clouds = smooth_noise(rng, horizon, canvas.width, canvas.length(70), canvas.length(170))
+    canvas.pixels[:horizon] = top + (bottom - top) * share + clouds[..., None] * rng.uniform(0, 28)
+    canvas.label[:] = SKY
+
+
+def _paint_ground(canvas: Canvas, horizon: int) -> tuple[Point, Point]:
+    """Fill below the horizon; returns the road's (left, right) x at the horizon and at the bottom."""
+    rng, width, height = canvas.rng, canvas.width, canvas.height
+    vanish = width * rng.uniform(0.25, 0.75)
+    half_far = canvas.length(8, 45)
+    near_left = width * rng.uniform(-0.5, 0.25)
+    near_right = width * rng.uniform(0.75, 1.5)
+    far = (vanish - half_far, vanish + half_far)
+    sides = rng.permutation([VEGETATION, VEGETATION if rng.random() < 0.3 else WATER])
+    split = vanish + rng.uniform(-0.2, 0.2) * width
+    edges = ((-1.0, vanish), (vanish, width + 1.0))
+    for class_id, (left, right) in zip(sides, edges, strict=True):
+        bottom_left, bottom_right = (left, split) if left < 0 else (split, right)
+        area = polygon(
+            (left, horizon), (right, horizon), (bottom_right, height), (bottom_left, height)
+        )
+        canvas.paint(area, int(class_id), *_ground_material(canvas, int(class_id), horizon))
+    road = polygon((far[0], horizon), (far[1], horizon), (near_right, height), (near_left, height))
+    canvas.paint(road, ROAD, *_ground_material(canvas, ROAD, horizon))
+    _paint_lane_marks(canvas, horizon, vanish, (near_left + near_right) / 2)
+    return far, (near_left, near_right)
+
+
+def _ground_material(canvas: Canvas, class_id: int, horizon: int) -> tuple[FloatArray, FloatArray]:
+    """Base colour [3] and brightness map [H, W]; the map is zero above the horizon."""
+    rng, height, width = canvas.rng, canvas.height, canvas.width
+    rows = height - horizon
+    ramp = np.linspace(rng.uniform(-25, 15), rng.uniform(-15, 25), rows, dtype=np.float32)[:, None]
+    large = smooth_noise(rng, rows, width, canvas.length(60), canvas.length(140)) * 14
+    if class_id == VEGETATION:
+        colour = canvas.colour(_PLANTS)
+        fine = smooth_noise(rng, rows, width, canvas.length(7), canvas.length(3)) * 34
+    elif class_id == WATER:
+        colour = canvas.colour(_WATERS)
+        fine = smooth_noise(rng, rows, width, canvas.length(4), canvas.length(30)) * 26
+    else:
+        colour = canvas.colour(_ROADS)
+        fine = pixel_noise(rng, rows, width) * 9
+    shade = np.zeros((height, width), dtype=np.float32)
+    shade[horizon:] = ramp + large + fine
+    return colour, shade
+
+
+def _paint_lane_marks(canvas: Canvas, horizon: int, far_x: float, near_x: float) -> None:
+    """Dashes along the middle of the road; they are part of the road."""
+    if canvas.rng.random() < 0.3:
+        return
+    colour = canvas.colour(((225, 225, 220), (220, 190, 90)))
+    depth = canvas.height - horizon
+    for near in np.arange(0.12, 1.0, 0.22):
+        ends = []
+        for share in (near, near + 0.1):
+            x = far_x + (near_x - far_x) * share
+            half = canvas.length(6) * share
+            ends.append(((x - half, horizon + depth * share), (x + half, horizon + depth * share)))
+        (a, b), (c, d) = ends
+        canvas.paint(polygon(a, b, d, c), ROAD, colour)
+
+
+def _paint_skyline(canvas: Canvas, horizon: int) -> None:
+    """Buildings and trees that stand at the horizon."""
+    rng = canvas.rng
+    for _ in range(rng.integers(1, 3)):
+        _paint_building(canvas, horizon)
+    for _ in range(rng.integers(0, 2)):
+        radius_x, radius_y = canvas.length(40, 110), canvas.length(30, 80)
+        centre_x = canvas.width * rng.uniform(0, 1)
+        base = horizon + canvas.length(2, 25)
+        fine = smooth_noise(
+            rng, canvas.height, canvas.width, canvas.length(8), canvas.length(8)
+        ) * np.float32(34)
+        colour = canvas.colour(_PLANTS) - 12
+        shape = ellipse(centre_x, base - radius_y, radius_x, radius_y)
+        canvas.paint(shape, VEGETATION, colour, fine)
+
+
+def _paint_building(canvas: Canvas, horizon: int) -> None:
+    rng = canvas.rng
+    wide = canvas.length(130, 320)
+    left = int(canvas.width * rng.uniform(-0.2, 0.95))
+    top, bottom = int(horizon * rng.uniform(0.1, 0.7)), horizon + canvas.length(4, 30)
+    left, right = max(left, 0), min(left + wide, canvas.width)
+    shade = np.zeros((canvas.height, canvas.width), dtype=np.float32)
+    rows, columns = bottom - top + 1, max(right - left, 1)
+    kind = rng.integers(3)
+    if kind == 0:
+        wall = bricks(rows, columns, canvas.length(9, 16), canvas.length(22, 36)) * rng.uniform(
+            18, 40
+        )
+    else:
+        pitch = canvas.length(34, 60)
+        contrast = rng.uniform(30, 65) * (1 if rng.random() < 0.3 else -1)
+        wall = panes(rows, columns, pitch, round(pitch * rng.uniform(0.7, 1.3)), 0.5) * contrast
+    light = np.linspace(rng.uniform(-20, 20), rng.uniform(-20, 20), columns, dtype=np.float32)
+    shade[top : bottom + 1, left : left + columns] = wall + light
+    canvas.paint(rectangle(left, top, right, bottom), BUILDING, canvas.colour(_WALLS), shade)
+
+
+def _expose(canvas: Canvas) -> NDArray[np.uint8]:
+    """Light, colour cast and sensor noise of the scene, then levels as uint8 [H, W, 3]."""
+    rng = canvas.rng
+    gain = rng.uniform(0.65, 1.12) * rng.uniform(0.94, 1.06, 3).astype(np.float32)
+    slope = rng.uniform(-0.14, 0.14)
+    across = 1 + np.linspace(-slope, slope, canvas.width, dtype=np.float32)[:, None]
+    noise = rng.integers(-9, 10, canvas.pixels.shape, dtype=np.int8)
+    exposed = canvas.pixels * (gain.astype(np.float32) * across) + noise
+    return np.clip(exposed, 0, 255).astype(np.uint8)

@@ -1,0 +1,114 @@
+"""Generated street scenes as a data set on disk: made once, kept in a cache, never half written.
+
+The folder's name contains a hash of the parameters and of the generator's version, so a change of either
+makes new scenes instead of mixing two kinds. Classes: `scenes_spec.py`; drawing: `scenes.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+import tempfile
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+from stepseg.data.scenes import GENERATOR_VERSION, draw_scene
+from stepseg.data.writing import write_json, write_png
+
+_PARAMETERS_FILE = "parameters.json"
+
+
+@dataclass(frozen=True)
+class SceneParameters:
+    """What a set of generated scenes depends on, besides the generator's version."""
+
+    image_size: tuple[int, int] = (512, 512)
+    """(height, width) in pixels"""
+    train_images: int = 400
+    val_images: int = 60
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        height, width = (int(edge) for edge in self.image_size)  # YAML brings lists
+        object.__setattr__(self, "image_size", (height, width))
+        if min(height, width) < 64:
+            raise ValueError(f"scenes need at least 64x64 pixels, got {width}x{height}")
+        if min(self.train_images, self.val_images) < 1:
+            raise ValueError(
+                f"need at least one training and one validation scene, got {self.train_images} and "
+                f"{self.val_images}"
+            )
+
+    @property
+    def counts(self) -> dict[str, int]:
+        return {"train": self.train_images, "val": self.val_images}
+
+    def digest(self) -> str:
+        """Short hash of the parameters and the generator's version."""
+        described = json.dumps([GENERATOR_VERSION, asdict(self)], sort_keys=True)
+        return hashlib.sha256(described.encode()).hexdigest()[:12]
+
+
+def scene_root(cache: Path | str, parameters: SceneParameters) -> Path:
+    """Folder of these scenes below `cache`; it may not exist yet."""
+    return Path(cache) / f"scenes-{parameters.digest()}"
+
+
+def ensure_scenes(
+    cache: Path | str, parameters: SceneParameters, processes: int | None = None
+) -> Path:
+    """Return the folder of the scenes, drawing them first if it is not there.
+
+    `processes` defaults to the CPUs that this process may use. Safe to call from several processes at
+    once: each draws into its own temporary folder and the first rename wins.
+    """
+    target = scene_root(cache, parameters)
+    if (target / _PARAMETERS_FILE).is_file():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    try:
+        _draw_all(work, parameters, processes or _usable_cpus())
+        written = {"generator_version": GENERATOR_VERSION, **asdict(parameters)}
+        write_json(work / _PARAMETERS_FILE, written)
+        work.chmod(0o755)  # mkdtemp makes private folders; caches may be shared
+        try:
+            work.rename(target)
+        except OSError:  # another process was faster
+            if not (target / _PARAMETERS_FILE).is_file():
+                raise
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return target
+
+
+def _draw_all(folder: Path, parameters: SceneParameters, processes: int) -> None:
+    jobs = [(split, i) for split, count in parameters.counts.items() for i in range(count)]
+    draw = partial(_draw_one, folder, parameters)
+    if min(processes, len(jobs)) == 1:
+        for job in jobs:
+            draw(job)
+        return
+    # "spawn" because a forked child of a process with running torch threads may hang.
+    with multiprocessing.get_context("spawn").Pool(min(processes, len(jobs))) as pool:
+        for _ in pool.imap_unordered(draw, jobs, chunksize=8):
+            pass
+
+
+def _draw_one(folder: Path, parameters: SceneParameters, job: tuple[str, int]) -> None:
+    split, index = job
+    stream = list(parameters.counts).index(split)
+    image, label = draw_scene(*parameters.image_size, seed=(parameters.seed, stream, index))
+    name = f"{index:05d}.png"
+    write_png(folder / "images" / split / name, image)
+    write_png(folder / "annotations" / split / name, label)
+
+
+def _usable_cpus() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,164 @@
+"""The data set of a run as a Lightning data module: loaders for training, validation and test.
+
+Run the trainer with `use_distributed_sampler=False`: the samplers here already divide the samples over
+the ranks, in evaluation without the padding that would count images twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from torch.utils.data import DataLoader
+
+from stepseg.data.dataset import AugmentedDataset, SegmentationDataset, collate
+from stepseg.data.loader import TrainLoader
+from stepseg.data.sampler import EvaluationSampler, InfiniteBatchSampler
+from stepseg.data.specs import DatasetSpec, get_spec
+from stepseg.data.synthetic import SceneParameters, ensure_scenes, scene_root
+from stepseg.data.transforms import Augmentation, TrainTransform
+from stepseg.inference import Protocol
+
+
+class SegmentationDataModule(L.LightningDataModule):
+    """Batches are dict(image=uint8 [B,3,H,W], label=uint8 [B,H,W], name=list of str).
+
+    Args:
+        name: data set, see `stepseg.data.specs.available()`.
+        root: its folder; for "synthetic" the folder of the scene cache.
+        crop_size: (height, width) of training samples.
+        batch_size: training samples per rank and step.
+        val_batch_size: evaluation samples per step; needs images of one size if above 1.
+        num_workers: loader processes; 0 loads in the main process.
+        seed: of order and augmentation.
+        augmentation: settings of the training augmentation.
+        evaluation: the evaluation protocol, published as `protocol`.
+        image_size, train_images, val_images: (height, width) and number of the generated scenes, for
+            "synthetic" only; None takes the defaults of `SceneParameters`.
+        train_split, val_split, test_split: names of the splits.
+        pin_memory: page-locked batches, for GPUs.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        root: str | Path,
+        *,
+        crop_size: tuple[int, int] = (512, 512),
+        batch_size: int = 4,
+        val_batch_size: int = 1,
+        num_workers: int = 0,
+        seed: int = 0,
+        augmentation: Augmentation | Mapping[str, Any] | None = None,
+        evaluation: Protocol | Mapping[str, Any] | None = None,
+        image_size: tuple[int, int] | None = None,
+        train_images: int | None = None,
+        val_images: int | None = None,
+        train_split: str = "train",
+        val_split: str = "val",
+        test_split: str = "val",
+        pin_memory: bool = False,
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.root = Path(root).expanduser()
+        self.crop_size = (int(crop_size[0]), int(crop_size[1]))
+        self.batch_size = batch_size
+        self.val_batch_size = val_batch_size
+        self.num_workers = num_workers
+        self.seed = seed
+        self.augmentation = _settings(Augmentation, augmentation)
+        self.protocol = _settings(Protocol, evaluation)
+        self.splits = {"train": train_split, "val": val_split, "test": test_split}
+        self.pin_memory = pin_memory
+        given = {"image_size": image_size, "train_images": train_images, "val_images": val_images}
+        self.scenes = _scene_parameters(name, given)
+        if min(batch_size, val_batch_size) < 1 or num_workers < 0:
+            raise ValueError(
+                "batch sizes are at least 1 and num_workers at least 0, got "
+                f"batch_size={batch_size}, val_batch_size={val_batch_size}, num_workers={num_workers}"
+            )
+        self.spec: DatasetSpec = get_spec(name)
+
+    @property
+    def num_classes(self) -> int:
+        return self.spec.num_classes
+
+    def prepare_data(self) -> None:
+        """Draw the generated scenes if they are not cached yet; other data sets must be there."""
+        if self.scenes is not None:
+            ensure_scenes(self.root, self.scenes)
+
+    def dataset(self, split: str) -> SegmentationDataset:
+        """Full-size samples of "train", "val" or "test" without augmentation."""
+        root = self.root if self.scenes is None else scene_root(self.root, self.scenes)
+        return SegmentationDataset(self.spec, root, self.splits[split])
+
+    def train_dataloader(self) -> TrainLoader:
+        """Endless; rank r of w takes the r-th batch of every global batch of w * batch_size samples."""
+        rank, world = self._rank_and_world()
+        dataset = AugmentedDataset(
+            self.dataset("train"), TrainTransform(self.augmentation, self.crop_size), self.seed
+        )
+        sequence = InfiniteBatchSampler(len(dataset), self.batch_size, self.seed, rank, world)
+        return TrainLoader(
+            dataset,
+            sequence,
+            num_workers=self.num_workers,
+            pin_memory=self.pin_memory,
+            batches_used=self._batch_counter(),
+        )
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Full-size validation samples, every one on exactly one rank."""
+        return self._evaluation_loader("val")
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """Full-size test samples, every one on exactly one rank."""
+        return self._evaluation_loader("test")
+
+    def _evaluation_loader(self, split: str) -> DataLoader[Any]:
+        dataset = self.dataset(split)
+        return DataLoader(
+            dataset,
+            batch_size=self.val_batch_size,
+            sampler=EvaluationSampler(len(dataset), *self._rank_and_world()),
+            num_workers=self.num_workers,
+            pin_memory=self.pin_memory,
+            collate_fn=collate,
+            persistent_workers=self.num_workers > 0,
+        )
+
+    def _rank_and_world(self) -> tuple[int, int]:
+        if self.trainer is None:
+            return 0, 1
+        return self.trainer.global_rank, self.trainer.world_size
+
+    def _batch_counter(self) -> Any:
+        """Function that counts the batches trained since now; the trainer may hold one more ahead."""
+        if self.trainer is None:
+            return None
+        total = self.trainer.fit_loop.epoch_loop.batch_progress.total
+        before = total.processed
+        return lambda: total.processed - before
+
+
+def _scene_parameters(name: str, given: Mapping[str, Any]) -> SceneParameters | None:
+    """Parameters of the generated scenes, None for other data sets."""
+    chosen = {key: value for key, value in given.items() if value is not None}
+    if name == "synthetic":
+        return SceneParameters(**chosen)
+    if chosen:
+        raise ValueError(
+            f"{sorted(chosen)} describe generated scenes; remove them for data {name!r}"
+        )
+    return None
+
+
+def _settings(kind: type[Any], value: Any) -> Any:
+    """`value` as a settings object: given as such, as plain values, or None for the defaults."""
+    if value is None:
+        return kind()
+    return value if isinstance(value, kind) else kind(**value)
