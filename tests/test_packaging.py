@@ -15,7 +15,12 @@ from packaging.version import Version
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 GROUPS = [PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()]
-REQUIREMENTS = [Requirement(line) for group in GROUPS for line in group]
+REQUIREMENTS = [
+    requirement
+    for group in GROUPS
+    for requirement in map(Requirement, group)
+    if requirement.name != PROJECT["name"]
+]
 PIN_LINES = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
 
 
