@@ -17,6 +17,7 @@ RUN python -c "import tomllib; project = tomllib.load(open('pyproject.toml', 'rb
 
 FROM python:3.11-slim-bookworm
 # torch.compile and Triton call a C++ compiler when they run.
+# hadolint ignore=DL3008
 RUN apt-get update \
   && apt-get install -y --no-install-recommends g++ \
   && rm -rf /var/lib/apt/lists/*
@@ -27,7 +28,7 @@ RUN pip install --no-cache-dir -c /opt/stepseg/constraints.txt -r /opt/stepseg/r
 RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels \
   pip install --no-cache-dir --no-deps /wheels/*.whl
 
-# Sticky and open to all like /tmp, so that `docker run --user "$(id -u):$(id -g)"` can write too.
+# Sticky and open to all, so that `docker run --user "$(id -u):$(id -g)"` can write too.
 RUN useradd --uid 1000 --create-home stepseg \
   && install -d -m 1777 /data /cache /runs /home/stepseg
 ENV HOME=/home/stepseg \
@@ -41,6 +42,6 @@ ENV HOME=/home/stepseg \
 VOLUME ["/data", "/cache"]
 # Hydra writes outputs/ and multirun/ here.
 WORKDIR /runs
-USER stepseg
+USER 1000
 ENTRYPOINT []
 CMD ["stepseg-train", "--help"]
