@@ -300,16 +300,18 @@ class _Board:
             self.presence_T0C = _overwrite(self.presence_T0C, tokens, presence_TC)
         if not leaving:
             return tokens
-        with torch.no_grad():
-            return self._let_leave(block, tokens, presence_TC * mask_logits_TC.sigmoid())
+        keep_T = self._who_stays(block, tokens, presence_TC * mask_logits_TC.sigmoid())
+        return tokens.select(keep_T)  # with gradients: the tokens that stay carry them back
 
-    def _let_leave(self, block: int, tokens: PackedTokens, p_TC: Tensor) -> PackedTokens:
+    @torch.no_grad()
+    def _who_stays(self, block: int, tokens: PackedTokens, p_TC: Tensor) -> Tensor:
+        """Apply the exit rule and note who leaves here; boolean ``[T]``."""
         assert self.reduction.exit is not None
         index = self.reduction.exit_blocks.index(block)
         keep_T = self.reduction.exit.keep(p_TC, tokens, index)
         stage_T = torch.where(keep_T, len(self.reduction.exit_blocks), index)
         self.exit_T0 = self.exit_T0.index_copy(0, tokens.token_ids_T, stage_T)
-        return tokens.select(keep_T)
+        return keep_T
 
 
 def _overwrite(previous: Tensor | None, tokens: PackedTokens, values_TC: Tensor) -> Tensor:
