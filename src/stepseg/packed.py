@@ -121,7 +121,7 @@ class TokenLayout:
 
         Args:
             levels: per side s a tensor ``[B, Y // s, X // s, D]``, or ``[1, ...]`` where all
-                images share it; s = 1 and all of `windows`.
+                images share it; s = 1 and all of `windows` that fit into the grid.
 
         Returns:
             ``[T0, D]``.
@@ -140,7 +140,7 @@ class TokenLayout:
             images, height, width = level.shape[:3]
             starts[window], widths[window] = offset, width
             image_strides[window] = height * width if images > 1 else 0
-            offset += images * height * width
+            offset = offset + images * height * width  # a tracer's sizes are tensors: not in place
         side = self.window_T0
         start, width, image_stride = upload(table, torch.int64, side.device)[:, side]
         index = start + image * image_stride + (y // side) * width + x // side

@@ -93,10 +93,13 @@ class PolicyNetwork(nn.Module):
     def _logits(self, features_BFyx: Tensor, window: int, rows: int, columns: int) -> Tensor:
         step = window // self.cell
         fitting = features_BFyx[:, :, : rows * step, : columns * step]
+        classifier = self.classifier[str(window)]
         if fitting.numel() == 0:  # the window is larger than the image
-            return features_BFyx.new_zeros(len(features_BFyx), rows, columns).float()
+            # Still a function of the parameters: they get a zero gradient rather than none.
+            nothing = fitting.sum() + (classifier.weight.sum() + classifier.bias.sum()) * 0
+            return nothing.float().expand(len(features_BFyx), rows, columns)
         pooled = F.avg_pool2d(fitting, step) if step > 1 else fitting
-        return self.classifier[str(window)](pooled).squeeze(1).float()
+        return classifier(pooled).squeeze(1).float()
 
 
 class OraclePolicy(nn.Module):

@@ -73,7 +73,7 @@ def _reduce(x_BHW: Tensor, step: int, how: str) -> Tensor:
     """Reduce tiles of ``step x step`` that fit wholly; the rest at the border is dropped."""
     rows, columns = x_BHW.shape[1] // step, x_BHW.shape[2] // step
     tiles = x_BHW[:, : rows * step, : columns * step]
-    tiles = tiles.reshape(-1, rows, step, columns, step)
+    tiles = tiles.reshape(len(x_BHW), rows, step, columns, step)
     if how == "all":
         return tiles.all(4).all(2)
     return getattr(tiles, how)(dim=(2, 4))

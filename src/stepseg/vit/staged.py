@@ -79,8 +79,10 @@ class StagedViT(nn.Module):
         positions = {1: pos_1YXD}
         if not layout.is_full_grid:
             for window in layout.windows:
-                height, width = (side // (window * self.patch_size) for side in images.shape[2:])
                 step = window * self.patch_size
+                height, width = (side // step for side in images.shape[2:])
+                if height == 0 or width == 0:  # no such window fits, hence none was merged
+                    continue
                 fitting = images[:, :, : height * step, : width * step]
                 shrunk = shrink_image(fitting, window, resize)
                 pixels[window] = self.patch_embed.patches(shrunk)
