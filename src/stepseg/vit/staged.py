@@ -94,7 +94,9 @@ class StagedViT(nn.Module):
         """Run the blocks ``start + 1`` to ``stop``, counted from 1 as in the paper."""
         for block in self.blocks[start:stop]:
             if self.checkpoint_blocks and torch.is_grad_enabled():
-                values_TD = checkpoint(_values_of, block, tokens, tokens.values_TD)
+                values_TD = checkpoint(
+                    _values_of, block, tokens, tokens.values_TD, use_reentrant=False
+                )
                 tokens = tokens.with_values(values_TD)
             else:
                 tokens = block(tokens)
