@@ -16,7 +16,8 @@ def fold_batch_norm(model: nn.Module, example: Tensor) -> None:
     pairs = _find_pairs(model, example)
     names = {module: name for name, module in model.named_modules()}
     for norm, convolution in pairs.items():
-        folded = fuse_conv_bn_eval(convolution, norm)
+        # Whatever the mode of the model: folding uses the running statistics.
+        folded = fuse_conv_bn_eval(convolution.eval(), norm.eval())
         convolution.weight, convolution.bias = folded.weight, folded.bias
         rest = [child for _, child in norm.named_children() if not isinstance(child, nn.Identity)]
         parent, _, attribute = names[norm].rpartition(".")
