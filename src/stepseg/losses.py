@@ -61,7 +61,7 @@ def head_loss(
     logits_BCHW = F.interpolate(
         mask_logits_BCYX.float(), size=labels_BHW.shape[1:], mode="bilinear", align_corners=False
     )
-    num_masks = mean_over_ranks(present_BC.sum().float()).clamp(min=1)
+    num_masks = _divisor(mean_over_ranks(present_BC.sum().float()))
     valid_B1HW = valid_BHW[:, None].to(logits_BCHW.dtype)
     target_BCHW = target_BCHW.to(logits_BCHW.dtype)
     focal_BC = _focal(logits_BCHW, target_BCHW, valid_B1HW, weights)
@@ -92,7 +92,8 @@ def policy_loss(
             logit.float(), target.to(torch.float32), reduction="none"
         )
         counts = mean_over_ranks(torch.stack([target.sum(), (~target).sum()]).float())
-        halves = torch.stack([(cost * target).sum(), (cost * ~target).sum()]) / counts.clamp(min=1)
+        halves = torch.stack([(cost * target).sum(), (cost * ~target).sum()])
+        halves = halves / _divisor(counts)
         # With one kind only, its mean is the term.
         terms.append(halves.sum() / (counts > 0).sum().clamp(min=1))
     return weight * torch.stack(terms).mean()
@@ -113,6 +114,11 @@ def mean_over_ranks(count: Tensor) -> Tensor:
     return count / dist.get_world_size()
 
 
+def _divisor(count: Tensor) -> Tensor:
+    """The count, or 1 where nothing was counted; one item on one of two ranks is a count of 0.5."""
+    return torch.where(count > 0, count, 1)
+
+
 def _class_term(
     logits_BC2: Tensor, present_BC: Tensor, annotated_B: Tensor, absent_weight: float
 ) -> Tensor:
@@ -120,7 +126,7 @@ def _class_term(
     cost_BC = F.cross_entropy(logits_BC2.flatten(0, 1), target_BC.flatten(), reduction="none")
     weight_BC = torch.where(present_BC, 1.0, absent_weight) * annotated_B[:, None]
     total = mean_over_ranks(weight_BC.sum())
-    return (cost_BC.view_as(weight_BC) * weight_BC).sum() / total.clamp(min=1e-6)
+    return (cost_BC.view_as(weight_BC) * weight_BC).sum() / _divisor(total)
 
 
 def _focal(logits: Tensor, target: Tensor, valid: Tensor, weights: LossWeights) -> Tensor:
