@@ -1,8 +1,8 @@
 """Exit rules: which tokens stay after an exit head. Pure functions of scores.
 
-`ConfidenceExit` is the method (DToP; STEP, Sec. 3.2.2). `RandomExit` and `UniformExit` are controls:
-they release the very same number of tokens per image, chosen without looking at confidence.
-`BudgetExit` keeps a fixed number per image, for static shapes.
+`ConfidenceExit` is the method (DToP; STEP, Sec. 3.2.2). `RandomExit` and `UniformExit` are
+controls: they release the very same number of tokens per image, chosen without looking at
+confidence. `BudgetExit` keeps a fixed number per image, for static shapes.
 
 No rule lets one image's decision depend on another image of the batch.
 
@@ -12,7 +12,6 @@ Letters: T packed tokens, B images, C classes.
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from stepseg.ops.segment import count_per_image, position_in_image, rank_in_group
@@ -77,7 +76,8 @@ class RandomExit:
     def keep(self, probabilities_TC: Tensor, tokens: PackedTokens, exit_index: int) -> Tensor:
         leaving_B = _leaving_per_image(self.base, probabilities_TC, tokens, exit_index)
         position_T = position_in_image(tokens.segments, tokens.image_ids_T)
-        noise_T = _hash(position_T + (self.seed * 64 + exit_index + 1) * 0x9E3779B1)
+        offset = (self.seed * 64 + exit_index + 1) * 0x9E3779B1 & 0xFFFFFFFF  # any seed fits
+        noise_T = _hash(position_T + offset)
         rank_T = rank_in_group(noise_T, tokens.image_ids_T, tokens.segments.num_images)
         return rank_T >= leaving_B[tokens.image_ids_T]
 
