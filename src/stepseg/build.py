@@ -5,7 +5,8 @@
 
     from stepseg.build import ModelConfig, build_segmenter
 
-    model = build_segmenter(ModelConfig.from_dict({"num_classes": 19, "backbone": {"name": "vit_base"}}))
+    config = ModelConfig.from_dict({"num_classes": 19, "backbone": {"name": "vit_base"}})
+    model = build_segmenter(config)
 """
 
 import difflib

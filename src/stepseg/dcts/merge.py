@@ -12,6 +12,7 @@ Letters: B images, Y x X cells of the patch grid, T0 tokens after merging.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -76,7 +77,7 @@ class MergeRule:
 def check_windows(windows: Sequence[int]) -> None:
     """Refuse window sizes that do not nest; that is what makes coarse-to-fine free of conflicts."""
     sides = [1, *windows]
-    for finer, coarser in zip(sides, sides[1:], strict=False):
+    for finer, coarser in pairwise(sides):
         if coarser <= finer or coarser % finer:
             raise ValueError(
                 f"window sizes must be greater than 1, ascending, and each divide the next; got "

@@ -64,7 +64,7 @@ def load_timm_state(vit: StagedViT, state: dict[str, Tensor], source: str) -> No
     state = {key: value for key, value in state.items() if not key.startswith(NOT_USED)}
     if "pos_embed" in state:
         state["pos_embed"] = _fit_pos_embed(state["pos_embed"], vit)
-    own = {key: value for key, value in vit.state_dict().items()}
+    own = vit.state_dict()
     problems = [f"missing {key}" for key in own if key not in state]
     problems += [f"unknown {key}" for key in state if key not in own]
     problems += [
