@@ -1,24 +1,22 @@
 """What a data set is: names, colours, label maps and split layout. One value per data set.
 
-The values live in one short file per data set (`camvid.py`, `ade20k.py`, ...); `get_spec` finds them
-by the name used in `data=<name>`.
+The values live in `stepseg.data.sets`, one module per data set; `get_spec` finds them by the name that
+is used in `data=<name>`.
 """
 
 from __future__ import annotations
 
+import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 
+from stepseg.data import sets
 from stepseg.data.labels import IGNORE_INDEX, LabelMap
 from stepseg.data.layouts import PairLayout
 
 Colour = tuple[int, int, int]
-
-_MODULES = {
-    "synthetic": "stepseg.data.scenes_spec",
-    "camvid": "stepseg.data.camvid",
-}
 
 
 @dataclass(frozen=True)
@@ -68,20 +66,26 @@ class DatasetSpec:
 
 
 def available() -> list[str]:
-    """Names of the data sets with a built-in specification."""
-    return sorted(_MODULES)
+    """Names that `get_spec` knows: the modules of `stepseg.data.sets`."""
+    return sorted(module.name for module in pkgutil.iter_modules(sets.__path__))
 
 
-def get_spec(name: str) -> DatasetSpec:
-    """Built-in specification by name.
+def get_spec(name: str, root: Path | str | None = None) -> DatasetSpec:
+    """Specification by name; "folder" reads its own from `root`.
 
     Raises:
-        ValueError: no such data set.
+        ValueError: no such data set, or no usable description in `root`.
     """
-    if name not in _MODULES:
+    if name not in available():
         raise ValueError(
-            f"unknown data set {name!r}; built in: {', '.join(available())}. "
+            f"unknown data set {name!r}; known are {', '.join(available())}. "
             "For your own data use data=folder with a classes.yaml."
         )
-    spec: DatasetSpec = import_module(_MODULES[name]).SPEC
+    module = import_module(f"{sets.__name__}.{name}")
+    if hasattr(module, "load_spec"):
+        if root is None:
+            raise ValueError(f"data set {name!r} is described by a file in its folder; pass root")
+        from_root: DatasetSpec = module.load_spec(root)
+        return from_root
+    spec: DatasetSpec = module.SPEC
     return spec

@@ -1,7 +1,7 @@
 """Generated street scenes as a data set on disk: made once, kept in a cache, never half written.
 
 The folder's name contains a hash of the parameters and of the generator's version, so a change of either
-makes new scenes instead of mixing two kinds. Classes: `scenes_spec.py`; drawing: `scenes.py`.
+makes new scenes instead of mixing two kinds. Classes: `sets/synthetic.py`; drawing: `scenes/`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-from stepseg.data.scenes import GENERATOR_VERSION, draw_scene
+from stepseg.data.scenes.street import GENERATOR_VERSION, draw_scene
 from stepseg.data.writing import write_json, write_png
 
 _PARAMETERS_FILE = "parameters.json"

@@ -80,7 +80,7 @@ class SegmentationDataModule(L.LightningDataModule):
                 "batch sizes are at least 1 and num_workers at least 0, got "
                 f"batch_size={batch_size}, val_batch_size={val_batch_size}, num_workers={num_workers}"
             )
-        self.spec: DatasetSpec = get_spec(name)
+        self.spec: DatasetSpec = get_spec(name, self.root)
 
     @property
     def num_classes(self) -> int:

@@ -1,4 +1,4 @@
-"""Classes of the generated street scenes (`synthetic.py` draws them)."""
+"""Classes of the generated street scenes (`stepseg.data.scenes` draws them)."""
 
 from __future__ import annotations
 

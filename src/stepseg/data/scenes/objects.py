@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from stepseg.data.canvas import Canvas, Colour, Point, ellipse, polygon, polyline, rectangle
-from stepseg.data.scenes_spec import PERSON, POLE, VEHICLE
+from stepseg.data.scenes.canvas import Canvas, Colour, Point, ellipse, polygon, polyline, rectangle
+from stepseg.data.sets.synthetic import PERSON, POLE, VEHICLE
 
 _PAINTS: tuple[Colour, ...] = (
     (200, 40, 40),

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from stepseg.data.textures import FloatArray
+from stepseg.data.scenes.textures import FloatArray
 
 REFERENCE = 512
 """Shorter image edge that all pixel sizes of the scenes refer to."""

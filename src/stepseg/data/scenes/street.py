@@ -3,7 +3,7 @@
 Painted from far to near: sky, ground (road, vegetation, water), buildings and trees, then objects in
 order of depth. Colours of the classes overlap and change with every scene (light, colour cast,
 materials), so position, texture and shape matter as much as colour. Sizes are those of a 512-pixel image
-and scale with the image; the objects themselves are drawn in `scene_objects.py`.
+and scale with the image; the objects themselves are drawn in `objects.py`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from stepseg.data.canvas import Canvas, Colour, Point, ellipse, polygon, rectangle
-from stepseg.data.scene_objects import paint_objects
-from stepseg.data.scenes_spec import BUILDING, ROAD, SKY, VEGETATION, WATER
-from stepseg.data.textures import FloatArray, bricks, panes, pixel_noise, smooth_noise
+from stepseg.data.scenes.canvas import Canvas, Colour, Point, ellipse, polygon, rectangle
+from stepseg.data.scenes.objects import paint_objects
+from stepseg.data.sets.synthetic import BUILDING, ROAD, SKY, VEGETATION, WATER
+from stepseg.data.scenes.textures import FloatArray, bricks, panes, pixel_noise, smooth_noise
 
 GENERATOR_VERSION = 1
 """Raise it with every change of the scenes: caches of older scenes are then not used."""

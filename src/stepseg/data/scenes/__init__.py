@@ -1,0 +1,1 @@
+"""The drawing of generated street scenes, see `street.draw_scene`."""

@@ -1,0 +1,119 @@
+"""Your own data: a folder with images, masks and a `classes.yaml` that describes them.
+
+The file's keys, all but `classes` optional:
+
+    classes: [road, sky]                # training ids follow this order
+    colours: [[128, 64, 128], [70, 130, 180]]
+    ignore_index: 255                   # id (or ids) in the masks that do not count
+    label_map: {0: ignore, 7: road}     # id in the masks: class name, training id or "ignore"
+    splits:                             # default: images/SPLIT with masks/SPLIT
+      train: {images: img, masks: mask, names: train.txt}
+    image_suffix: .jpg                  # default: any of .jpg .jpeg .png
+    mask_suffix: .png
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from stepseg.data.labels import IGNORE_INDEX, LabelMap
+from stepseg.data.layouts import IMAGE_SUFFIXES, PairLayout, SplitDirs
+from stepseg.data.palettes import distinct_colours
+from stepseg.data.specs import DatasetSpec
+
+FILE_NAME = "classes.yaml"
+
+_KEYS = {
+    "classes",
+    "colours",
+    "ignore_index",
+    "label_map",
+    "splits",
+    "image_suffix",
+    "mask_suffix",
+}
+
+
+def load_spec(root: Path | str) -> DatasetSpec:
+    """Read `classes.yaml` in `root`.
+
+    Raises:
+        ValueError: file missing or not as described above; names the file and the key.
+    """
+    path = Path(root) / FILE_NAME
+    if not path.is_file():
+        raise ValueError(
+            f"{path} not found; data=folder needs it. The least it holds is a line such as "
+            "'classes: [road, sky]' for masks with the ids 0 and 1 (255 = ignored)."
+        )
+    try:
+        described = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {error}") from error
+    try:
+        return _build(described)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _build(described: Any) -> DatasetSpec:
+    if not isinstance(described, Mapping) or not described.get("classes"):
+        raise ValueError("needs the key 'classes' with a list of names")
+    unknown = set(described) - _KEYS
+    if unknown:
+        raise ValueError(f"unknown keys {sorted(unknown)}; known are {sorted(_KEYS)}")
+    classes = tuple(str(name) for name in described["classes"])
+    if len(set(classes)) < len(classes):
+        raise ValueError(f"class names must differ, got {list(classes)}")
+    colours = described.get("colours")
+    palette = tuple((int(r), int(g), int(b)) for r, g, b in colours) if colours else None
+    return DatasetSpec(
+        name="folder",
+        classes=classes,
+        palette=palette or distinct_colours(len(classes)),
+        layout=_layout(described),
+        label_maps={"ids": _label_map(described, classes)},
+    )
+
+
+def _layout(described: Mapping[str, Any]) -> PairLayout:
+    suffix = described.get("image_suffix")
+    image_suffixes = IMAGE_SUFFIXES if suffix is None else (str(suffix),)
+    mask_suffix = str(described.get("mask_suffix", ".png"))
+    splits = described.get("splits") or {name: {} for name in ("train", "val", "test")}
+    dirs = {}
+    for split, given in splits.items():
+        extra = set(given) - {"images", "masks", "names"}
+        if extra:
+            raise ValueError(f"split {split!r} has unknown keys {sorted(extra)}")
+        dirs[str(split)] = (
+            SplitDirs(
+                images=str(given.get("images", f"images/{split}")),
+                labels=str(given.get("masks", f"masks/{split}")),
+                image_suffixes=image_suffixes,
+                label_suffix=mask_suffix,
+                names=given.get("names"),
+            ),
+        )
+    return PairLayout(dirs, hint=f"The folders are set in {FILE_NAME}, key 'splits'.")
+
+
+def _label_map(described: Mapping[str, Any], classes: tuple[str, ...]) -> LabelMap:
+    ignored = described.get("ignore_index", IGNORE_INDEX)
+    ignored_ids = [int(i) for i in ignored] if isinstance(ignored, list) else [int(ignored)]
+    given = described.get("label_map")
+    if given is None:
+        return LabelMap.identity(len(classes), ignored_ids)
+    targets = {name: index for index, name in enumerate(classes)} | {"ignore": IGNORE_INDEX}
+    pairs = dict.fromkeys(ignored_ids, IGNORE_INDEX)
+    for file_id, target in given.items():
+        if target not in targets and not isinstance(target, int):
+            raise ValueError(
+                f"label_map: {target!r} is neither a class name, a training id nor 'ignore'"
+            )
+        pairs[int(file_id)] = targets[target] if target in targets else target
+    return LabelMap.from_pairs(pairs)
