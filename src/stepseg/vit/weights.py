@@ -1,5 +1,7 @@
 """Weights of timm's Vision Transformers for `StagedViT`: every key accounted for, or an error."""
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import timm
@@ -8,7 +10,8 @@ from torch import Tensor
 
 from stepseg.vit.staged import StagedViT
 
-NOT_USED = ("cls_token", "reg_token", "norm.", "fc_norm.", "head.", "head_dist.", "pre_logits.")
+EXTRA_TOKENS = ("cls_token", "reg_token", "dist_token")
+NOT_USED = (*EXTRA_TOKENS, "norm.", "fc_norm.", "head.", "head_dist.", "pre_logits.")
 """Parts of a classifier that a plain segmentation encoder does not have."""
 
 
@@ -48,23 +51,32 @@ def load_timm_checkpoint(vit: StagedViT, path: str | Path) -> None:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise ValueError(f"backbone.checkpoint={str(path)!r} is not readable: {error}") from error
+    if not isinstance(state, Mapping):
+        raise ValueError(
+            f"backbone.checkpoint={str(path)!r} holds a {type(state).__name__}, not a state dict"
+        )
     for wrapper in ("state_dict", "model"):
-        if isinstance(state.get(wrapper), dict):
+        if isinstance(state.get(wrapper), Mapping):
             state = state[wrapper]
     load_timm_state(vit, state, source=str(path))
 
 
-def load_timm_state(vit: StagedViT, state: dict[str, Tensor], source: str) -> None:
+def load_timm_state(vit: StagedViT, state: Mapping[str, Tensor], source: str) -> None:
     """Copy a timm state dict into `vit`; the class token and the classifier are left out.
+
+    The position grid becomes the checkpoint's: it is resized to the image on use.
 
     Raises:
         ValueError: a key is missing, unknown, or has another shape; the message names it.
 
     """
+    own = vit.state_dict()
+    extra_tokens = sum(state[key].shape[1] for key in EXTRA_TOKENS if key in state)
     state = {key: value for key, value in state.items() if not key.startswith(NOT_USED)}
     if "pos_embed" in state:
-        state["pos_embed"] = _fit_pos_embed(state["pos_embed"], vit)
-    own = vit.state_dict()
+        state["pos_embed"] = _patch_positions(state["pos_embed"], extra_tokens, source)
+        if state["pos_embed"].shape[2] == vit.dim:
+            own["pos_embed"] = state["pos_embed"]
     problems = [f"missing {key}" for key in own if key not in state]
     problems += [f"unknown {key}" for key in state if key not in own]
     problems += [
@@ -77,13 +89,18 @@ def load_timm_state(vit: StagedViT, state: dict[str, Tensor], source: str) -> No
         raise ValueError(
             f"{source} is not a checkpoint of this ViT: {'; '.join(problems[:5])}{more}"
         )
+    if state["pos_embed"].shape != vit.pos_embed.shape:
+        vit.pos_embed = torch.nn.Parameter(torch.empty_like(state["pos_embed"]))
     vit.load_state_dict(state)
 
 
-def _fit_pos_embed(pos_embed: Tensor, vit: StagedViT) -> Tensor:
-    """Drop the class token's position and adopt the checkpoint's grid (it is resized on use)."""
-    prefix = pos_embed.shape[1] - int(pos_embed.shape[1] ** 0.5) ** 2
-    pos_embed = pos_embed[:, prefix:]
-    if pos_embed.shape[1:] != vit.pos_embed.shape[1:] and pos_embed.shape[2] == vit.dim:
-        vit.pos_embed = torch.nn.Parameter(torch.empty_like(pos_embed))
-    return pos_embed
+def _patch_positions(pos_embed: Tensor, extra_tokens: int, source: str) -> Tensor:
+    """Drop the positions of class and register tokens, where the checkpoint has them."""
+    for prefix in (extra_tokens, 0):  # timm's no_embed_class: extra tokens without a position
+        positions = pos_embed.shape[1] - prefix
+        if positions > 0 and math.isqrt(positions) ** 2 == positions:
+            return pos_embed[:, prefix:]
+    raise ValueError(
+        f"{source}: pos_embed has {pos_embed.shape[1]} positions for {extra_tokens} extra token(s) "
+        f"and a grid of patches that is not square; resize it to a square grid first"
+    )
