@@ -8,7 +8,7 @@ device and dtype              shapes              backend
 ============================  ==================  ================================================
 any                           all images alike    ``dense``: one batched SDPA
 CUDA, sm_80+, fp16 or bf16    ragged              ``flash``: `torch.nn.attention.varlen`
-CUDA, other                   ragged              ``efficient``: memory-efficient kernel of PyTorch
+CUDA, fp32 and other half     ragged              ``efficient``: memory-efficient kernel of PyTorch
 CPU and others                ragged              ``loop``: SDPA per image (fastest on CPU)
 any, nothing else available   ragged              ``masked``: SDPA with a block-diagonal mask
 ============================  ==================  ================================================
@@ -69,7 +69,8 @@ def choose_backend(
     modern = capability is not None and capability >= (8, 0)
     if modern and dtype in _HALF and head_dim % 8 == 0 and head_dim <= 256 and has_flash:
         return "flash"
-    return "efficient" if has_efficient else "masked"
+    supported = dtype in (torch.float32, torch.float16) or (modern and dtype == torch.bfloat16)
+    return "efficient" if supported and has_efficient else "masked"
 
 
 def _backend_for(q_TNK: Tensor, q_segments: Segments, k_segments: Segments) -> str:
