@@ -1,50 +1,50 @@
 """Multiply-accumulates from token counts: exact for every image, at no cost.
 
-The papers call them GFLOPs (fvcore counts one multiply-accumulate as one). A block costs
+The papers print them as GFLOPs (fvcore counts one multiply-accumulate as one). A block costs
 ``12 T D^2 + 2 T^2 D``; T differs between images and stages, which is why one traced image tells
 little and a formula over recorded counts tells all.
+
+Counted are the products of linear maps, convolutions and attention, and, as a part of its own,
+LayerNorm with fvcore's five operations per element. Not counted: BatchNorm, which folds into its
+convolution, and what fvcore ignores too (softmax, activations, additions, sorting, indexing).
+`stepseg.profile.fvcore` compares these numbers with traces.
 
 Letters: T tokens of one image, D channels of the encoder, d channels of a head, C classes.
 """
 
 from collections.abc import Sequence
+from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.func import functional_call
+from torch.utils.flop_counter import FlopCounterMode
 
 from stepseg.heads.atm import AtmHead
 from stepseg.model import Segmentation, StepSegmenter
 from stepseg.vit.staged import StagedViT
+
+NORM_OPERATIONS = 5
+"""Per element of a LayerNorm with scale and shift, as fvcore counts."""
+
+_policy_macs: WeakKeyDictionary[nn.Module, dict[tuple[int, int], int]] = WeakKeyDictionary()
 
 
 def count_macs(model: StepSegmenter, output: Segmentation) -> dict[str, list[int]]:
     """Multiply-accumulates of every image of a batch, by part.
 
     Returns:
-        ``policy``, ``embedding``, ``blocks_1-8`` and so on, ``exit_head_8``, ``decoder``: one
-        number per image each. A policy that the reduction does not consult counts nothing.
+        ``policy``, ``embedding``, ``blocks_1-8`` and so on, ``exit_head_8``, ``decoder``,
+        ``norms``: one number per image each. A policy that the reduction does not consult counts
+        nothing.
 
     """
-    images = range(output.layout.segments.num_images)
-    policy = _policy_macs(model, output)
-    parts: dict[str, list[int]] = {"policy": [policy for _ in images]}
-    patch_pixels = 3 * model.patch_size**2
-    parts["embedding"] = [
-        tokens * patch_pixels * model.backbone.dim for tokens in output.layout.segments.lengths
-    ]
-    start = 0
-    for head in output.heads:
-        blocks = head.block - start
-        name = f"blocks_{start + 1}-{head.block}"
-        parts[name] = [blocks * block_macs(model.backbone, t) for t in head.tokens_per_image]
-        is_decoder = head is output.heads[-1]
-        module = model.decoder if is_decoder else model.exit_heads[str(head.block)]
-        assert isinstance(module, AtmHead)
-        parts["decoder" if is_decoder else f"exit_head_{head.block}"] = [
-            head_macs(module, t, model.backbone.dim) for t in head.tokens_per_image
-        ]
-        start = head.block
-    return parts
+    policy = policy_macs(model.policy, output.image_size) if output.layout.windows else 0
+    blocks = [head.block for head in output.heads]
+    stages = zip(*output.tokens_per_stage, strict=True)
+    images = [macs_of_stages(model, list(zip(blocks, tokens, strict=True))) for tokens in stages]
+    parts = {"policy": [policy] * len(images)}
+    return parts | {part: [macs[part] for macs in images] for part in images[0]}
 
 
 def total_macs(parts: dict[str, list[int]]) -> list[int]:
@@ -52,14 +52,42 @@ def total_macs(parts: dict[str, list[int]]) -> list[int]:
     return [sum(numbers) for numbers in zip(*parts.values(), strict=True)]
 
 
+def macs_of_stages(model: StepSegmenter, stages: Sequence[tuple[int, int]]) -> dict[str, int]:
+    """Multiply-accumulates of one image by part, without the policy.
+
+    Args:
+        model: gives the sizes; may lie on the meta device.
+        stages: for each head that runs its block, counted from 1, and the tokens in the blocks
+            before it. The last one is the decoder.
+
+    """
+    vit = model.backbone
+    parts = {"embedding": stages[0][1] * 3 * vit.patch_size**2 * vit.dim}
+    norms = start = 0
+    for block, tokens in stages:
+        is_decoder = block == vit.depth
+        head = model.decoder if is_decoder else model.exit_heads[str(block)]
+        assert isinstance(head, AtmHead)
+        parts[f"blocks_{start + 1}-{block}"] = (block - start) * block_macs(vit, tokens)
+        parts["decoder" if is_decoder else f"exit_head_{block}"] = head_macs(head, tokens, vit.dim)
+        norms += (block - start) * block_norms(vit, tokens) + head_norms(head, tokens)
+        start = block
+    return parts | {"norms": norms}
+
+
 def block_macs(vit: StagedViT, tokens: int) -> int:
-    """One transformer block on `tokens` tokens."""
+    """Products of one transformer block on `tokens` tokens."""
     linear = (4 + 2 * vit.mlp_ratio) * vit.dim**2
     return int(tokens * linear + 2 * tokens**2 * vit.dim)
 
 
+def block_norms(vit: StagedViT, tokens: int) -> int:
+    """Operations of the two LayerNorms of a block."""
+    return 2 * NORM_OPERATIONS * tokens * vit.dim
+
+
 def head_macs(head: AtmHead, tokens: int, dim: int) -> int:
-    """One ATM head on `tokens` tokens."""
+    """Products of one ATM head on `tokens` tokens."""
     d, c = head.head_dim, head.num_classes
     self_attention = 4 * c * d * d + 2 * c * c * d
     cross_attention = 2 * c * d * d + 2 * tokens * d * d + 2 * c * tokens * d
@@ -68,40 +96,32 @@ def head_macs(head: AtmHead, tokens: int, dim: int) -> int:
     return tokens * dim * d + layers + tokens * c * d + 2 * c * d
 
 
-def _policy_macs(model: StepSegmenter, output: Segmentation) -> int:
-    if not output.layout.windows or not isinstance(model.policy, nn.Module):
+def head_norms(head: AtmHead, tokens: int) -> int:
+    """Operations of the LayerNorms of a head: one over tokens, three over queries per layer."""
+    per_query = 3 * len(head.layers) * head.num_classes
+    return NORM_OPERATIONS * (tokens + per_query) * head.head_dim
+
+
+def policy_macs(policy: nn.Module | None, image_size: tuple[int, int]) -> int:
+    """Multiply-accumulates of a policy network on one image.
+
+    Counted once per network and size, on tensors without data: nothing is computed, and batch
+    statistics stay as they are. A policy without weights, such as the oracle, costs nothing.
+    """
+    if policy is None or next(policy.parameters(), None) is None:
         return 0
-    height, width = output.image_size
-    cache = model.policy.__dict__.setdefault("_macs_of_size", {})
-    if (height, width) not in cache:
-        example = torch.zeros(1, 3, height, width)
-        cache[height, width] = (
-            network_macs(model.policy, example) if model.policy.name != "oracle" else 0
-        )
-    return cache[height, width]
+    sizes = _policy_macs.setdefault(policy, {})
+    if image_size not in sizes:
+        sizes[image_size] = network_macs(policy, (1, 3, *image_size))
+    return sizes[image_size]
 
 
-def network_macs(network: nn.Module, example: Tensor) -> int:
-    """Multiply-accumulates of the convolutions and linear layers of a network, by running it."""
-    total = 0
-
-    def count(module: nn.Module, inputs: Sequence[Tensor], output: Tensor) -> None:
-        nonlocal total
-        weight = module.weight
-        assert isinstance(weight, Tensor)
-        positions = output.numel() // weight.shape[0]
-        total += positions * weight.numel()
-
-    handles = [
-        module.register_forward_hook(count)
-        for module in network.modules()
-        if isinstance(module, nn.Conv2d | nn.Linear)
-    ]
-    device = next(network.parameters()).device
-    try:
-        with torch.no_grad():
-            network(example.to(device))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return total
+def network_macs(network: nn.Module, input_shape: Sequence[int]) -> int:
+    """Multiply-accumulates of the convolutions and matrix products of a network."""
+    state = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    on_meta = {name: tensor.detach().to("meta") for name, tensor in state.items()}
+    dtype = next(network.parameters()).dtype
+    example = torch.empty(*input_shape, dtype=dtype, device="meta")
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        functional_call(network, on_meta, example)
+    return counter.get_total_flops() // 2  # PyTorch counts a multiply-accumulate as two

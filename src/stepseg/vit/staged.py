@@ -54,7 +54,7 @@ class StagedViT(nn.Module):
         self.checkpoint_blocks = checkpoint_blocks
         self.patch_embed = PatchEmbed(dim=dim, patch_size=patch_size)
         self.pos_embed = nn.Parameter(torch.zeros(1, pos_grid**2, dim))
-        rates = torch.linspace(0, drop_path, depth).tolist()
+        rates = torch.linspace(0, drop_path, depth, device="cpu").tolist()
         self.blocks = nn.ModuleList(
             Block(dim=dim, num_heads=num_heads, mlp_ratio=mlp_ratio, drop_path=rate)
             for rate in rates

@@ -7,26 +7,11 @@ import numpy as np
 from stepseg.data.scenes.canvas import Canvas, Colour, Point, ellipse, polygon, polyline, rectangle
 from stepseg.data.sets.synthetic import PERSON, POLE, VEHICLE
 
-_PAINTS: tuple[Colour, ...] = (
-    (200, 40, 40),
-    (235, 195, 50),
-    (50, 80, 180),
-    (235, 235, 235),
-    (45, 45, 50),
-    (60, 150, 120),
-    (160, 165, 170),
-)
-_CLOTHES: tuple[Colour, ...] = (
-    (190, 40, 60),
-    (40, 60, 140),
-    (230, 160, 40),
-    (60, 120, 70),
-    (225, 225, 225),
-    (70, 50, 80),
-)
-_SKIN: tuple[Colour, ...] = ((235, 200, 170), (200, 150, 115), (130, 90, 65))
-_METALS: tuple[Colour, ...] = ((60, 62, 66), (170, 172, 175), (110, 90, 70))
-_PLATES: tuple[Colour, ...] = ((200, 50, 45), (40, 90, 180), (235, 235, 230), (240, 190, 40))
+_PAINTS: tuple[Colour, ...] = ((235, 195, 40), (240, 240, 235), (60, 175, 165), (230, 215, 90))
+_CLOTHES: tuple[Colour, ...] = ((205, 40, 110), (150, 60, 170), (225, 70, 60), (190, 80, 140))
+_SKIN: tuple[Colour, ...] = ((235, 200, 170), (200, 150, 115), (150, 105, 75))
+_METALS: tuple[Colour, ...] = ((45, 45, 52), (60, 55, 55))
+_PLATES: tuple[Colour, ...] = ((30, 40, 60), (50, 35, 45), (25, 50, 50))
 
 
 def paint_objects(canvas: Canvas, horizon: int, road: tuple[Point, Point]) -> None:
@@ -52,7 +37,7 @@ def paint_objects(canvas: Canvas, horizon: int, road: tuple[Point, Point]) -> No
 def _paint_vehicle(canvas: Canvas, depth: float, base: float, road: Point) -> None:
     """A car from the side or the back: body, cabin with windows, wheels."""
     rng = canvas.rng
-    long = canvas.length(70 + 130 * depth)
+    long = canvas.length(100 + 140 * depth)
     high = long * rng.uniform(0.26, 0.36)
     x = rng.uniform(road[0], max(road[0] + 1, road[1] - long))
     paint = canvas.colour(_PAINTS)
@@ -80,8 +65,8 @@ def _paint_vehicle(canvas: Canvas, depth: float, base: float, road: Point) -> No
 def _paint_person(canvas: Canvas, depth: float, base: float, road: Point) -> None:
     """A standing person: legs, trunk, head."""
     rng = canvas.rng
-    tall = canvas.length(70 + 110 * depth)
-    half = tall * rng.uniform(0.14, 0.18)
+    tall = canvas.length(110 + 90 * depth)
+    half = tall * rng.uniform(0.16, 0.2)
     x = rng.uniform(half, canvas.width - half)
     top = base - tall
     trousers, shirt = canvas.colour(_CLOTHES) * 0.75, canvas.colour(_CLOTHES)
@@ -100,13 +85,13 @@ def _paint_person(canvas: Canvas, depth: float, base: float, road: Point) -> Non
 def _paint_pole(canvas: Canvas, depth: float, base: float, road: Point) -> None:
     """A thin post, often with a sign."""
     rng = canvas.rng
-    thick = canvas.length(6 + 6 * depth)
+    thick = canvas.length(8 + 4 * depth)
     x = rng.uniform(0.03, 0.97) * canvas.width
     top = base - canvas.length(170 + 150 * depth)
     metal = canvas.colour(_METALS)
     canvas.paint(rectangle(x, top, x + thick - 1, base), POLE, metal)
     if rng.random() < 0.7:
-        radius = canvas.length(18 + 16 * depth)
+        radius = canvas.length(26 + 18 * depth)
         plate = canvas.colour(_PLATES)
         centre = (x + thick / 2, top + radius)
         if rng.random() < 0.5:

@@ -22,22 +22,20 @@ GENERATOR_VERSION = 1
 """Raise it with every change of the scenes: caches of older scenes are then not used."""
 
 _SKIES: tuple[tuple[Colour, Colour], ...] = (  # (top, horizon)
-    ((70, 130, 215), (190, 215, 240)),
-    ((150, 160, 170), (205, 208, 210)),
-    ((95, 100, 150), (240, 175, 120)),
-    ((40, 60, 110), (110, 125, 165)),
+    ((85, 145, 220), (190, 215, 240)),
+    ((160, 170, 182), (208, 212, 218)),
+    ((125, 135, 190), (245, 190, 140)),
 )
 _WALLS: tuple[Colour, ...] = (
-    (165, 85, 65),
-    (190, 165, 130),
-    (130, 130, 135),
-    (205, 205, 200),
-    (110, 135, 165),
-    (150, 120, 80),
+    (170, 85, 65),
+    (190, 130, 85),
+    (150, 100, 70),
+    (195, 160, 115),
+    (140, 110, 105),
 )
-_ROADS: tuple[Colour, ...] = ((95, 95, 100), (125, 122, 118), (70, 72, 78), (140, 125, 105))
-_PLANTS: tuple[Colour, ...] = ((80, 135, 55), (110, 140, 60), (150, 140, 75), (55, 105, 60))
-_WATERS: tuple[Colour, ...] = ((55, 105, 150), (80, 115, 125), (95, 125, 115), (120, 140, 165))
+_ROADS: tuple[Colour, ...] = ((92, 92, 97), (112, 110, 110), (74, 75, 82))
+_PLANTS: tuple[Colour, ...] = ((75, 140, 50), (105, 145, 55), (55, 110, 50), (135, 150, 65))
+_WATERS: tuple[Colour, ...] = ((40, 85, 150), (45, 105, 135), (60, 95, 165))
 
 
 def draw_scene(
@@ -164,7 +162,7 @@ def _paint_building(canvas: Canvas, horizon: int) -> None:
 def _expose(canvas: Canvas) -> NDArray[np.uint8]:
     """Light, colour cast and sensor noise of the scene, then levels as uint8 [H, W, 3]."""
     rng = canvas.rng
-    gain = rng.uniform(0.65, 1.12) * rng.uniform(0.94, 1.06, 3).astype(np.float32)
+    gain = rng.uniform(0.75, 1.1) * rng.uniform(0.95, 1.05, 3).astype(np.float32)
     slope = rng.uniform(-0.14, 0.14)
     across = 1 + np.linspace(-slope, slope, canvas.width, dtype=np.float32)[:, None]
     noise = rng.integers(-9, 10, canvas.pixels.shape, dtype=np.int8)

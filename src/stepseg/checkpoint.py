@@ -1,0 +1,111 @@
+"""Checkpoints: what is in them, and how a model comes back out of one, safely and by name.
+
+A checkpoint is what the trainer writes plus one entry, ``stepseg``, of plain values: the model's
+configuration and the classes that it was trained on. Nothing in it names code.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stepseg.build import ModelConfig, build_segmenter
+from stepseg.data.specs import DatasetSpec
+from stepseg.model import StepSegmenter
+
+FORMAT = 1
+KEY = "stepseg"
+PREFIX = "model."
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checkpoint, read and checked."""
+
+    path: Path
+    config: ModelConfig
+    data: dict[str, Any]
+    """``name`` of the data set, its ``classes`` and their ``palette``."""
+    state: dict[str, Tensor]
+    step: int
+
+    def build(self, config: ModelConfig | None = None) -> StepSegmenter:
+        """Build the model with its weights; `config` may differ in the reduction only."""
+        model = build_segmenter(config or self.config, load_weights=False)
+        _load(model, self.state, self.path)
+        return model
+
+
+def describe(config: ModelConfig, spec: DatasetSpec) -> dict[str, Any]:
+    """The entry that makes a checkpoint self-contained."""
+    data = {
+        "name": spec.name,
+        "classes": list(spec.classes),
+        "palette": [list(colour) for colour in spec.palette],
+    }
+    return {"format": FORMAT, "model": config.to_dict(), "data": data}
+
+
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """Read a checkpoint without running anything that it contains.
+
+    Raises:
+        ValueError: no such file, not a checkpoint of this project, or damaged; says which.
+
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"checkpoint {str(path)!r} does not exist")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(
+            f"checkpoint {str(path)!r} cannot be read safely ({type(error).__name__}): it is "
+            f"damaged, or holds more than tensors and plain values"
+        ) from error
+    if not isinstance(content, dict) or KEY not in content or "state_dict" not in content:
+        raise ValueError(
+            f"{str(path)!r} is not a stepseg checkpoint; ViT weights of timm go to "
+            f"backbone.checkpoint, a policy to policy.checkpoint"
+        )
+    entry = content[KEY]
+    if entry.get("format") != FORMAT:
+        raise ValueError(
+            f"checkpoint {str(path)!r} has format {entry.get('format')}, this version reads {FORMAT}"
+        )
+    state = {
+        key.removeprefix(PREFIX): value
+        for key, value in content["state_dict"].items()
+        if key.startswith(PREFIX)
+    }
+    step = int(content.get("global_step", 0))
+    config = ModelConfig.from_dict(entry["model"])
+    return Checkpoint(path, config, dict(entry["data"]), state, step)
+
+
+def check_data(checkpoint: Checkpoint, num_classes: int, name: str) -> None:
+    """Refuse to evaluate on data with other classes than the checkpoint was trained on."""
+    if checkpoint.config.num_classes != num_classes:
+        raise ValueError(
+            f"checkpoint {str(checkpoint.path)!r} predicts {checkpoint.config.num_classes} classes "
+            f"({checkpoint.data.get('name')}), data {name!r} has {num_classes}"
+        )
+
+
+def _load(model: StepSegmenter, state: dict[str, Tensor], path: Path) -> None:
+    own = model.state_dict()
+    problems = [f"missing {key}" for key in own if key not in state]
+    problems += [f"unknown {key}" for key in state if key not in own]
+    problems += [
+        f"{key}: {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
+        for key in own
+        if key in state and state[key].shape != own[key].shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise ValueError(
+            f"checkpoint {str(path)!r} does not fit this model: {'; '.join(problems[:5])}{more}"
+        )
+    model.load_state_dict(state)

@@ -1,0 +1,100 @@
+"""Dense, dCTS and STEP on the same weights: accuracy, cost and speed side by side."""
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from stepseg.dcts.fold import fold_batch_norm
+from stepseg.dcts.policy import OraclePolicy, PolicyNetwork
+from stepseg.model import Reduction, StepSegmenter
+from stepseg.profile.speed import speedup, time_interleaved
+
+
+def systems(full: Reduction) -> dict[str, Reduction]:
+    """The systems that a reduction contains, from the dense baseline to itself."""
+    found = {"dense": Reduction()}
+    if full.merge and full.exit:
+        found["dCTS"] = Reduction(merge=full.merge)
+    if full.merge or full.exit:
+        blocks = ",".join(str(block) for block in full.exit_blocks)
+        kind = "STEP" if full.merge else "DToP"
+        found[f"{kind}@[{blocks}]" if full.exit else "dCTS"] = full
+    return found
+
+
+def ready_for_inference(model: StepSegmenter) -> StepSegmenter:
+    """A copy in evaluation mode whose policy has its BatchNorms folded into the convolutions."""
+    model = copy.deepcopy(model).eval()
+    if isinstance(model.policy, PolicyNetwork):
+        parameter = next(model.policy.parameters())
+        side = 2 * model.policy.stride
+        example = torch.zeros(1, 3, side, side, device=parameter.device, dtype=parameter.dtype)
+        fold_batch_norm(model.policy.features, example)
+    return model
+
+
+def time_systems(
+    model: StepSegmenter,
+    reductions: Mapping[str, Reduction],
+    images_B3HW: Tensor,
+    iterations: int = 12,
+) -> dict[str, dict[str, float]]:
+    """Seconds per image of each system, one image at a time, in turns over the same images.
+
+    The clock includes everything from the image on the device to its map of class ids.
+    """
+    if isinstance(model.policy, OraclePolicy):
+        return {}
+    calls: dict[str, Callable[[], object]] = {}
+    for name, reduction in reductions.items():
+        calls[name] = _cycle(model, reduction, images_B3HW)
+    timings = time_interleaved(
+        calls, warmup=3, iterations=iterations, device=images_B3HW.device, memory=False
+    )
+    return {
+        name: {
+            "images_per_s": timing.images_per_s(1),
+            "latency_ms_p50": timing.p50_ms,
+            "latency_ms_p95": timing.p95_ms,
+            "speedup": speedup(timings["dense"], timing),
+        }
+        for name, timing in timings.items()
+    }
+
+
+def print_comparison(rows: Mapping[str, Mapping[str, Any]], title: str) -> None:
+    """Print the table; plain lines where no terminal is."""
+    table = Table(title=title)
+    for column in ("system", "mIoU", "tokens in", "tokens out", "GMACs", "images/s", "speed-up"):
+        table.add_column(column, justify="left" if column == "system" else "right")
+    for name, row in rows.items():
+        rate = f"{row['images_per_s']:.1f}" if "images_per_s" in row else "-"
+        gain = f"{row['speedup']:.2f}x" if "speedup" in row else "-"
+        table.add_row(
+            name,
+            f"{row['mIoU']:.2f}",
+            f"{row['tokens_per_stage'][0]:.0f}",
+            f"{row['tokens_per_stage'][-1]:.0f}",
+            f"{row['gmacs_mean']:.3f}",
+            rate,
+            gain,
+        )
+    Console().print(table)
+
+
+def _cycle(model: StepSegmenter, reduction: Reduction, images_B3HW: Tensor) -> Callable[[], object]:
+    """A call that segments the next image each time."""
+    position = 0
+
+    def call() -> Tensor:
+        nonlocal position
+        image = images_B3HW[position % len(images_B3HW)][None]
+        position += 1
+        return model(image, reduction=reduction).prediction()
+
+    return call

@@ -1,0 +1,92 @@
+"""From Hydra's configuration to the typed objects of the library; a DictConfig ends here."""
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from stepseg.build import ModelConfig, ReductionConfig
+from stepseg.lit.datamodule import SegmentationDataModule
+
+EXPECTED_ERRORS = (ValueError, FileNotFoundError, NotADirectoryError)
+"""What bad input raises: shown as one message, without a traceback."""
+
+
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """The whole configuration, resolved, as plain values."""
+    values = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
+
+
+def output_dir() -> Path:
+    """Hydra's output directory of this job."""
+    return Path(HydraConfig.get().runtime.output_dir)
+
+
+def overrides() -> list[str]:
+    """What the user typed."""
+    return list(HydraConfig.get().overrides.task)
+
+
+def model_config(values: Mapping[str, Any], num_classes: int) -> ModelConfig:
+    """The model's part of the configuration."""
+    backbone = {k: v for k, v in values["backbone"].items() if k != "exit_blocks"}
+    return ModelConfig.from_dict(
+        {
+            "num_classes": num_classes,
+            "backbone": backbone,
+            "policy": values["policy"],
+            "heads": values["heads"],
+            "reduction": reduction_values(values["reduction"]),
+        }
+    )
+
+
+def reduction_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The reduction without its name, which only picks the file."""
+    return {key: value for key, value in values.items() if key != "name"}
+
+
+def reduction_config(values: Mapping[str, Any]) -> ReductionConfig:
+    """The reduction's part of the configuration."""
+    return ReductionConfig.from_dict(reduction_values(values))
+
+
+def make_datamodule(cfg: DictConfig) -> SegmentationDataModule:
+    """Make the data module of `data=...`; `exit_threshold` there is a default for the reduction."""
+    values = {key: value for key, value in cfg.data.items() if key != "exit_threshold"}
+    return instantiate(values, _convert_="all")
+
+
+def make_all(group: Mapping[str, Any] | None) -> list[Any]:
+    """Instantiate the values of a group of named `_target_`s; null turns one off."""
+    return [instantiate(value, _convert_="all") for value in (group or {}).values() if value]
+
+
+def make_trainer(cfg: DictConfig, **extra: Any) -> L.Trainer:
+    """Make the trainer of `trainer=...`."""
+    return instantiate(cfg.trainer, _convert_="all", **extra)
+
+
+def run_command(name: str, task: Callable[[], Any]) -> Any:
+    """Run a command: bad input ends in one message, everything else in a traceback.
+
+    In a sweep the exception passes, so that the launcher sees it.
+    """
+    try:
+        return task()
+    except EXPECTED_ERRORS as error:
+        if HydraConfig.get().mode == RunMode.MULTIRUN or "--debug" in sys.argv:
+            raise
+        print(f"{name}: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted", file=sys.stderr)
+        sys.exit(130)

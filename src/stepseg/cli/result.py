@@ -1,0 +1,143 @@
+"""`result.json`: what a command did, written once, whole, and also when the command fails."""
+
+import math
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from lightning.pytorch.utilities import rank_zero_only
+
+from stepseg import __version__
+from stepseg.data.writing import write_json
+
+PACKAGES = (
+    "torch", "torchvision", "lightning", "hydra-core", "omegaconf", "timm", "torchmetrics",
+)  # fmt: skip
+
+
+class Result:
+    """Collects figures while a command runs; leaving the block writes the file.
+
+    Leaving it by an exception writes ``failed`` (or ``interrupted``) with the message and lets the
+    exception pass. Only the first process of a distributed run writes.
+
+    Args:
+        folder: the output directory.
+        command: name of the command.
+        overrides: what the user typed.
+        config: resolved, plain.
+
+    """
+
+    def __init__(
+        self, folder: str | Path, *, command: str, overrides: list[str], config: Mapping[str, Any]
+    ) -> None:
+        self.path = Path(folder) / "result.json"
+        self.values: dict[str, Any] = {
+            "status": "running",
+            "command": command,
+            "overrides": list(overrides),
+            "config": dict(config),
+            "versions": _versions(),
+            "git_sha": _git_sha(),
+            "seed": config.get("seed"),
+        }
+        self._start = time.perf_counter()
+        self._previous_sigterm: Any = None
+
+    def update(self, values: Mapping[str, Any]) -> None:
+        """Add figures."""
+        self.values.update(values)
+
+    def __enter__(self) -> Self:
+        # a batch system's SIGTERM ends the command like Ctrl-C, so that the file is written
+        try:
+            self._previous_sigterm = signal.signal(signal.SIGTERM, _interrupt)
+        except ValueError:  # not in the main thread
+            self._previous_sigterm = None
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._previous_sigterm is not None:
+            signal.signal(signal.SIGTERM, self._previous_sigterm)
+        if kind is None:
+            self.values["status"] = "completed"
+        elif issubclass(kind, KeyboardInterrupt):
+            self.values["status"] = "interrupted"
+        else:
+            self.values["status"] = "failed"
+            self.values["error"] = f"{kind.__name__}: {error}"
+        self.values["seconds"] = round(time.perf_counter() - self._start, 3)
+        if rank_zero_only.rank == 0 and int(os.environ.get("LOCAL_RANK", 0)) == 0:
+            write_json(self.path, _finite(self.values))
+
+
+def read_result(path: str | Path) -> dict[str, Any]:
+    """Read a `result.json`.
+
+    Raises:
+        ValueError: no such file, or not one of ours; names it.
+
+    """
+    import json
+
+    path = Path(path)
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} is not readable as a result: {error}") from error
+    if not isinstance(values, dict) or "status" not in values:
+        raise ValueError(f"{path} is no result of stepseg: it has no 'status'")
+    return values
+
+
+def _interrupt(signum: int, frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def _versions() -> dict[str, str]:
+    versions = {"stepseg": __version__}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _git_sha() -> str | None:
+    """The checkout's commit, with ``-dirty`` for uncommitted changes; None outside a checkout."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        sha = subprocess.run(
+            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+        changes = subprocess.run(
+            [*git, "status", "--porcelain", "--untracked-files=no"],
+            capture_output=True, text=True, check=True, timeout=10,
+        ).stdout.strip()  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return f"{sha}-dirty" if changes else sha
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN: None instead."""
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

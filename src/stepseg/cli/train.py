@@ -1,0 +1,196 @@
+"""`stepseg-train`: train a segmenter with its policy, evaluate the best checkpoint, compare systems.
+
+Without arguments: the main job on generated scenes, a few minutes on two CPU cores.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import hydra
+import lightning as L
+import torch
+from omegaconf import DictConfig
+
+from stepseg.build import ModelConfig, build_policy
+from stepseg.checkpoint import check_data, read_checkpoint
+from stepseg.cli.comparison import print_comparison, ready_for_inference, systems, time_systems
+from stepseg.cli.config import (
+    make_all,
+    make_datamodule,
+    make_trainer,
+    model_config,
+    output_dir,
+    overrides,
+    plain,
+    run_command,
+)
+from stepseg.cli.paths import config_dir, register_experiments
+from stepseg.cli.result import Result
+from stepseg.dcts.policy import PolicyNetwork
+from stepseg.dcts.targets import HomogeneityRule
+from stepseg.lit.callbacks.progress import progress
+from stepseg.lit.datamodule import SegmentationDataModule
+from stepseg.lit.optim import OptimConfig
+from stepseg.lit.policy import PolicyModule
+from stepseg.lit.schedule import ReductionSchedule
+from stepseg.lit.segmentation import SegmentationModule
+from stepseg.losses import LossWeights
+
+register_experiments()
+
+
+@hydra.main(config_path=config_dir(), config_name="train", version_base="1.3")
+def main(cfg: DictConfig) -> float | None:
+    """Train; returns the best value of the monitored figure, for sweepers."""
+    return run_command("stepseg-train", lambda: train(cfg))
+
+
+def train(cfg: DictConfig) -> float | None:
+    """Carry out one training job and write its `result.json`."""
+    values = plain(cfg)
+    with Result(
+        output_dir(), command="stepseg-train", overrides=overrides(), config=values
+    ) as result:
+        L.seed_everything(cfg.seed, workers=True, verbose=False)
+        datamodule = make_datamodule(cfg)
+        if cfg.task not in ("segmentation", "policy"):
+            raise ValueError(f"task must be 'segmentation' or 'policy', got {cfg.task!r}")
+        config = model_config(values, datamodule.num_classes)
+        _check_crop(config, datamodule)
+        module = _make_module(cfg.task, config, datamodule, values)
+        trainer = make_trainer(
+            cfg,
+            callbacks=[*make_all(cfg.callbacks), progress(cfg.trainer.log_every_n_steps)],
+            logger=make_all(cfg.logger),
+            default_root_dir=str(output_dir()),
+        )
+        result.update({"device": str(trainer.strategy.root_device), "dtype": trainer.precision})
+        code = 1
+        try:
+            trainer.fit(module, datamodule, ckpt_path=_resume(cfg.ckpt_path))
+            figures = _finish(trainer, module, datamodule, cfg)
+            result.update(figures)
+            code = 0
+        finally:
+            _close_loggers(code)
+    return figures.get("mIoU", figures.get("mAP"))
+
+
+def _make_module(
+    task: str, config: ModelConfig, datamodule: SegmentationDataModule, values: dict[str, Any]
+) -> SegmentationModule | PolicyModule:
+    optim = OptimConfig(**_tuples(values["optim"]))
+    rule = HomogeneityRule(ignore_index=datamodule.spec.ignore_index, **values["homogeneity"])
+    if task == "policy":
+        policy = build_policy(config.policy) if config.policy else None
+        if not isinstance(policy, PolicyNetwork):
+            raise ValueError("task=policy trains a network: choose policy=efficientnet_lite0")
+        return PolicyModule(policy=policy, optim=optim, rule=rule)
+    return SegmentationModule(
+        config=config,
+        spec=datamodule.spec,
+        protocol=datamodule.protocol,
+        optim=optim,
+        loss=LossWeights(**values["loss"]),
+        schedule=ReductionSchedule(**values["schedule"]),
+        rule=rule,
+        compile=values["compile"],
+    )
+
+
+def _finish(
+    trainer: L.Trainer,
+    module: SegmentationModule | PolicyModule,
+    datamodule: SegmentationDataModule,
+    cfg: DictConfig,
+) -> dict[str, Any]:
+    """Evaluate the best checkpoint; returns the figures for `result.json`."""
+    best = _best_checkpoint(trainer)
+    figures: dict[str, Any] = {"steps": trainer.global_step, "checkpoint": best}
+    if isinstance(module, PolicyModule):
+        return {**figures, **module.results}
+    if best:
+        module.model.load_state_dict(read_checkpoint(best).build().state_dict())
+    if not cfg.compare:
+        return {**figures, **module.results}
+    rows = compare(trainer, module, datamodule)
+    last = list(rows.values())[-1]
+    return {**figures, **last, "rows": [{"name": name, **row} for name, row in rows.items()]}
+
+
+def compare(
+    trainer: L.Trainer, module: SegmentationModule, datamodule: SegmentationDataModule
+) -> dict[str, dict[str, Any]]:
+    """Evaluate dense, dCTS and the full reduction on the same weights, and time them in turns."""
+    reductions = systems(module.model.reduction)
+    rows: dict[str, dict[str, Any]] = {}
+    for name, reduction in reductions.items():
+        module.evaluate_with(reduction)
+        trainer.test(module, datamodule, verbose=False)
+        rows[name] = dict(module.results)
+    if trainer.is_global_zero:
+        device = trainer.strategy.root_device
+        model = ready_for_inference(module.model).to(device)
+        images = _timing_images(datamodule).to(device)
+        for name, timing in time_systems(model, reductions, images).items():
+            rows[name] |= timing
+        size = f"{images.shape[3]} x {images.shape[2]}"
+        print_comparison(rows, f"{datamodule.name}, {size}, {device}, batch 1, same weights")
+    return rows
+
+
+def _timing_images(datamodule: SegmentationDataModule, count: int = 12) -> torch.Tensor:
+    """Different validation images of one size, float in [0, 1]."""
+    dataset = datamodule.dataset("test")
+    images = [dataset[i]["image"] for i in range(min(count, len(dataset)))]
+    return torch.stack([i for i in images if i.shape == images[0].shape]).float() / 255
+
+
+def _check_crop(config: ModelConfig, datamodule: SegmentationDataModule) -> None:
+    """Refuse windows that no training crop can hold: their scores would never be trained."""
+    merge = config.reduction.merge
+    if merge is None:
+        return
+    patch = 16
+    side = min(datamodule.crop_size) // patch
+    if max(merge.windows) > side:
+        raise ValueError(
+            f"reduction.merge.windows={list(merge.windows)}: a window of {max(merge.windows)} "
+            f"patches needs {max(merge.windows) * patch} px, data.crop_size is "
+            f"{list(datamodule.crop_size)}; enlarge the crop or drop that window (and its threshold)"
+        )
+
+
+def _best_checkpoint(trainer: L.Trainer) -> str | None:
+    for callback in trainer.checkpoint_callbacks:
+        path = getattr(callback, "best_model_path", "")
+        if path and getattr(callback, "monitor", None):
+            return str(path)
+    return None
+
+
+def _resume(path: str | None) -> str | None:
+    if path is None:
+        return None
+    if not Path(path).is_file():
+        raise ValueError(f"ckpt_path={path!r} is not a file")
+    return path
+
+
+def _close_loggers(exit_code: int) -> None:
+    """Finish a W&B run with the right exit code; Lightning leaves that to the caller."""
+    import sys
+
+    wandb = sys.modules.get("wandb")
+    if wandb is not None and wandb.run is not None:
+        wandb.finish(exit_code=exit_code)
+
+
+def _tuples(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("HYDRA_FULL_ERROR", "0")
+    main()

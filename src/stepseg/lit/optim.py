@@ -1,0 +1,103 @@
+"""Optimiser and schedule: AdamW with parameter groups, warm-up, then cosine or polynomial decay."""
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass
+
+from torch import nn
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from stepseg.model import StepSegmenter
+
+
+@dataclass(frozen=True, slots=True)
+class OptimConfig:
+    """Numbers of the optimiser and its schedule; one step is one optimiser step."""
+
+    lr: float = 6e-5
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.999)
+    head_lr_scale: float = 1.0
+    """Learning rate of the ATM heads relative to `lr`."""
+    layer_decay: float = 1.0
+    """Learning rate of a block relative to the next: below 1 the early blocks learn slower."""
+    policy_lr: float = 5e-5
+    policy_weight_decay: float = 1e-3
+    schedule: str = "cosine"
+    """``cosine`` or ``poly``."""
+    power: float = 0.9
+    """Of ``poly``."""
+    warmup_steps: int = 0
+    warmup_factor: float = 1e-6
+    """Share of the learning rate at the first step of the linear warm-up."""
+    min_lr_factor: float = 0.0
+    """Share of the learning rate at the last step."""
+    grad_clip: float | None = None
+    """Norm to which gradients are clipped; the trainer does it."""
+
+    def __post_init__(self) -> None:
+        if self.schedule not in ("cosine", "poly"):
+            raise ValueError(f"optim.schedule must be 'cosine' or 'poly', got {self.schedule!r}")
+        for name in ("lr", "policy_lr", "layer_decay", "head_lr_scale"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"optim.{name} must be positive, got {getattr(self, name)}")
+        for name in ("weight_decay", "policy_weight_decay", "warmup_steps", "min_lr_factor"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"optim.{name} cannot be negative, got {getattr(self, name)}")
+
+
+def build_optimizer(
+    model: StepSegmenter, config: OptimConfig, max_steps: int
+) -> tuple[Optimizer, LambdaLR]:
+    """Make the optimiser and the schedule that is stepped with it."""
+    if config.warmup_steps >= max_steps:
+        raise ValueError(
+            f"optim.warmup_steps={config.warmup_steps} leaves nothing of trainer.max_steps={max_steps}"
+        )
+    optimizer = AdamW(parameter_groups(model, config), lr=config.lr, betas=config.betas)
+    schedule = LambdaLR(optimizer, lambda step: lr_factor(step, config, max_steps))
+    return optimizer, schedule
+
+
+def parameter_groups(model: StepSegmenter, config: OptimConfig) -> list[dict]:
+    """Group the trainable parameters by part, block and decay; norms and biases do not decay."""
+    groups: dict[tuple[str, float, float], list[nn.Parameter]] = defaultdict(list)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            part, lr, decay = _settings(name, model.backbone.depth, config)
+            decays = parameter.ndim > 1 and not name.endswith(("pos_embed", "query_Cd"))
+            groups[part, lr, decay if decays else 0.0].append(parameter)
+    return [
+        {"name": f"{part}{'' if decay else ' (no decay)'}", "params": params, "lr": lr,
+         "weight_decay": decay}
+        for (part, lr, decay), params in groups.items()
+    ]  # fmt: skip
+
+
+def lr_factor(step: int, config: OptimConfig, max_steps: int) -> float:
+    """Share of the learning rate at a step, counted from 0."""
+    if step < config.warmup_steps:
+        share = step / config.warmup_steps
+        return config.warmup_factor + (1 - config.warmup_factor) * share
+    progress = (step - config.warmup_steps) / max(1, max_steps - config.warmup_steps)
+    progress = min(progress, 1.0)
+    if config.schedule == "cosine":
+        decay = 0.5 * (1 + math.cos(math.pi * progress))
+    else:
+        decay = (1 - progress) ** config.power
+    return config.min_lr_factor + (1 - config.min_lr_factor) * decay
+
+
+def _settings(name: str, depth: int, config: OptimConfig) -> tuple[str, float, float]:
+    """Part, learning rate and weight decay of a parameter by its name in the model."""
+    if name.startswith("policy."):
+        return "policy", config.policy_lr, config.policy_weight_decay
+    if not name.startswith("backbone."):
+        return "heads", config.lr * config.head_lr_scale, config.weight_decay
+    # embeddings are layer 0, block i is layer i + 1; the last block learns at full rate
+    in_block = name.startswith("backbone.blocks.")
+    layer = int(name.split(".")[2]) + 1 if in_block else 0
+    lr = config.lr * config.layer_decay ** (depth - layer)
+    part = "backbone" if config.layer_decay == 1 else f"backbone layer {layer}"
+    return part, lr, config.weight_decay

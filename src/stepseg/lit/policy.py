@@ -1,0 +1,97 @@
+"""The training of a policy network alone, as CTS does it before the segmenter.
+
+The result goes to ``policy.checkpoint`` of a segmenter's training, usually with
+``policy.training=frozen``.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+from torchmetrics.classification import BinaryAveragePrecision
+
+from stepseg.dcts.policy import PolicyNetwork
+from stepseg.dcts.targets import HomogeneityRule
+from stepseg.lit.optim import OptimConfig, lr_factor
+from stepseg.losses import policy_loss
+
+
+class PolicyModule(L.LightningModule):
+    """Trains a `PolicyNetwork` on the homogeneity of windows.
+
+    Args:
+        policy: the network, in mode ``joint``.
+        optim: `policy_lr`, `policy_weight_decay` and the schedule are read.
+        rule: what makes a window homogeneous.
+
+    """
+
+    def __init__(
+        self,
+        *,
+        policy: PolicyNetwork,
+        optim: OptimConfig | None = None,
+        rule: HomogeneityRule | None = None,
+    ) -> None:
+        super().__init__()
+        if policy.training_mode != "joint":
+            raise ValueError("a frozen policy does not learn: set policy.training=joint")
+        self.policy = policy
+        self.optim, self.rule = optim or OptimConfig(), rule or HomogeneityRule()
+        # Average precision needs no threshold; bins keep its memory bounded.
+        self.precision = torch.nn.ModuleDict(
+            {str(window): BinaryAveragePrecision(thresholds=200) for window in policy.windows}
+        )
+        self.results: dict[str, Any] = {}
+
+    def training_step(self, batch: Mapping[str, Any], batch_index: int) -> Tensor:
+        logits, targets = self._predict(batch)
+        loss = policy_loss(logits, targets)
+        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch["image"]))
+        return loss
+
+    def validation_step(self, batch: Mapping[str, Any], batch_index: int) -> None:
+        logits, targets = self._predict(batch)
+        loss = policy_loss(logits, targets)
+        self.log("val/loss", loss, batch_size=len(batch["image"]), sync_dist=True)
+        for window in self.policy.windows:
+            if logits[window].numel():
+                self._metric(window).update(logits[window].flatten(), targets[window].flatten())
+
+    def on_validation_epoch_end(self) -> None:
+        figures = {}
+        for window in self.policy.windows:
+            figures[f"AP_{window}x{window}"] = float(self._metric(window).compute())
+            self._metric(window).reset()
+        mean = sum(figures.values()) / len(figures)
+        self.results = {**figures, "mAP": mean}
+        self.log_dict(
+            {f"val/{name}": value for name, value in self.results.items()}, sync_dist=True
+        )
+
+    def configure_optimizers(self) -> Any:
+        optimizer = AdamW(
+            self.policy.parameters(),
+            lr=self.optim.policy_lr,
+            weight_decay=self.optim.policy_weight_decay,
+        )
+        steps = self.trainer.max_steps
+        schedule = LambdaLR(optimizer, lambda step: lr_factor(step, self.optim, steps))
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step", "name": "lr"},
+        }
+
+    def _predict(self, batch: Mapping[str, Any]) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+        logits = self.policy(batch["image"].float() / 255)
+        labels = batch["label"].long()
+        return logits, self.rule.windows(labels, self.policy.patch_size, self.policy.windows)
+
+    def _metric(self, window: int) -> BinaryAveragePrecision:
+        metric = self.precision[str(window)]
+        assert isinstance(metric, BinaryAveragePrecision)
+        return metric

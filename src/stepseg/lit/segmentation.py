@@ -1,0 +1,166 @@
+"""The training of a segmenter, and of its policy beside it, as a Lightning module.
+
+Thin on purpose: the model is `stepseg.model`, terms of the loss are `stepseg.losses`, figures are
+`stepseg.evaluation`. Here are the steps, the logging and what a checkpoint says about itself.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from stepseg.build import ModelConfig, build_segmenter
+from stepseg.checkpoint import KEY, describe
+from stepseg.data.specs import DatasetSpec
+from stepseg.dcts.policy import PolicyNetwork
+from stepseg.dcts.targets import HomogeneityRule, pad_to_multiple
+from stepseg.evaluation import Evaluator
+from stepseg.inference import Protocol
+from stepseg.lit.optim import OptimConfig, build_optimizer
+from stepseg.lit.schedule import ReductionSchedule
+from stepseg.losses import LossWeights, head_loss, policy_loss
+from stepseg.metrics.tokens import TokenMetric
+from stepseg.model import Reduction, Segmentation, StepSegmenter
+
+
+class SegmentationModule(L.LightningModule):
+    """Trains and evaluates a `StepSegmenter`.
+
+    Args:
+        config: of the model; its reduction is the one that is trained and validated.
+        spec: of the data set.
+        protocol: of validation and test.
+        optim: optimiser and schedule.
+        loss: weights of the loss terms.
+        schedule: when reduction starts.
+        rule: what makes a window homogeneous, for the policy's loss.
+        compile: compile the shape-free inner modules with `torch.compile`.
+        model: a finished model of that configuration; None: build it.
+
+    """
+
+    def __init__(
+        self,
+        *,
+        config: ModelConfig,
+        spec: DatasetSpec,
+        protocol: Protocol,
+        optim: OptimConfig | None = None,
+        loss: LossWeights | None = None,
+        schedule: ReductionSchedule | None = None,
+        rule: HomogeneityRule | None = None,
+        compile: bool = False,
+        model: StepSegmenter | None = None,
+    ) -> None:
+        super().__init__()
+        self.config, self.spec, self.protocol = config, spec, protocol
+        self.optim, self.loss = optim or OptimConfig(), loss or LossWeights()
+        self.schedule, self.rule = schedule or ReductionSchedule(), rule or HomogeneityRule()
+        self.model = model or build_segmenter(config)
+        self.results: dict[str, Any] = {}
+        """Figures of the last evaluation, plain values."""
+        self.evaluator: Evaluator
+        self.evaluate_with(self.model.reduction)
+        stages = (*self.model.exit_head_blocks, self.model.backbone.depth)
+        windows = self.model.policy.windows if self.model.policy else ()
+        self.train_tokens = TokenMetric(stages, windows)
+        if compile:
+            compile_inner_modules(self.model)
+
+    def evaluate_with(self, reduction: Reduction) -> None:
+        """Set the reduction of the evaluations that follow."""
+        self.evaluator = Evaluator(self.model, reduction, self.spec, self.protocol)
+
+    def training_step(self, batch: Mapping[str, Any], batch_index: int) -> Tensor:
+        images, labels = batch["image"].float() / 255, batch["label"].long()
+        reduction = self.schedule.at(self.global_step, self.model.reduction)
+        output = self.model(images, labels, reduction)
+        terms = self._losses(output, labels)
+        total = torch.stack(list(terms.values())).sum()
+        self.train_tokens.update(self.model, [output], len(images))
+        logged = {f"train/{name}": value.detach() for name, value in terms.items()}
+        self.log_dict(logged, batch_size=len(images))
+        self.log("train/loss", total.detach(), prog_bar=True, batch_size=len(images))
+        return total
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_index: int) -> None:
+        """Log the token statistics of the last steps as often as the loggers are written."""
+        if self.global_step and self.global_step % self.trainer.log_every_n_steps == 0:
+            self._log_tokens("train", self.train_tokens.compute())
+            self.train_tokens.reset()
+
+    def on_validation_epoch_start(self) -> None:
+        self.evaluator.reset()
+
+    def validation_step(self, batch: Mapping[str, Any], batch_index: int) -> None:
+        _, outputs = self.evaluator.update(batch["image"], batch["label"])
+        labels = batch["label"].long()
+        if len(outputs) == 1 and outputs[0].image_size == tuple(labels.shape[1:]):
+            terms = self._losses(outputs[0], labels)
+            logged = {f"val/{name}": value for name, value in terms.items()}
+            self.log_dict(logged, batch_size=len(labels), sync_dist=True)
+
+    def on_validation_epoch_end(self) -> None:
+        self._finish_evaluation("val")
+
+    def on_test_epoch_start(self) -> None:
+        self.evaluator.reset()
+
+    def test_step(self, batch: Mapping[str, Any], batch_index: int) -> None:
+        self.evaluator.update(batch["image"], batch["label"])
+
+    def on_test_epoch_end(self) -> None:
+        self._finish_evaluation("test")
+
+    def configure_optimizers(self) -> Any:
+        optimizer, schedule = build_optimizer(self.model, self.optim, self.trainer.max_steps)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step", "name": "lr"},
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint[KEY] = describe(self.config, self.spec)
+
+    def _losses(self, output: Segmentation, labels_BHW: Tensor) -> dict[str, Tensor]:
+        """Every head on the whole map of its time, and the policy on its windows."""
+        ignore = self.spec.ignore_index
+        labels = pad_to_multiple(labels_BHW, self.model.patch_size, ignore)
+        terms: dict[str, Tensor] = {}
+        for head in output.heads:
+            name = "decoder" if head is output.heads[-1] else f"exit_head_{head.block}"
+            head_terms = head_loss(
+                output.mask_logits(head), head.class_logits_BC2, labels, self.loss, ignore
+            )
+            terms |= {f"{name}/{term}": value for term, value in head_terms.items()}
+        policy = self.model.policy
+        learns = policy is not None and policy.training
+        # A frozen policy takes no gradient: in training its cost would only be noise in the loss.
+        if isinstance(policy, PolicyNetwork) and output.policy_logits and learns == self.training:
+            targets = self.rule.windows(labels_BHW, policy.patch_size, policy.windows)
+            terms["policy"] = policy_loss(output.policy_logits, targets, self.loss.policy)
+        return terms
+
+    def _finish_evaluation(self, split: str) -> None:
+        self.results = self.evaluator.compute()
+        names = ("mIoU", "mAcc", "aAcc", "fwIoU", "boundary_IoU")
+        # All ranks hold the same figures; all log them, because callbacks on all ranks read them.
+        figures = {f"{split}/{name}": self.results[name] for name in names}
+        self.log_dict(figures, sync_dist=True)
+        self._log_tokens(split, self.results)
+
+    def _log_tokens(self, split: str, figures: Mapping[str, Any]) -> None:
+        values = {f"{split}/gmacs": figures["gmacs_mean"]}
+        for index, tokens in enumerate(figures["tokens_per_stage"], start=1):
+            values[f"{split}/tokens_stage_{index}"] = tokens
+        for side, number in figures["superpatches"].items():
+            values[f"{split}/superpatches_{side}x{side}"] = number
+        self.log_dict(values, sync_dist=True)
+
+
+def compile_inner_modules(model: StepSegmenter) -> None:
+    """Compile what does not depend on the ragged layout: the MLPs of blocks, one graph for all T."""
+    for block in model.backbone.blocks:
+        block.mlp.compile(dynamic=True)
