@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stepseg.dcts.edges import edge_density
 from stepseg.dcts.merge import MergeRule, build_layout, merge_windows
 from stepseg.dcts.policy import OraclePolicy, PolicyNetwork
 from stepseg.dcts.targets import pad_to_multiple
@@ -237,7 +238,10 @@ class StepSegmenter(nn.Module):
             return TokenLayout.full(batch, grid, images_B3HW.device), logits
         with torch.no_grad():
             scores = {window: logit.sigmoid() for window, logit in logits.items()}
-            window_BYX = merge_windows(scores, reduction.merge, batch, grid)
+            edges = None
+            if reduction.merge.edge_weight:
+                edges = edge_density(images_B3HW, self.patch_size, reduction.merge.windows)
+            window_BYX = merge_windows(scores, reduction.merge, batch, grid, edges)
             return build_layout(window_BYX, reduction.merge.windows), logits
 
     def _policy_logits(

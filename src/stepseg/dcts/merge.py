@@ -30,8 +30,13 @@ class MergeRule:
     """Window sides in patches, ascending, each dividing the next."""
     thresholds: tuple[float, ...] | None = (0.6, 0.8, 0.9, 0.9)
     """Per window size: merge when the score is strictly greater. 1 turns a size off."""
-    top_k: int | None = None
-    """Merge exactly this many windows per image, the highest scores first (CTS); one size only."""
+    top_k: int | tuple[int, ...] | None = None
+    """Instead, per image: merge exactly this many windows, the highest scores first. One number per
+    window size; CTS has one size and hence one number."""
+    edge_weight: float = 0.0
+    """Content-aware thresholds: how far a threshold moves with the edge density of the window
+    (`stepseg.dcts.edges`), up where edges are denser than in the image's mean. Negative reverses
+    that."""
     resize: Literal["bilinear", "area"] = "bilinear"
     """How superpatches shrink to a patch: `bilinear` as published, `area` without aliasing."""
 
@@ -43,12 +48,13 @@ class MergeRule:
                 f"top_k={self.top_k}"
             )
         if self.top_k is not None:
-            if self.top_k < 0:
-                raise ValueError(f"top_k counts windows and cannot be {self.top_k}")
-            if len(self.windows) != 1:
+            if len(self.counts) != len(self.windows):
                 raise ValueError(
-                    f"top_k ranks windows of one size, got windows={self.windows}; use (2,) as CTS"
+                    f"top_k ranks the windows of each size: {len(self.counts)} number(s) "
+                    f"{self.top_k} for windows={self.windows}; CTS is top_k=103 with windows=(2,)"
                 )
+            if min(self.counts) < 0:
+                raise ValueError(f"top_k counts windows and cannot be {self.top_k}")
         for threshold in self.thresholds or ():
             if not 0 <= threshold <= 1:
                 raise ValueError(
@@ -60,18 +66,47 @@ class MergeRule:
                 f"{len(self.thresholds)} merge thresholds for {len(self.windows)} window sizes: "
                 f"{self.thresholds} for {self.windows}"
             )
+        if not -2 <= self.edge_weight <= 2 or (self.edge_weight and self.thresholds is None):
+            raise ValueError(
+                f"edge_weight moves thresholds by up to half its value, hence lies in [-2, 2] and "
+                f"needs thresholds; got {self.edge_weight} with thresholds={self.thresholds}"
+            )
         if self.resize not in ("bilinear", "area"):
             raise ValueError(f"resize must be 'bilinear' or 'area', got {self.resize!r}")
 
-    def decide(self, scores_BYX: Tensor, free_BYX: Tensor, window: int) -> Tensor:
-        """Choose among the free windows of one size by their scores; all boolean ``[B, y, x]``."""
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """`top_k` per window size; empty where thresholds decide."""
+        if self.top_k is None:
+            return ()
+        return (self.top_k,) if isinstance(self.top_k, int) else self.top_k
+
+    def decide(
+        self, scores_BYX: Tensor, free_BYX: Tensor, window: int, edges_BYX: Tensor | None = None
+    ) -> Tensor:
+        """Choose among the free windows of one size by their scores.
+
+        Args:
+            scores_BYX: of all windows of this size.
+            free_BYX: boolean; windows that no larger superpatch covers.
+            window: the size, as a side in cells.
+            edges_BYX: edge density in [0, 1], 0.5 at the image's mean; for `edge_weight`.
+
+        Returns:
+            Boolean, like `free_BYX`: the windows that become superpatches.
+
+        """
+        index = self.windows.index(window)
         if self.thresholds is not None:
-            return (scores_BYX > self.thresholds[self.windows.index(window)]) & free_BYX
+            threshold: float | Tensor = self.thresholds[index]
+            if edges_BYX is not None and threshold < 1:  # 1 stays off
+                threshold = (threshold + self.edge_weight * (edges_BYX - 0.5)).clamp(0, 1)
+            return (scores_BYX > threshold) & free_BYX
         scores = scores_BYX.masked_fill(~free_BYX, float("-inf")).flatten(1)
         order = scores.argsort(dim=1, descending=True, stable=True)
         ranks = torch.empty_like(order)
         ranks.scatter_(1, order, torch.arange(order.shape[1], device=order.device).expand_as(order))
-        return (ranks < self.top_k).view_as(free_BYX) & free_BYX
+        return (ranks < self.counts[index]).view_as(free_BYX) & free_BYX
 
 
 def check_windows(windows: Sequence[int]) -> None:
@@ -86,7 +121,11 @@ def check_windows(windows: Sequence[int]) -> None:
 
 
 def merge_windows(
-    scores: Mapping[int, Tensor], rule: MergeRule, batch: int, grid: tuple[int, int]
+    scores: Mapping[int, Tensor],
+    rule: MergeRule,
+    batch: int,
+    grid: tuple[int, int],
+    edges: Mapping[int, Tensor] | None = None,
 ) -> Tensor:
     """Decide the superpatches of all images at once.
 
@@ -95,6 +134,7 @@ def merge_windows(
         rule: thresholds or rank.
         batch: number of images.
         grid: ``(Y, X)``; windows that do not fit wholly into it do not exist.
+        edges: per window side the edge densities, of the same shape; for `MergeRule.edge_weight`.
 
     Returns:
         int64 ``[B, Y, X]``: side of the window that covers each cell, 1 where nothing is merged.
@@ -114,7 +154,7 @@ def merge_windows(
             )
         # Windows nest, so that one cell tells whether a larger superpatch covers the window.
         free = window_BYX[:, : y * window : window, : x * window : window] == 1
-        merged = rule.decide(scores[window], free, window)
+        merged = rule.decide(scores[window], free, window, edges[window] if edges else None)
         cells = merged.repeat_interleave(window, 1).repeat_interleave(window, 2)
         cells = F.pad(cells, (0, columns - x * window, 0, rows - y * window))
         window_BYX = window_BYX.masked_fill(cells, window)
