@@ -10,7 +10,7 @@
 """
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
@@ -314,14 +314,16 @@ def _merge_rule(values: Mapping[str, Any]) -> MergeRule:
         raise ValueError(
             f"unknown key(s) {sorted(unknown)} in reduction.merge; known: {sorted(known)}"
         )
-    return MergeRule(
-        **{k: tuple(v) if isinstance(v, list | tuple) else v for k, v in values.items()}
-    )
+    tuples: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+    }
+    return MergeRule(**tuples)
 
 
-def _choose(key: str, value: str, choices) -> None:
+def _choose(key: str, value: str, choices: Iterable[str]) -> None:
+    choices = list(choices)
     if value not in choices:
-        near = difflib.get_close_matches(str(value), list(choices), 1)
+        near = difflib.get_close_matches(str(value), choices, 1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise ValueError(f"{key}={value!r}: {hint}choose one of {', '.join(choices)}")
 

@@ -24,6 +24,8 @@ class Evaluator(nn.Module):
 
     """
 
+    model: StepSegmenter
+
     def __init__(
         self, model: StepSegmenter, reduction: Reduction, spec: DatasetSpec, protocol: Protocol
     ) -> None:

@@ -1,13 +1,21 @@
-"""`stepseg-eval`: evaluate a checkpoint under one or many reductions, model and data loaded once."""
+"""`stepseg-eval`: evaluate a checkpoint under one or many reductions, model and data loaded once.
 
+    stepseg-eval ckpt_path=best.ckpt data=camvid
+    stepseg-eval ckpt_path=best.ckpt reduction=none
+    stepseg-eval ckpt_path=best.ckpt 'sweep.exit_thresholds=[0.8,0.9,0.95]'
+"""
+
+from collections.abc import Mapping
+from itertools import product
 from typing import Any
 
 import hydra
 import lightning as L
 from omegaconf import DictConfig
 
-from stepseg.checkpoint import check_data, read_checkpoint
-from stepseg.cli.comparison import print_comparison
+from stepseg.build import PATCH_SIZE, ReductionConfig
+from stepseg.checkpoint import Checkpoint, check_data, read_checkpoint
+from stepseg.cli.comparison import print_comparison, ready_for_inference
 from stepseg.cli.config import (
     make_all,
     make_datamodule,
@@ -15,9 +23,136 @@ from stepseg.cli.config import (
     output_dir,
     overrides,
     plain,
+    reduction_values,
     run_command,
 )
 from stepseg.cli.paths import config_dir, register_experiments
 from stepseg.cli.result import Result
+from stepseg.dcts.policy import OraclePolicy
+from stepseg.lit.callbacks.progress import progress
+from stepseg.lit.segmentation import SegmentationModule
+from stepseg.model import StepSegmenter
 
 register_experiments()
+
+
+@hydra.main(config_path=config_dir(), config_name="eval", version_base="1.3")
+def main(cfg: DictConfig) -> float | None:
+    """Evaluate; returns the mIoU of the last point, for sweepers."""
+    return run_command("stepseg-eval", lambda: evaluate(cfg))
+
+
+def evaluate(cfg: DictConfig) -> float | None:
+    """Evaluate every point of the sweep and write one `result.json`."""
+    values = plain(cfg)
+    with Result(
+        output_dir(), command="stepseg-eval", overrides=overrides(), config=values
+    ) as result:
+        if not cfg.ckpt_path:
+            raise ValueError("ckpt_path= is missing: give a checkpoint of stepseg-train")
+        L.seed_everything(cfg.seed, workers=True, verbose=False)
+        checkpoint = read_checkpoint(cfg.ckpt_path)
+        datamodule = make_datamodule(cfg)
+        check_data(checkpoint, datamodule.num_classes, datamodule.name)
+        model = _make_model(checkpoint, values["policy"]["name"])
+        points = sweep_points(_reduction_values(values["reduction"], checkpoint), values["sweep"])
+        reductions = {
+            name: ReductionConfig.from_dict(point).build() for name, point in points.items()
+        }
+        for reduction in reductions.values():
+            model.check(reduction)
+        module = SegmentationModule(
+            config=checkpoint.config,
+            spec=datamodule.spec,
+            protocol=datamodule.protocol,
+            model=model,
+        )
+        trainer = make_trainer(
+            cfg,
+            callbacks=[progress()],
+            logger=make_all(cfg.logger),
+            default_root_dir=str(output_dir()),
+        )
+        result.update({"device": str(trainer.strategy.root_device), "dtype": trainer.precision})
+        rows: dict[str, dict[str, Any]] = {}
+        for name, reduction in reductions.items():
+            module.evaluate_with(reduction)
+            trainer.test(module, datamodule, verbose=False)
+            rows[name] = dict(module.results)
+            named = [{"name": n, "reduction": points[n], **row} for n, row in rows.items()]
+            result.update({**rows[name], "rows": named})
+        if trainer.is_global_zero:
+            print_comparison(rows, f"{datamodule.name}, {checkpoint.path.name}")
+    return rows[name]["mIoU"]
+
+
+def sweep_points(
+    base: dict[str, Any], sweep: Mapping[str, list[Any] | None]
+) -> dict[str, dict[str, Any]]:
+    """All combinations of the lists in `sweep` over a reduction, by a name that tells them apart.
+
+    Raises:
+        ValueError: a list for a part that the reduction does not have.
+
+    """
+    targets = {
+        "merge_thresholds": ("merge", "thresholds"),
+        "exit_thresholds": ("exit", "threshold"),
+        "exit_blocks": ("exit", "blocks"),
+        "exit_rules": ("exit", "rule"),
+    }
+    unknown = set(sweep) - set(targets)
+    if unknown:
+        raise ValueError(f"unknown sweep {sorted(unknown)}; known: {sorted(targets)}")
+    lists = {key: choices for key, choices in sweep.items() if choices is not None}
+    for key, choices in lists.items():
+        if not choices:
+            raise ValueError(f"sweep.{key} is empty: list at least one value, or null")
+        if base.get(targets[key][0]) is None:
+            raise ValueError(f"sweep.{key}: the reduction has no {targets[key][0]}")
+    points = {}
+    for chosen in product(*lists.values()):
+        point = {k: dict(v) if isinstance(v, Mapping) else v for k, v in base.items()}
+        labels = []
+        for key, value in zip(lists, chosen, strict=True):
+            part, field = targets[key]
+            point[part][field] = value
+            shown = ",".join(map(str, value)) if isinstance(value, list) else value
+            labels.append(f"{part}.{field}={shown}")
+        points[" ".join(labels) or "reduction"] = point
+    return points
+
+
+def _reduction_values(values: Mapping[str, Any], checkpoint: Checkpoint) -> dict[str, Any]:
+    """The reduction to evaluate; what is null within a part is the checkpoint's."""
+    own = checkpoint.config.to_dict()["reduction"]
+    chosen: dict[str, Any] = {}
+    for part, given in reduction_values(values).items():
+        base = own.get(part)
+        if given is None or (values["name"] == "checkpoint" and base is None):
+            chosen[part] = None
+            continue
+        merged = {**(base or {}), **{k: v for k, v in given.items() if v is not None}}
+        if part == "merge" and given.get("top_k") is not None:
+            merged["thresholds"] = None
+        elif part == "merge" and given.get("thresholds") is not None:
+            merged["top_k"] = None
+        chosen[part] = merged
+    return chosen
+
+
+def _make_model(checkpoint: Checkpoint, policy: str) -> StepSegmenter:
+    model = checkpoint.build()
+    if policy == "oracle":
+        windows = model.policy.windows if model.policy else (2, 4, 8, 16)
+        model.policy = OraclePolicy(windows=windows, patch_size=PATCH_SIZE)
+    elif policy != "checkpoint":
+        raise ValueError(
+            f"policy={policy!r}: stepseg-eval knows 'checkpoint' and 'oracle'; another network "
+            f"needs a training"
+        )
+    return ready_for_inference(model)
+
+
+if __name__ == "__main__":
+    main()

@@ -9,7 +9,7 @@ Letters: B images, H x W pixels, Y x X patches, F features.
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import timm
 import torch
@@ -35,6 +35,9 @@ class PolicyNetwork(nn.Module):
 
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self,
         *,
@@ -49,8 +52,8 @@ class PolicyNetwork(nn.Module):
         if training not in ("frozen", "joint"):
             raise ValueError(f"policy training must be 'frozen' or 'joint', got {training!r}")
         self.features = _create_features(name, pretrained)
-        info = self.features.feature_info
-        stride = info.reduction()[-1]
+        info: Any = self.features.feature_info
+        stride: int = info.reduction()[-1]
         self.cell = stride // patch_size  # patches per feature cell
         if stride % patch_size or windows[0] % self.cell:
             raise ValueError(
@@ -62,7 +65,7 @@ class PolicyNetwork(nn.Module):
         self.classifier = nn.ModuleDict(
             {str(window): nn.Conv2d(info.channels()[-1], 1, 1) for window in windows}
         )
-        config = self.features.default_cfg
+        config: Any = self.features.default_cfg
         self.register_buffer("mean", torch.tensor(config["mean"]).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config["std"]).view(3, 1, 1), persistent=False)
         self.to(memory_format=torch.channels_last)  # 2 to 3 times faster for depthwise convolutions

@@ -23,6 +23,7 @@ from stepseg.lit.schedule import ReductionSchedule
 from stepseg.losses import LossWeights, head_loss, policy_loss
 from stepseg.metrics.tokens import TokenMetric
 from stepseg.model import Reduction, Segmentation, StepSegmenter
+from stepseg.vit.block import Block
 
 
 class SegmentationModule(L.LightningModule):
@@ -87,7 +88,8 @@ class SegmentationModule(L.LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_index: int) -> None:
         """Log the token statistics of the last steps as often as the loggers are written."""
-        if self.global_step and self.global_step % self.trainer.log_every_n_steps == 0:
+        interval: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if self.global_step and self.global_step % interval == 0:
             self._log_tokens("train", self.train_tokens.compute())
             self.train_tokens.reset()
 
@@ -163,4 +165,5 @@ class SegmentationModule(L.LightningModule):
 def compile_inner_modules(model: StepSegmenter) -> None:
     """Compile what does not depend on the ragged layout: the MLPs of blocks, one graph for all T."""
     for block in model.backbone.blocks:
+        assert isinstance(block, Block)
         block.mlp.compile(dynamic=True)

@@ -1,6 +1,7 @@
 """Where the tokens went, and what they cost, over a whole data set."""
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -36,8 +37,8 @@ class TokenMetric(Metric):
         self.add_state("images", torch.tensor(0), "sum")
         self.add_state("tokens", torch.zeros(len(stages), dtype=numbers), "sum")
         self.add_state("superpatches", torch.zeros(len(self.windows), dtype=numbers), "sum")
-        # the policy, the embedding, and per stage its blocks and its head
-        self.add_state("macs", torch.zeros(2 + 2 * len(stages), dtype=numbers), "sum")
+        # per stage its blocks and its head, and room for what happens once per image
+        self.add_state("macs", torch.zeros(2 * len(stages) + 6, dtype=numbers), "sum")
         self.add_state("macs_squared", torch.tensor(0.0, dtype=numbers), "sum")
 
     def update(
@@ -61,7 +62,7 @@ class TokenMetric(Metric):
             self.superpatches += (sides == known).sum(0).to(self.superpatches)
         self.images += num_images
         self.part_names = tuple(sums)
-        self.macs += torch.tensor(list(sums.values())).to(self.macs)
+        self.macs[: len(sums)] += torch.tensor(list(sums.values())).to(self.macs)
         self.macs_squared += sum(total**2 for total in per_image)
 
     def compute(self) -> dict[str, float | list[float] | Mapping[str, float]]:
@@ -78,6 +79,6 @@ class TokenMetric(Metric):
             "gmacs_by_part": dict(zip(self.part_names, gmacs, strict=False)),
             "tokens_mean": tokens[0],
             "tokens_per_stage": tokens,
-            "exited_per_head": [a - b for a, b in zip(tokens, tokens[1:], strict=False)],
+            "exited_per_head": [a - b for a, b in pairwise(tokens)],
             "superpatches": {str(s): n for s, n in zip(self.windows, counts, strict=True)},
         }

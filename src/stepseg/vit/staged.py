@@ -34,6 +34,9 @@ class StagedViT(nn.Module):
 
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self,
         *,
