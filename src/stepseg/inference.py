@@ -1,8 +1,9 @@
 """Whole-image and sliding-window inference for any model: images in, scores at label size out.
 
-The semantics follow mmsegmentation so that mIoU can be compared: keep-ratio resize, windows on a regular
-grid whose last row and column are shifted inside, scores summed and divided by the number of windows,
-then resized bilinearly (align_corners=False) to the label's size. Metrics and colours are not here.
+The semantics follow mmsegmentation so that mIoU can be compared: keep-ratio resize, windows on a
+regular grid whose last row and column are shifted inside, scores summed and divided by the number
+of windows, then resized bilinearly (align_corners=False) to the label's size. Metrics and colours
+are not here.
 """
 
 from __future__ import annotations
@@ -97,8 +98,8 @@ class Window(NamedTuple):
 def sliding_windows(height: int, width: int, crop: HW, stride: HW) -> list[Window]:
     """Windows over an image, row by row.
 
-    The last window of a row or column is shifted back inside; an axis shorter than the crop gets one
-    window of its own length.
+    The last window of a row or column is shifted back inside; an axis shorter than the crop gets
+    one window of its own length.
     """
     tops, lefts = _starts(height, crop[0], stride[0]), _starts(width, crop[1], stride[1])
     return [

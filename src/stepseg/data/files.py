@@ -38,13 +38,13 @@ def read_image(path: Path) -> Tensor:
 
 
 def read_label(path: Path) -> NDArray[np.integer]:
-    """Read the ids of a label file, [H, W]: PNG (8-bit, 16-bit, palette index) or `.mat` (field `S`).
+    """Read the ids of a label file, [H, W]: PNG (8-bit, 16-bit, palette) or `.mat` (field `S`).
 
     Raises:
         ImageFileError: missing, truncated, or a colour image instead of ids; names the file.
     """
     if path.suffix == ".mat":
-        return _read_mat(path)
+        return read_mat(path)
     try:
         with Image.open(path) as image:
             # In palette files the index is the id; the colours are only for viewing.
@@ -58,20 +58,20 @@ def read_label(path: Path) -> NDArray[np.integer]:
         raise ImageFileError(f"{path}: cannot read this label file ({error})") from error
 
 
-def _read_mat(path: Path) -> NDArray[np.integer]:
-    try:
-        from scipy.io import loadmat
-    except ImportError as error:
-        raise ImageFileError(
-            f"{path}: reading .mat labels needs scipy (pip install scipy); or convert them once with "
-            "`stepseg-data prepare cocostuff10k ROOT`"
-        ) from error
+def read_mat(path: Path) -> NDArray[np.integer]:
+    """Read field `S` (label ids, [H, W]) of a MATLAB file.
+
+    Raises:
+        ImageFileError: missing, damaged or without the field; names the file.
+    """
+    from scipy.io import loadmat  # slow to import, and only one data set needs it
+
     try:
         ids: NDArray[np.integer] = loadmat(path, variable_names=["S"])["S"]
     except KeyError as error:
-        raise ImageFileError(
-            f"{path}: no field 'S' with the label ids in this .mat file"
-        ) from error
+        raise ImageFileError(f"{path}: no field 'S' with label ids in this .mat file") from error
     except Exception as error:  # scipy raises many types on damaged files
         raise ImageFileError(f"{path}: cannot read this .mat file ({error})") from error
+    if not np.issubdtype(ids.dtype, np.integer):
+        raise ImageFileError(f"{path}: field 'S' holds {ids.dtype} instead of whole ids")
     return ids

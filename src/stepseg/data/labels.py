@@ -27,7 +27,7 @@ class LabelMap:
     """Lookup table from file ids to training ids."""
 
     table: NDArray[np.int16]
-    """[256] for 8-bit files or [65536] for 16-bit and `.mat` files; -1 marks an id that may not occur."""
+    """[256] for ids up to 255, else [65536]; -1 marks an id that may not occur."""
 
     def __post_init__(self) -> None:
         if self.table.shape not in ((256,), (65536,)):
@@ -52,7 +52,7 @@ class LabelMap:
     def identity(cls, num_classes: int, ignored: Iterable[int] = (IGNORE_INDEX,)) -> LabelMap:
         """Files that already hold training ids; the ids in `ignored` become the ignore index."""
         pairs = {index: index for index in range(num_classes)}
-        return cls.from_pairs(pairs | {index: IGNORE_INDEX for index in ignored})
+        return cls.from_pairs(pairs | dict.fromkeys(ignored, IGNORE_INDEX))
 
     @classmethod
     def one_based(cls, num_classes: int) -> LabelMap:

@@ -67,7 +67,7 @@ class SplitDirs:
         images = self._by_name(root / self.images, self.image_suffixes)
         labels = self._by_name(root / self.labels, (self.label_suffix,))
         if self.names is not None:
-            names = _read_names(root / self.names)
+            names = read_names(root / self.names)
             missing = [
                 root / self.images / f"{n}{self.image_suffixes[0]}" for n in names - set(images)
             ]
@@ -104,12 +104,15 @@ class PairLayout:
     """What to do when the data is not there, one sentence."""
     aliases: Mapping[str, str] = field(default_factory=dict)
     """Other names of splits, e.g. the folder names that the data set itself uses."""
+    published: Mapping[str, int] = field(default_factory=dict)
+    """Number of images per split as published."""
 
     def dirs(self, root: Path, split: str) -> SplitDirs:
         """The arrangement present under `root`.
 
         Raises:
-            LayoutError: unknown split or no arrangement found; tells what is expected and what is there.
+            LayoutError: unknown split or no arrangement found; tells what is expected and what is
+            there.
         """
         split = self.aliases.get(split, split)
         if split not in self.splits:
@@ -119,8 +122,8 @@ class PairLayout:
                 return dirs
         expected = "\n  or ".join(dirs.describe() for dirs in self.splits[split])
         raise LayoutError(
-            f"no {split!r} data under {root}\n  expected {expected}\n  found {_describe_folder(root)}"
-            + (f"\n  {self.hint}" if self.hint else "")
+            f"no {split!r} data under {root}\n  expected {expected}"
+            f"\n  found {_describe_folder(root)}" + (f"\n  {self.hint}" if self.hint else "")
         )
 
     def pairs(self, root: Path, split: str) -> list[Pair]:
@@ -146,7 +149,8 @@ class PairLayout:
         return pairs
 
 
-def _read_names(path: Path) -> set[str]:
+def read_names(path: Path) -> set[str]:
+    """Names in a text file, one per line; empty lines do not count."""
     lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
     return {line for line in lines if line}
 

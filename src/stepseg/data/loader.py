@@ -67,8 +67,9 @@ class TrainLoader(DataLoader[Any]):
         ):
             if state[key] != here:
                 raise ValueError(
-                    f"cannot resume: the checkpoint's training data has {key}={state[key]}, this run has "
-                    f"{key}={here}. Resume with the same data and seed, or start a new run from the weights."
+                    f"cannot resume: the checkpoint's training data has {key}={state[key]}, this run "
+                    f"has {key}={here}. Resume with the same data and seed, or start a new run "
+                    "from the weights."
                 )
         self._sequence.start = state["position"]
         self._handed_out = 0

@@ -79,8 +79,8 @@ def distort(image: Tensor, d: Distortion) -> Tensor:
 def adjust_colour(image: Tensor, saturation: float, hue: float) -> Tensor:
     """Scale the HSV saturation (it stops at 1) and turn the hue by a share of the circle.
 
-    HSV's value is the largest channel; its saturation the gap to the smallest, relative to the value.
-    Both steps only move channels within that gap, so no full conversion is needed.
+    HSV's value is the largest channel; its saturation the gap to the smallest, relative to the
+    value. Both steps only move channels within that gap, so no full conversion is needed.
     """
     channels = image.float()
     value, lowest = channels.amax(0), channels.amin(0)
@@ -105,6 +105,4 @@ def _hue_sixths(channels: Tensor, value: Tensor, gap: Tensor) -> Tensor:
     scale = 1 / gap.clamp(min=1)
     from_red, from_green = (green - blue) * scale, (blue - red) * scale + 2
     from_blue = (red - green) * scale + 4
-    return torch.where(
-        value == red, from_red, torch.where(value == green, from_green, from_blue)
-    )
+    return torch.where(value == red, from_red, torch.where(value == green, from_green, from_blue))

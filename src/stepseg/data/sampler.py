@@ -1,7 +1,8 @@
 """Which sample comes when: an endless training sequence and an unpadded evaluation order.
 
-The training sequence is a pure function of the seed: position p belongs to pass p // N over the data
-and is that pass's permutation at p % N. Nothing else is state, so a run is resumed by one number.
+The training sequence is a pure function of the seed: position p belongs to pass p // N over the
+data and is that pass's permutation at p % N. Nothing else is state, so a run is resumed by one
+number.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class InfiniteBatchSampler(Sampler[list[SampleKey]]):
     ) -> None:
         if num_samples < 1 or batch_size < 1:
             raise ValueError(
-                f"need at least one sample and a batch size of one, got {num_samples} and {batch_size}"
+                f"need at least 1 sample and a batch size of 1, got {num_samples} and {batch_size}"
             )
         if not 0 <= rank < world:
             raise ValueError(f"rank {rank} lies outside 0..{world - 1}")

@@ -1,7 +1,7 @@
 """What a data set is: names, colours, label maps and split layout. One value per data set.
 
-The values live in `stepseg.data.sets`, one module per data set; `get_spec` finds them by the name that
-is used in `data=<name>`.
+The values live in `stepseg.data.sets`, one module per data set; `get_spec` finds them by the name
+that is used in `data=<name>`.
 """
 
 from __future__ import annotations

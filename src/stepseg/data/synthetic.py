@@ -1,7 +1,8 @@
 """Generated street scenes as a data set on disk: made once, kept in a cache, never half written.
 
-The folder's name contains a hash of the parameters and of the generator's version, so a change of either
-makes new scenes instead of mixing two kinds. Classes: `sets/synthetic.py`; drawing: `scenes/`.
+The folder's name contains a hash of the parameters and of the generator's version, so a change of
+either makes new scenes instead of mixing two kinds. Classes: `sets/synthetic.py`; drawing:
+`scenes/`.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class SceneParameters:
 
     def digest(self) -> str:
         """Short hash of the parameters and the generator's version."""
-        described = json.dumps([GENERATOR_VERSION, asdict(self)], sort_keys=True)
+        described = json.dumps(_described(self), sort_keys=True)
         return hashlib.sha256(described.encode()).hexdigest()[:12]
 
 
@@ -61,29 +62,53 @@ def scene_root(cache: Path | str, parameters: SceneParameters) -> Path:
 def ensure_scenes(
     cache: Path | str, parameters: SceneParameters, processes: int | None = None
 ) -> Path:
-    """Return the folder of the scenes, drawing them first if it is not there.
-
-    `processes` defaults to the CPUs that this process may use. Safe to call from several processes at
-    once: each draws into its own temporary folder and the first rename wins.
-    """
+    """Folder of the scenes below `cache`, drawn first if they are not there."""
     target = scene_root(cache, parameters)
-    if (target / _PARAMETERS_FILE).is_file():
-        return target
+    draw_scenes(target, parameters, processes)
+    return target
+
+
+def draw_scenes(target: Path, parameters: SceneParameters, processes: int | None = None) -> None:
+    """Draw all scenes into `target`, unless exactly these are there.
+
+    `processes` defaults to the CPUs that this process may use. Safe to call from several
+    processes at once: each draws into its own temporary folder and the first rename wins.
+
+    Raises:
+        ValueError: `target` holds something else.
+    """
+    if _holds(target, parameters):
+        return
+    if target.exists() and any(target.iterdir()):
+        raise ValueError(
+            f"{target} is not empty and does not hold these scenes; choose another folder"
+        )
     target.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
     try:
         _draw_all(work, parameters, processes or _usable_cpus())
-        written = {"generator_version": GENERATOR_VERSION, **asdict(parameters)}
-        write_json(work / _PARAMETERS_FILE, written)
+        write_json(work / _PARAMETERS_FILE, _described(parameters))
         work.chmod(0o755)  # mkdtemp makes private folders; caches may be shared
         try:
             work.rename(target)
         except OSError:  # another process was faster
-            if not (target / _PARAMETERS_FILE).is_file():
+            if not _holds(target, parameters):
                 raise
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    return target
+
+
+def _described(parameters: SceneParameters) -> dict[str, object]:
+    values = asdict(parameters) | {"image_size": list(parameters.image_size)}
+    return {"generator_version": GENERATOR_VERSION, **values}
+
+
+def _holds(target: Path, parameters: SceneParameters) -> bool:
+    try:
+        found = json.loads((target / _PARAMETERS_FILE).read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError):
+        return False
+    return bool(found == _described(parameters))
 
 
 def _draw_all(folder: Path, parameters: SceneParameters, processes: int) -> None:

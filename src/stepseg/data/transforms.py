@@ -1,8 +1,8 @@
 """Training augmentation: the order and parameters that mmsegmentation publishes.
 
-Random resize, random crop with a category limit, flip, photometric distortion, padding. Every random
-number comes from torch's default CPU generator, so seeding that fixes a sample. Colour arithmetic is
-in `photometric.py`; normalisation is not here, the networks own it.
+Random resize, random crop with a category limit, flip, photometric distortion, padding. Every
+random number comes from torch's default CPU generator, so seeding that fixes a sample. Colour
+arithmetic is in `photometric.py`; normalisation is not here, the networks own it.
 """
 
 from __future__ import annotations
@@ -75,9 +75,9 @@ class TrainTransform:
 class RandomResizeCrop(v2.Transform):
     """Resize by a random factor with the aspect ratio kept, then crop where no class dominates.
 
-    A crop passes when it holds at least two classes and the largest covers less than `max_ratio` of the
-    labelled pixels; after `tries` refused crops the next one is taken as it comes. A resized image that
-    is smaller than the crop stays smaller.
+    A crop passes when it holds at least two classes and the largest covers less than `max_ratio`
+    of the labelled pixels; after `tries` refused crops the next one is taken as it comes. A
+    resized image that is smaller than the crop stays smaller.
 
     Only the pixels inside the crop are computed, which for large images saves most of the work.
     """
@@ -127,17 +127,15 @@ class RandomResizeCrop(v2.Transform):
 
     def transform(self, inpt: Tensor, params: dict[str, Any]) -> Tensor:
         """Apply drawn parameters."""
-        resize_crop = (
-            resize_crop_label if isinstance(inpt, tv_tensors.Mask) else resize_crop_image
-        )
+        resize_crop = resize_crop_label if isinstance(inpt, tv_tensors.Mask) else resize_crop_image
         return tv_tensors.wrap(resize_crop(inpt.as_subclass(Tensor), **params), like=inpt)
 
 
 def resized_size(size: HW, factor: float, base_size: tuple[int, int] | None) -> HW:
     """(height, width) after scaling by `factor`.
 
-    With `base_size` the image is fitted into (long, short) limits of `base_size * factor`; without, the
-    image's own size is scaled.
+    With `base_size` the image is fitted into (long, short) limits of `base_size * factor`;
+    without, the image's own size is scaled.
     """
     if base_size is None:
         scale = factor

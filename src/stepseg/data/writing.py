@@ -1,4 +1,7 @@
-"""Writing files so that they are never half there. Imports no torch: generator processes start fast."""
+"""Writing files so that they are never half there.
+
+Imports no torch, so that the processes that draw scenes start fast.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 
 def write_png(path: Path, pixels: NDArray[np.uint8]) -> None:
     """Write uint8 ids [H, W] or RGB [H, W, 3] atomically."""
-    # Huffman coding alone: on noisy photographs twice as fast as a search for repetitions, and smaller.
+    # Huffman coding alone: twice as fast on noisy pictures as a search for repetitions.
     options = {"compress_type": 2} if pixels.ndim == 3 else {}
     image = Image.fromarray(pixels)
     write_atomically(path, lambda file: image.save(file, "PNG", compress_level=1, **options))

@@ -1,7 +1,7 @@
 """The data set of a run as a Lightning data module: loaders for training, validation and test.
 
-Run the trainer with `use_distributed_sampler=False`: the samplers here already divide the samples over
-the ranks, in evaluation without the padding that would count images twice.
+Run the trainer with `use_distributed_sampler=False`: the samplers here already divide the samples
+over the ranks, in evaluation without the padding that would count images twice.
 """
 
 from __future__ import annotations
@@ -26,16 +26,13 @@ class SegmentationDataModule(L.LightningDataModule):
     """Batches are dict(image=uint8 [B,3,H,W], label=uint8 [B,H,W], name=list of str).
 
     Args:
-        name: data set, see `stepseg.data.specs.available()`.
-        root: its folder; for "synthetic" the folder of the scene cache.
-        crop_size: (height, width) of training samples.
-        batch_size: training samples per rank and step.
-        val_batch_size: evaluation samples per step; needs images of one size if above 1.
-        num_workers: loader processes; 0 loads in the main process.
-        seed: of order and augmentation.
-        augmentation: settings of the training augmentation.
-        evaluation: the evaluation protocol, published as `protocol`.
-        image_size, train_images, val_images: (height, width) and number of the generated scenes, for
+        name: data set, see `stepseg.data.specs.available()`. root: its folder; for "synthetic"
+        the folder of the scene cache. crop_size: (height, width) of training samples. batch_size:
+        training samples per rank and step. val_batch_size: evaluation samples per step; needs
+        images of one size if above 1. num_workers: loader processes; 0 loads in the main process.
+        seed: of order and augmentation. augmentation: settings of the training augmentation.
+        evaluation: the evaluation protocol, published as `protocol`. image_size, train_images,
+        val_images: (height, width) and number of the generated scenes, for
             "synthetic" only; None takes the defaults of `SceneParameters`.
         train_split, val_split, test_split: names of the splits.
         pin_memory: page-locked batches, for GPUs.
@@ -78,7 +75,7 @@ class SegmentationDataModule(L.LightningDataModule):
         if min(batch_size, val_batch_size) < 1 or num_workers < 0:
             raise ValueError(
                 "batch sizes are at least 1 and num_workers at least 0, got "
-                f"batch_size={batch_size}, val_batch_size={val_batch_size}, num_workers={num_workers}"
+                f"{batch_size=}, {val_batch_size=}, {num_workers=}"
             )
         self.spec: DatasetSpec = get_spec(name, self.root)
 
@@ -97,7 +94,7 @@ class SegmentationDataModule(L.LightningDataModule):
         return SegmentationDataset(self.spec, root, self.splits[split])
 
     def train_dataloader(self) -> TrainLoader:
-        """Endless; rank r of w takes the r-th batch of every global batch of w * batch_size samples."""
+        """Endless; rank r takes the r-th part of every global batch of world * batch_size."""
         rank, world = self._rank_and_world()
         dataset = AugmentedDataset(
             self.dataset("train"), TrainTransform(self.augmentation, self.crop_size), self.seed
@@ -137,7 +134,7 @@ class SegmentationDataModule(L.LightningDataModule):
         return self.trainer.global_rank, self.trainer.world_size
 
     def _batch_counter(self) -> Any:
-        """Function that counts the batches trained since now; the trainer may hold one more ahead."""
+        """Counts the batches trained from now on; the trainer may hold one more ahead."""
         if self.trainer is None:
             return None
         total = self.trainer.fit_loop.epoch_loop.batch_progress.total

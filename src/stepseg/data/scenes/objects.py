@@ -23,7 +23,7 @@ def paint_objects(canvas: Canvas, horizon: int, road: tuple[Point, Point]) -> No
     painters = [_paint_vehicle] * rng.integers(1, 3) + [_paint_person] * rng.integers(1, 3)
     painters += [_paint_pole] * rng.integers(1, 3)
     depths = rng.uniform(0.12, 0.9, len(painters))
-    if rng.random() < 0.25:
+    if rng.random() < 0.18:
         _paint_wire(canvas, horizon)
     for index in np.argsort(depths):
         depth = float(depths[index])

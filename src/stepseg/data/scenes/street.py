@@ -1,9 +1,9 @@
 """Draws one street-like scene with its label map. A scene is a function of its seed alone.
 
-Painted from far to near: sky, ground (road, vegetation, water), buildings and trees, then objects in
-order of depth. Colours of the classes overlap and change with every scene (light, colour cast,
-materials), so position, texture and shape matter as much as colour. Sizes are those of a 512-pixel image
-and scale with the image; the objects themselves are drawn in `objects.py`.
+Painted from far to near: sky, ground (road, vegetation, water), buildings and trees, then objects
+in order of depth. Colours of the classes overlap and change with every scene (light, colour cast,
+materials), so position, texture and shape matter as much as colour. Sizes are those of a
+512-pixel image and scale with the image; the objects themselves are drawn in `objects.py`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from stepseg.data.scenes.canvas import Canvas, Colour, Point, ellipse, polygon, rectangle
 from stepseg.data.scenes.objects import paint_objects
-from stepseg.data.sets.synthetic import BUILDING, ROAD, SKY, VEGETATION, WATER
 from stepseg.data.scenes.textures import FloatArray, bricks, panes, pixel_noise, smooth_noise
+from stepseg.data.sets.synthetic import BUILDING, ROAD, SKY, VEGETATION, WATER
 
 GENERATOR_VERSION = 1
 """Raise it with every change of the scenes: caches of older scenes are then not used."""
@@ -62,7 +62,7 @@ def _paint_sky(canvas: Canvas, horizon: int) -> None:
 
 
 def _paint_ground(canvas: Canvas, horizon: int) -> tuple[Point, Point]:
-    """Fill below the horizon; returns the road's (left, right) x at the horizon and at the bottom."""
+    """Fill below the horizon; returns the road's (left, right) x there and at the bottom."""
     rng, width, height = canvas.rng, canvas.width, canvas.height
     vanish = width * rng.uniform(0.25, 0.75)
     half_far = canvas.length(8, 45)

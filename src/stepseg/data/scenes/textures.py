@@ -34,7 +34,7 @@ def bricks(height: int, width: int, brick_h: int, brick_w: int) -> FloatArray:
 
 
 def panes(height: int, width: int, pitch_h: int, pitch_w: int, fill: float) -> FloatArray:
-    """A regular grid of window panes: 1 on panes, 0 between; `fill` is the pane's share per axis."""
+    """A grid of window panes: 1 on panes, 0 between; `fill` is the pane's share per axis."""
     rows = (np.arange(height) % pitch_h) / pitch_h
     columns = (np.arange(width) % pitch_w) / pitch_w
     edge = (1 - fill) / 2

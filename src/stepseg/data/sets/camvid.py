@@ -1,7 +1,9 @@
 """CamVid, the 11-class version of 367 training and 101 validation frames.
 
-Source: Brostow, Fauqueur, Cipolla, "Semantic object classes in video", 2009; classes grouped as in
-SegNet (Badrinarayanan et al., 2017).
+Source: Brostow, Fauqueur, Cipolla, "Semantic object classes in video", 2009; classes grouped as
+in SegNet (Badrinarayanan et al., 2017). Label files hold the ids 0-10 and 11 for void. Besides
+images/SPLIT with annotations/SPLIT the arrangement of the SegNet tutorial (SPLIT, SPLITannot) is
+read.
 """
 
 from __future__ import annotations
@@ -46,10 +48,14 @@ SPEC = DatasetSpec(
     palette=PALETTE,
     layout=PairLayout(
         splits={
-            split: (SplitDirs(f"images/{split}", f"annotations/{split}"),)
+            split: (
+                SplitDirs(f"images/{split}", f"annotations/{split}"),
+                SplitDirs(split, f"{split}annot"),
+            )
             for split in ("train", "val", "test")
         },
-        hint="Label files hold the ids 0-10 and 11 for void.",
+        published={"train": 367, "val": 101},
+        hint="How to obtain it: stepseg-data prepare camvid ROOT",
     ),
     label_maps={"ids": LabelMap.identity(len(CLASSES), ignored=(_VOID, 255))},
 )

@@ -1,7 +1,8 @@
 """Cityscapes fine annotations: 19 classes, 2,975 training and 500 validation images of 2048x1024.
 
-Source: Cordts et al., "The Cityscapes Dataset", CVPR 2016. Label files `*_labelIds.png` hold the 34 ids
-of the release and are mapped here; files `*_labelTrainIds.png`, which some tools write, are accepted.
+Source: Cordts et al., "The Cityscapes Dataset", CVPR 2016. Label files `*_labelIds.png` hold the
+34 ids of the release and are mapped here; files `*_labelTrainIds.png`, which some tools write,
+are accepted.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ SPEC = DatasetSpec(
             )
             for split in ("train", "val", "test")
         },
+        published={"train": 2975, "val": 500},
         hint="How to obtain it: stepseg-data prepare cityscapes ROOT",
     ),
     label_maps={

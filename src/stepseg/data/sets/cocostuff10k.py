@@ -1,8 +1,8 @@
 """COCO-Stuff 10k version 1.1: 171 classes, 9,000 training and 1,000 test images.
 
-Source: Caesar, Uijlings, Ferrari, "COCO-Stuff: Thing and Stuff Classes in Context", CVPR 2018. Files hold
-0 = unlabeled, 1..91 things and 92..182 stuff; eleven thing ids have no pixels and are left out. Version
-1.0 used other ids (up to 183) and is refused.
+Source: Caesar, Uijlings, Ferrari, "COCO-Stuff: Thing and Stuff Classes in Context", CVPR 2018.
+Files hold 0 = unlabeled, 1..91 things and 92..182 stuff; eleven thing ids have no pixels and are
+left out. Version 1.0 used other ids (up to 183) and is refused.
 """
 
 from __future__ import annotations
@@ -19,25 +19,24 @@ USED_IDS = tuple(file_id for file_id in range(1, 183) if file_id not in ABSENT_I
 
 CLASSES = tuple(
     " ".join(name.split())
-    for name in """
-    person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant,
-    stop sign, parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear, zebra,
-    giraffe, backpack, umbrella, handbag, tie, suitcase, frisbee, skis, snowboard, sports ball, kite,
-    baseball bat, baseball glove, skateboard, surfboard, tennis racket, bottle, wine glass, cup, fork,
-    knife, spoon, bowl, banana, apple, sandwich, orange, broccoli, carrot, hot dog, pizza, donut,
-    cake, chair, couch, potted plant, bed, dining table, toilet, tv, laptop, mouse, remote, keyboard,
-    cell phone, microwave, oven, toaster, sink, refrigerator, book, clock, vase, scissors, teddy bear,
-    hair drier, toothbrush,
+    for name in """     person, bicycle, car, motorcycle, airplane, bus, train, truck, boat,
+    traffic light, fire hydrant, stop sign, parking meter, bench, bird, cat, dog, horse, sheep,
+    cow, elephant, bear, zebra, giraffe, backpack, umbrella, handbag, tie, suitcase, frisbee,
+    skis, snowboard, sports ball, kite, baseball bat, baseball glove, skateboard, surfboard,
+    tennis racket, bottle, wine glass, cup, fork, knife, spoon, bowl, banana, apple, sandwich,
+    orange, broccoli, carrot, hot dog, pizza, donut, cake, chair, couch, potted plant, bed,
+    dining table, toilet, tv, laptop, mouse, remote, keyboard, cell phone, microwave, oven,
+    toaster, sink, refrigerator, book, clock, vase, scissors, teddy bear, hair drier, toothbrush,
     banner, blanket, branch, bridge, building-other, bush, cabinet, cage, cardboard, carpet,
-    ceiling-other, ceiling-tile, cloth, clothes, clouds, counter, cupboard, curtain, desk-stuff, dirt,
-    door-stuff, fence, floor-marble, floor-other, floor-stone, floor-tile, floor-wood, flower, fog,
-    food-other, fruit, furniture-other, grass, gravel, ground-other, hill, house, leaves, light, mat,
-    metal, mirror-stuff, moss, mountain, mud, napkin, net, paper, pavement, pillow, plant-other,
-    plastic, platform, playingfield, railing, railroad, river, road, rock, roof, rug, salad, sand,
-    sea, shelf, sky-other, skyscraper, snow, solid-other, stairs, stone, straw, structural-other,
-    table, tent, textile-other, towel, tree, vegetable, wall-brick, wall-concrete, wall-other,
-    wall-panel, wall-stone, wall-tile, wall-wood, water-other, waterdrops, window-blind, window-other,
-    wood
+    ceiling-other, ceiling-tile, cloth, clothes, clouds, counter, cupboard, curtain, desk-stuff,
+    dirt, door-stuff, fence, floor-marble, floor-other, floor-stone, floor-tile, floor-wood,
+    flower, fog, food-other, fruit, furniture-other, grass, gravel, ground-other, hill, house,
+    leaves, light, mat, metal, mirror-stuff, moss, mountain, mud, napkin, net, paper, pavement,
+    pillow, plant-other, plastic, platform, playingfield, railing, railroad, river, road, rock,
+    roof, rug, salad, sand, sea, shelf, sky-other, skyscraper, snow, solid-other, stairs, stone,
+    straw, structural-other, table, tent, textile-other, towel, tree, vegetable, wall-brick,
+    wall-concrete, wall-other, wall-panel, wall-stone, wall-tile, wall-wood, water-other,
+    waterdrops, window-blind, window-other, wood
     """.split(",")
 )
 
@@ -61,6 +60,7 @@ SPEC = DatasetSpec(
     palette=distinct_colours(len(CLASSES)),
     layout=PairLayout(
         splits={"train": _split("train", "train2014"), "val": _split("test", "test2014")},
+        published={"train": 9000, "val": 1000},
         hint="Get it with: stepseg-data prepare cocostuff10k ROOT",
         aliases={"test": "val"},
     ),

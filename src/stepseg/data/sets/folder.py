@@ -115,5 +115,5 @@ def _label_map(described: Mapping[str, Any], classes: tuple[str, ...]) -> LabelM
             raise ValueError(
                 f"label_map: {target!r} is neither a class name, a training id nor 'ignore'"
             )
-        pairs[int(file_id)] = targets[target] if target in targets else target
+        pairs[int(file_id)] = targets.get(target, target)
     return LabelMap.from_pairs(pairs)

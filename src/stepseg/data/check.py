@@ -1,0 +1,167 @@
+"""Looks through a split before it is trained on: ids, sizes, pairs, unreadable files.
+
+A wrong label map shows up as a low mIoU days later; here it is a line in a list.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stepseg.data.dataset import load_label, size_mismatch
+from stepseg.data.files import read_image
+from stepseg.data.labels import IGNORE_INDEX
+from stepseg.data.layouts import Pair
+from stepseg.data.overlay import overlay
+from stepseg.data.specs import DatasetSpec
+from stepseg.data.writing import write_json, write_png
+
+_HISTOGRAM = 256
+
+
+@dataclass
+class CheckReport:
+    """What was found in one split."""
+
+    name: str
+    split: str
+    classes: tuple[str, ...]
+    pairs: int = 0
+    expected_pairs: int | None = None
+    """Published number of pairs, None where none is published."""
+    counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(_HISTOGRAM, dtype=np.int64))
+    """Pixels per training id, [256]; index 255 counts the ignored ones."""
+    images_with_class: NDArray[np.int64] = field(
+        default_factory=lambda: np.zeros(_HISTOGRAM, dtype=np.int64)
+    )
+    """Images in which a training id occurs, [256]."""
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    """Number of images per (height, width)."""
+    problems: list[str] = field(default_factory=list)
+    """One line per fault, beginning with the file."""
+
+    @property
+    def ignored_share(self) -> float:
+        """Share of the pixels that do not count, 0..1."""
+        total = int(self.counts.sum())
+        return float(self.counts[IGNORE_INDEX]) / total if total else 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for check.json."""
+        num_classes = len(self.classes)
+        return {
+            "name": self.name,
+            "split": self.split,
+            "pairs": self.pairs,
+            "expected_pairs": self.expected_pairs,
+            "classes": list(self.classes),
+            "class_pixels": {str(i): int(self.counts[i]) for i in range(num_classes)},
+            "class_images": {str(i): int(self.images_with_class[i]) for i in range(num_classes)},
+            "ignored_pixels": int(self.counts[IGNORE_INDEX]),
+            "ignored_share": self.ignored_share,
+            "sizes": {f"{w}x{h}": n for (h, w), n in self.sizes.most_common(20)},
+            "distinct_sizes": len(self.sizes),
+            "problems": self.problems,
+        }
+
+    def table(self) -> str:
+        """Readable summary, one line per class."""
+        labelled = max(1, int(self.counts.sum() - self.counts[IGNORE_INDEX]))
+        lines = [f"{self.name} {self.split}: {self.pairs} pairs"]
+        lines.append(f"{'id':>4}  {'class':<24} {'pixels':>14} {'share':>8} {'images':>7}")
+        for index, name in enumerate(self.classes):
+            pixels = int(self.counts[index])
+            lines.append(
+                f"{index:>4}  {name:<24} {pixels:>14} {pixels / labelled:>8.2%} "
+                f"{int(self.images_with_class[index]):>7}"
+            )
+        lines.append(f"ignored: {self.ignored_share:.2%} of all pixels")
+        common = ", ".join(f"{w}x{h} ({n})" for (h, w), n in self.sizes.most_common(3))
+        lines.append(f"sizes: {len(self.sizes)} different, most common {common or 'none'}")
+        lines.append(f"problems: {len(self.problems)}")
+        return "\n".join(lines)
+
+
+def check_split(spec: DatasetSpec, root: Path, split: str, processes: int = 1) -> CheckReport:
+    """Read every image and label of a split.
+
+    Raises:
+        LayoutError: the split is not there at all.
+    """
+    dirs = spec.layout.dirs(root, split)
+    pairs, unpaired = dirs.find(root)
+    report = CheckReport(spec.name, split, spec.classes, pairs=len(pairs))
+    report.expected_pairs = spec.layout.published.get(split)
+    report.problems += [f"{path}: image without a label" for path in unpaired.without_label]
+    report.problems += [f"{path}: label without an image" for path in unpaired.without_image]
+    if not pairs:
+        report.problems.append(f"{root}: split {split!r} is empty; expected {dirs.describe()}")
+    with _pool(processes, len(pairs)) as pool:
+        jobs = [(pair, spec) for pair in pairs]
+        found = pool.map(_check_pair, jobs, chunksize=16) if pool else map(_check_pair, jobs)
+        for counts, size, problem in found:
+            if counts is not None:
+                report.counts += counts
+                report.images_with_class += counts > 0
+            if size is not None:
+                report.sizes[size] += 1
+            if problem is not None:
+                report.problems.append(problem)
+    return report
+
+
+def _pool(processes: int, jobs: int) -> Any:
+    workers = min(processes, jobs)
+    if workers <= 1:
+        return nullcontext(None)
+    pool: Executor = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+    return pool
+
+
+def _check_pair(
+    job: tuple[Pair, DatasetSpec],
+) -> tuple[NDArray[np.int64] | None, tuple[int, int] | None, str | None]:
+    """(pixels per training id, image size, problem) of one pair, each None if there is none."""
+    pair, spec = job
+    counts = size = None
+    problems = []
+    try:
+        image = read_image(pair.image)
+        size = (int(image.shape[1]), int(image.shape[2]))
+    except ValueError as error:
+        problems.append(str(error))
+    try:
+        label = load_label(pair, spec)
+        counts = np.bincount(label.numpy().reshape(-1), minlength=_HISTOGRAM).astype(np.int64)
+        if size is not None and size != tuple(label.shape):
+            problems.append(size_mismatch(pair, size, tuple(label.shape)))
+    except ValueError as error:
+        problems.append(str(error))
+    return counts, size, "; ".join(problems) or None
+
+
+def write_report(
+    report: CheckReport, spec: DatasetSpec, root: Path, folder: Path, overlays: int = 8
+) -> None:
+    """Write check.json and overlays/NAME.png (image beside labels) of evenly spaced pairs."""
+    write_json(folder / "check.json", report.as_dict())
+    pairs, _ = spec.layout.dirs(root, report.split).find(root)
+    count = min(overlays, len(pairs))
+    for index in range(count):
+        pair = pairs[index * len(pairs) // count]
+        try:
+            image = read_image(pair.image).permute(1, 2, 0).numpy()
+            label = load_label(pair, spec).numpy()
+        except ValueError:
+            continue  # it is among the problems already
+        if image.shape[:2] == label.shape:
+            name = pair.name.replace("/", "_")
+            write_png(folder / "overlays" / f"{name}.png", overlay(image, label, spec.palette))
