@@ -73,7 +73,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     entry = content[KEY]
     if entry.get("format") != FORMAT:
         raise ValueError(
-            f"checkpoint {str(path)!r} has format {entry.get('format')}, this version reads {FORMAT}"
+            f"checkpoint {str(path)!r} has format {entry.get('format')}, this version reads "
+            f"{FORMAT}"
         )
     state = {
         key.removeprefix(PREFIX): value

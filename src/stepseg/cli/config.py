@@ -1,6 +1,8 @@
 """From Hydra's configuration to the typed objects of the library; a DictConfig ends here."""
 
+import logging
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -71,7 +73,10 @@ def make_all(group: Mapping[str, Any] | None) -> list[Any]:
 
 
 def make_trainer(cfg: DictConfig, **extra: Any) -> L.Trainer:
-    """Make the trainer of `trainer=...`."""
+    """Make the trainer of `trainer=...`, without Lightning's greetings."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    # Lightning 2.6 asks PyTorch 2.15 for a name that it renamed.
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     return instantiate(cfg.trainer, _convert_="all", **extra)
 
 

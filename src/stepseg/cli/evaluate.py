@@ -1,8 +1,8 @@
 """`stepseg-eval`: evaluate a checkpoint under one or many reductions, model and data loaded once.
 
-    stepseg-eval ckpt_path=best.ckpt data=camvid
-    stepseg-eval ckpt_path=best.ckpt reduction=none
-    stepseg-eval ckpt_path=best.ckpt 'sweep.exit_thresholds=[0.8,0.9,0.95]'
+stepseg-eval ckpt_path=best.ckpt data=camvid
+stepseg-eval ckpt_path=best.ckpt reduction=none
+stepseg-eval ckpt_path=best.ckpt 'sweep.exit_thresholds=[0.8,0.9,0.95]'
 """
 
 from collections.abc import Mapping
@@ -53,7 +53,7 @@ def evaluate(cfg: DictConfig) -> float | None:
         L.seed_everything(cfg.seed, workers=True, verbose=False)
         checkpoint = read_checkpoint(cfg.ckpt_path)
         datamodule = make_datamodule(cfg)
-        check_data(checkpoint, datamodule.num_classes, datamodule.name)
+        check_data(checkpoint, datamodule.num_classes, datamodule.spec.name)
         model = _make_model(checkpoint, values["policy"]["name"])
         points = sweep_points(_reduction_values(values["reduction"], checkpoint), values["sweep"])
         reductions = {

@@ -1,5 +1,6 @@
 """`result.json`: what a command did, written once, whole, and also when the command fails."""
 
+import json
 import math
 import os
 import signal
@@ -79,7 +80,7 @@ class Result:
             self.values["status"] = "failed"
             self.values["error"] = f"{kind.__name__}: {error}"
         self.values["seconds"] = round(time.perf_counter() - self._start, 3)
-        if rank_zero_only.rank == 0 and int(os.environ.get("LOCAL_RANK", 0)) == 0:
+        if getattr(rank_zero_only, "rank", 0) == 0 and int(os.environ.get("LOCAL_RANK", 0)) == 0:
             write_json(self.path, _finite(self.values))
 
 
@@ -90,8 +91,6 @@ def read_result(path: str | Path) -> dict[str, Any]:
         ValueError: no such file, or not one of ours; names it.
 
     """
-    import json
-
     path = Path(path)
     try:
         values = json.loads(path.read_text())

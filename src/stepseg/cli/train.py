@@ -1,4 +1,4 @@
-"""`stepseg-train`: train a segmenter with its policy, evaluate the best checkpoint, compare systems.
+"""`stepseg-train`: train a segmenter with its policy, evaluate its best weights, compare systems.
 
 Without arguments: the main job on generated scenes, a few minutes on two CPU cores.
 """
@@ -12,8 +12,8 @@ import lightning as L
 import torch
 from omegaconf import DictConfig
 
-from stepseg.build import ModelConfig, build_policy
-from stepseg.checkpoint import check_data, read_checkpoint
+from stepseg.build import PATCH_SIZE, ModelConfig, build_policy
+from stepseg.checkpoint import read_checkpoint
 from stepseg.cli.comparison import print_comparison, ready_for_inference, systems, time_systems
 from stepseg.cli.config import (
     make_all,
@@ -136,7 +136,7 @@ def compare(
         for name, timing in time_systems(model, reductions, images).items():
             rows[name] |= timing
         size = f"{images.shape[3]} x {images.shape[2]}"
-        print_comparison(rows, f"{datamodule.name}, {size}, {device}, batch 1, same weights")
+        print_comparison(rows, f"{datamodule.spec.name}, {size}, {device}, batch 1, same weights")
     return rows
 
 
@@ -152,13 +152,12 @@ def _check_crop(config: ModelConfig, datamodule: SegmentationDataModule) -> None
     merge = config.reduction.merge
     if merge is None:
         return
-    patch = 16
-    side = min(datamodule.crop_size) // patch
-    if max(merge.windows) > side:
+    patch = PATCH_SIZE
+    if max(merge.windows) > min(datamodule.crop_size) // patch:
         raise ValueError(
             f"reduction.merge.windows={list(merge.windows)}: a window of {max(merge.windows)} "
             f"patches needs {max(merge.windows) * patch} px, data.crop_size is "
-            f"{list(datamodule.crop_size)}; enlarge the crop or drop that window (and its threshold)"
+            f"{list(datamodule.crop_size)}; enlarge the crop or drop that window and its threshold"
         )
 
 

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.utils.hooks import RemovableHandle
 
 
 @torch.no_grad()
@@ -14,7 +15,7 @@ def fold_batch_norm(model: nn.Module, example: Tensor) -> None:
     equals the model in evaluation mode up to rounding.
     """
     pairs = _find_pairs(model, example)
-    names = {module: name for name, module in model.named_modules()}
+    names: dict[nn.Module, str] = {module: name for name, module in model.named_modules()}
     for norm, convolution in pairs.items():
         # Whatever the mode of the model: folding uses the running statistics.
         folded = fuse_conv_bn_eval(convolution.eval(), norm.eval())
@@ -24,10 +25,10 @@ def fold_batch_norm(model: nn.Module, example: Tensor) -> None:
         setattr(model.get_submodule(parent), attribute, nn.Sequential(*rest) or nn.Identity())
 
 
-def _find_pairs(model: nn.Module, example: Tensor) -> dict[nn.Module, nn.Conv2d]:
+def _find_pairs(model: nn.Module, example: Tensor) -> dict[nn.BatchNorm2d, nn.Conv2d]:
     producers: dict[int, nn.Conv2d] = {}
     kept: list[Tensor] = []  # keep outputs alive so that identities stay unique
-    pairs: dict[nn.Module, nn.Conv2d] = {}
+    pairs: dict[nn.BatchNorm2d, nn.Conv2d] = {}
 
     def note_output(module, inputs, output):
         producers[id(output)] = module
@@ -37,7 +38,7 @@ def _find_pairs(model: nn.Module, example: Tensor) -> dict[nn.Module, nn.Conv2d]
         if id(inputs[0]) in producers:
             pairs[module] = producers.pop(id(inputs[0]))
 
-    handles = []
+    handles: list[RemovableHandle] = []
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             handles.append(module.register_forward_hook(note_output))

@@ -97,6 +97,7 @@ class PolicyNetwork(nn.Module):
         step = window // self.cell
         fitting = features_BFyx[:, :, : rows * step, : columns * step]
         classifier = self.classifier[str(window)]
+        assert isinstance(classifier, nn.Conv2d) and classifier.bias is not None
         if fitting.numel() == 0:  # the window is larger than the image
             # Still a function of the parameters: they get a zero gradient rather than none.
             nothing = fitting.sum() + (classifier.weight.sum() + classifier.bias.sum()) * 0

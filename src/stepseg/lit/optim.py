@@ -53,7 +53,8 @@ def build_optimizer(
     """Make the optimiser and the schedule that is stepped with it."""
     if config.warmup_steps >= max_steps:
         raise ValueError(
-            f"optim.warmup_steps={config.warmup_steps} leaves nothing of trainer.max_steps={max_steps}"
+            f"optim.warmup_steps={config.warmup_steps} leaves nothing of trainer.max_steps="
+            f"{max_steps}"
         )
     optimizer = AdamW(parameter_groups(model, config), lr=config.lr, betas=config.betas)
     schedule = LambdaLR(optimizer, lambda step: lr_factor(step, config, max_steps))

@@ -30,7 +30,7 @@ class ReductionSchedule:
             )
 
     def at(self, step: int, full: Reduction) -> Reduction:
-        """Reduction of a step, a function of the step alone: the same on all ranks and on resume."""
+        """Reduction of a step, a function of it alone: the same on all ranks and on resume."""
         draw = random.Random(f"{self.seed}/{step}").random()
         if draw < self.dense_share:
             return Reduction()

@@ -163,7 +163,7 @@ class SegmentationModule(L.LightningModule):
 
 
 def compile_inner_modules(model: StepSegmenter) -> None:
-    """Compile what does not depend on the ragged layout: the MLPs of blocks, one graph for all T."""
+    """Compile what is free of the ragged layout: the MLPs of blocks, one graph for all T."""
     for block in model.backbone.blocks:
         assert isinstance(block, Block)
         block.mlp.compile(dynamic=True)
