@@ -20,7 +20,7 @@ from stepseg.evaluation import Evaluator
 from stepseg.inference import Protocol
 from stepseg.lit.optim import OptimConfig, build_optimizer
 from stepseg.lit.schedule import ReductionSchedule
-from stepseg.losses import LossWeights, head_loss, policy_loss
+from stepseg.losses import LossWeights, head_loss, mean_over_ranks, policy_loss
 from stepseg.metrics.tokens import TokenMetric
 from stepseg.model import Reduction, Segmentation, StepSegmenter
 from stepseg.vit.block import Block
@@ -79,19 +79,10 @@ class SegmentationModule(L.LightningModule):
         reduction = self.schedule.at(self.global_step, self.model.reduction)
         output = self.model(images, labels, reduction)
         terms = self._losses(output, labels)
-        total = torch.stack(list(terms.values())).sum()
         self.train_tokens.update(self.model, [output], len(images))
-        logged = {f"train/{name}": value.detach() for name, value in terms.items()}
-        self.log_dict(logged, batch_size=len(images))
-        self.log("train/loss", total.detach(), prog_bar=True, batch_size=len(images))
-        return total
-
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_index: int) -> None:
-        """Log the token statistics of the last steps as often as the loggers are written."""
-        interval: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if self.global_step and self.global_step % interval == 0:
-            self._log_tokens("train", self.train_tokens.compute())
-            self.train_tokens.reset()
+        if self._is_logging_step():
+            self._log_training(terms, len(images))
+        return torch.stack(list(terms.values())).sum()
 
     def on_validation_epoch_start(self) -> None:
         self.evaluator.reset()
@@ -144,6 +135,20 @@ class SegmentationModule(L.LightningModule):
             targets = self.rule.windows(labels_BHW, policy.patch_size, policy.windows)
             terms["policy"] = policy_loss(output.policy_logits, targets, self.loss.policy)
         return terms
+
+    def _is_logging_step(self) -> bool:
+        """Whether loggers are written after this step: only then values are reduced for them."""
+        interval: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        return (self.global_step + 1) % interval == 0
+
+    def _log_training(self, terms: Mapping[str, Tensor], batch_size: int) -> None:
+        """Loss terms of this step, averaged over ranks in one go; tokens since the last time."""
+        values = mean_over_ranks(torch.stack([value.detach() for value in terms.values()]))
+        logged = dict(zip((f"train/{name}" for name in terms), values, strict=True))
+        self.log("train/loss", values.sum(), prog_bar=True, batch_size=batch_size)
+        self.log_dict(logged, batch_size=batch_size)
+        self._log_tokens("train", self.train_tokens.compute())
+        self.train_tokens.reset()
 
     def _finish_evaluation(self, split: str) -> None:
         self.results = self.evaluator.compute()
