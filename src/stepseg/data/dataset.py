@@ -84,7 +84,7 @@ class AugmentedDataset(Dataset[Sample]):
         return len(self.dataset)
 
     def __getitem__(self, key: SampleKey) -> Sample:
-        sample = self.dataset[key.index]
+        sample = self.dataset[key.row]
         # CPU generator only: reseeding all devices would disturb dropout when num_workers=0.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(augmentation_seed(self.seed, key.position))

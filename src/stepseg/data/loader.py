@@ -67,8 +67,8 @@ class TrainLoader(DataLoader[Any]):
         ):
             if state[key] != here:
                 raise ValueError(
-                    f"cannot resume: the checkpoint's training data has {key}={state[key]}, this run "
-                    f"has {key}={here}. Resume with the same data and seed, or start a new run "
+                    f"cannot resume: the checkpoint's training data has {key}={state[key]}, this "
+                    f"run has {key}={here}. Resume with the same data and seed, or start a new run "
                     "from the weights."
                 )
         self._sequence.start = state["position"]

@@ -17,8 +17,8 @@ from torch.utils.data import Sampler
 class SampleKey(NamedTuple):
     """What the training sampler hands to the data set."""
 
-    index: int
-    """Row of the data set."""
+    row: int
+    """Which sample of the data set."""
     position: int
     """Place in the endless global training sequence, the seed of the augmentation."""
 

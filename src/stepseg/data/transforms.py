@@ -106,7 +106,7 @@ class RandomResizeCrop(v2.Transform):
         resized = resized_size((height, width), factor, self.base_size)
         crop_h, crop_w = min(self.size[0], resized[0]), min(self.size[1], resized[1])
         for attempt in range(self.tries + 1):
-            params = {
+            params: dict[str, Any] = {
                 "resized": resized,
                 "top": int(torch.randint(resized[0] - crop_h + 1, ())),
                 "left": int(torch.randint(resized[1] - crop_w + 1, ())),
@@ -174,7 +174,7 @@ def resize_crop_label(
     """Crop of the label resized to nearest neighbours, [height, width]."""
     rows = (torch.arange(top, top + height) * label.shape[0]) // resized[0]
     columns = (torch.arange(left, left + width) * label.shape[1]) // resized[1]
-    return label[rows][:, columns]
+    return label.index_select(0, rows).index_select(1, columns)
 
 
 class PadToSize(v2.Transform):

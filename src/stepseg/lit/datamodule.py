@@ -6,7 +6,7 @@ over the ranks, in evaluation without the padding that would count images twice.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +26,23 @@ class SegmentationDataModule(L.LightningDataModule):
     """Batches are dict(image=uint8 [B,3,H,W], label=uint8 [B,H,W], name=list of str).
 
     Args:
-        name: data set, see `stepseg.data.specs.available()`. root: its folder; for "synthetic"
-        the folder of the scene cache. crop_size: (height, width) of training samples. batch_size:
-        training samples per rank and step. val_batch_size: evaluation samples per step; needs
-        images of one size if above 1. num_workers: loader processes; 0 loads in the main process.
-        seed: of order and augmentation. augmentation: settings of the training augmentation.
-        evaluation: the evaluation protocol, published as `protocol`. image_size, train_images,
-        val_images: (height, width) and number of the generated scenes, for
-            "synthetic" only; None takes the defaults of `SceneParameters`.
-        train_split, val_split, test_split: names of the splits.
+        name: data set, see `stepseg.data.specs.available()`.
+        root: its folder; for "synthetic" the folder of the scene cache.
+        crop_size: (height, width) of training samples.
+        batch_size: training samples per rank and step.
+        val_batch_size: evaluation samples per step; above 1 needs images of one size.
+        num_workers: loader processes; 0 loads in the main process.
+        seed: of order and augmentation.
+        augmentation: settings of the training augmentation.
+        evaluation: the evaluation protocol, published as `protocol`.
+        image_size: (height, width) of the generated scenes; "synthetic" only, as the next two.
+        train_images: number of generated training scenes.
+        val_images: number of generated validation scenes.
+        train_split: split that training uses.
+        val_split: split that validation uses.
+        test_split: split that the test uses.
         pin_memory: page-locked batches, for GPUs.
+
     """
 
     def __init__(
@@ -133,13 +140,13 @@ class SegmentationDataModule(L.LightningDataModule):
             return 0, 1
         return self.trainer.global_rank, self.trainer.world_size
 
-    def _batch_counter(self) -> Any:
+    def _batch_counter(self) -> Callable[[], int] | None:
         """Counts the batches trained from now on; the trainer may hold one more ahead."""
         if self.trainer is None:
             return None
-        total = self.trainer.fit_loop.epoch_loop.batch_progress.total
-        before = total.processed
-        return lambda: total.processed - before
+        total: Any = self.trainer.fit_loop.epoch_loop.batch_progress.total
+        before = int(total.processed)
+        return lambda: int(total.processed) - before
 
 
 def _scene_parameters(name: str, given: Mapping[str, Any]) -> SceneParameters | None:

@@ -37,7 +37,7 @@ class Canvas:
 
     def colour(self, colours: Sequence[Colour], jitter: float = 18) -> FloatArray:
         """One of `colours`, varied, float32 [3]."""
-        chosen = np.asarray(colours[self.rng.integers(len(colours))], dtype=np.float32)
+        chosen = np.asarray(colours[int(self.rng.integers(len(colours)))], dtype=np.float32)
         return chosen + self.rng.uniform(-jitter, jitter, 3).astype(np.float32)
 
     def paint(
