@@ -13,7 +13,7 @@ CPU and others                ragged              ``loop``: SDPA per image (fast
 any, nothing else available   ragged              ``masked``: SDPA with a block-diagonal mask
 ============================  ==================  ================================================
 
-``STEPSEG_ATTENTION=dense|flash|efficient|loop|masked`` overrides the choice for ragged batches.
+``STEPSEG_ATTENTION=flash|efficient|loop|masked`` overrides the choice for ragged batches.
 
 Letters: T and S packed query and key rows, N heads, K channels of a head.
 """
