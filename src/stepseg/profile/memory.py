@@ -33,7 +33,7 @@ def peak_memory_mb(call: Callable[[], object], device: torch.device | str = "cpu
         torch.cuda.synchronize(device)
         return (torch.cuda.max_memory_allocated(device) - before) / MEBIBYTE
     # The profiler would report a missing GPU, and its start and stop, on standard error.
-    os.environ.setdefault("KINETO_LOG_LEVEL", "5")
+    os.environ.setdefault("KINETO_LOG_LEVEL", "9")
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as trace:
         call()
     with tempfile.TemporaryDirectory() as folder:
