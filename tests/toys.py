@@ -1,0 +1,177 @@
+"""Toy models; untrained, yet tokens differ enough for some to merge and for some to leave."""
+
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from stepseg.dcts.merge import MergeRule
+from stepseg.dcts.policy import OraclePolicy, PolicyNetwork
+from stepseg.heads.atm import AtmHead
+from stepseg.heads.exit import BudgetExit, ConfidenceExit, ExitRule, RandomExit, UniformExit
+from stepseg.model import Reduction, StepSegmenter
+from stepseg.packed import PackedTokens, Segments
+from stepseg.vit.staged import StagedViT
+
+Module = TypeVar("Module", bound=nn.Module)
+
+CLASSES = 5
+DIM = 32
+HEAD_BLOCKS = (1, 2, 3)
+"""There is a head after each block but the last; tokens leave after `EXIT_BLOCKS`."""
+EXIT_BLOCKS = (1, 3)
+
+CONFIDENCE = ConfidenceExit(threshold=0.88, keep_per_class=1)
+DCTS = MergeRule(windows=(2, 4), thresholds=(0.7, 0.75))
+
+
+def _exits(rule: ExitRule) -> dict:
+    return {"exit": rule, "exit_blocks": EXIT_BLOCKS}
+
+
+SYSTEMS = {
+    "dense": Reduction(),
+    "cts": Reduction(merge=MergeRule(windows=(2,), thresholds=None, top_k=3)),
+    "cts_sizes": Reduction(merge=MergeRule(windows=(2, 4), thresholds=None, top_k=(1, 1))),
+    "dcts": Reduction(merge=DCTS),
+    "dcts_edges": Reduction(
+        merge=MergeRule(windows=DCTS.windows, thresholds=DCTS.thresholds, edge_weight=0.8)
+    ),
+    "dcts_area": Reduction(
+        merge=MergeRule(windows=DCTS.windows, thresholds=DCTS.thresholds, resize="area")
+    ),
+    "dtop": Reduction(**_exits(CONFIDENCE)),
+    "step": Reduction(merge=DCTS, **_exits(CONFIDENCE)),
+    "step_uniform": Reduction(merge=DCTS, **_exits(UniformExit(CONFIDENCE))),
+    "step_budget": Reduction(merge=DCTS, **_exits(BudgetExit((9, 4)))),
+    "step_all_leave": Reduction(merge=DCTS, **_exits(ConfidenceExit(0.0, 0))),
+    "step_random": Reduction(merge=DCTS, **_exits(RandomExit(CONFIDENCE, seed=3))),
+}
+"""Every system of the paper and every exit rule, for tests that hold for all of them."""
+
+
+def toy_vit(**changes: Any) -> StagedViT:
+    numbers = {
+        "dim": DIM,
+        "depth": 4,
+        "num_heads": 2,
+        "mlp_ratio": 2.0,
+        "pos_grid": 4,
+    }
+    return sharpen(StagedViT(**(numbers | changes)))
+
+
+def toy_head(**changes: Any) -> AtmHead:
+    numbers = {
+        "dim": DIM,
+        "num_classes": CLASSES,
+        "head_dim": 16,
+        "num_heads": 2,
+        "num_layers": 2,
+    }
+    return sharpen(AtmHead(**(numbers | changes)))
+
+
+def toy_policy(**changes: Any) -> PolicyNetwork:
+    """A policy network whose scores differ between windows, as those of a trained one do."""
+    policy = PolicyNetwork(**({"name": "lcnet_050", "windows": (2, 4)} | changes))
+    randomise_batch_norm(policy)
+    images = toy_images(4, 160, 160)
+    with torch.no_grad():
+        _calibrate(policy.features, images)
+        policy.eval()
+        for window, logits in policy(images).items():
+            if logits.numel():
+                classifier = policy.classifier[str(window)]
+                classifier.get_parameter("bias").sub_(logits.mean())
+                for parameter in classifier.parameters():
+                    parameter.mul_(1.5 / logits.std())
+    return policy.train()
+
+
+def toy_segmenter(*, policy: nn.Module | None = None, **changes: Any) -> StepSegmenter:
+    """A segmenter of toy parts, in evaluation mode.
+
+    Args:
+        policy: None makes the toy policy network.
+        changes: other constructor arguments.
+
+    """
+    vit_changes = {k: changes.pop(k) for k in ("drop_path", "checkpoint_blocks") if k in changes}
+    head_changes = {k: changes.pop(k) for k in ("dropout",) if k in changes}
+    parts: dict[str, Any] = {
+        "backbone": toy_vit(**vit_changes),
+        "decoder": toy_head(**head_changes),
+        "exit_heads": {block: toy_head(**head_changes) for block in HEAD_BLOCKS},
+        "policy": toy_policy() if policy is None else policy,
+    }
+    return StepSegmenter(**(parts | changes)).eval()
+
+
+def toy_oracle(**changes: Any) -> OraclePolicy:
+    return OraclePolicy(**({"windows": (2, 4)} | changes))
+
+
+def toy_images(batch: int = 3, height: int = 80, width: int = 112) -> Tensor:
+    """Smooth in one corner, noisy in the other, with a colour of its own for each image."""
+    ramp = torch.linspace(0, 1, height)[:, None] * torch.linspace(0, 1, width)
+    noise = torch.rand(batch, 3, height, width)
+    return (torch.rand(batch, 3, 1, 1) * (1 - ramp) + noise * ramp).clamp(0, 1)
+
+
+def toy_labels(batch: int = 3, height: int = 80, width: int = 112) -> Tensor:
+    """Blocks of 32 px with random classes, a few pixels of other classes and of ignore."""
+    blocks = torch.randint(0, CLASSES, (batch, -(-height // 32), -(-width // 32)))
+    labels = blocks.repeat_interleave(32, 1).repeat_interleave(32, 2)[:, :height, :width].clone()
+    specks = torch.rand(labels.shape)
+    labels[specks < 0.0005] = 0
+    labels[specks > 0.9995] = 255
+    return labels
+
+
+def packed(lengths: list[int], dim: int = DIM, **options: Any) -> PackedTokens:
+    """Random tokens of images with these lengths, not merged from anything."""
+    segments = Segments.from_lengths(lengths, "cpu")
+    values = torch.randn(segments.total, dim, **options)
+    return PackedTokens(values, segments, torch.arange(segments.total), segments.image_ids())
+
+
+def sharpen(module: Module) -> Module:
+    """Draw weights of unit gain: the initialisation for training makes all tokens look alike."""
+    with torch.no_grad():
+        for child in module.modules():
+            if isinstance(child, nn.Linear | nn.Conv2d):
+                nn.init.normal_(child.weight, std=child.weight[0].numel() ** -0.5)
+                if child.bias is not None:
+                    nn.init.normal_(child.bias, std=0.1)
+            if isinstance(child, nn.LayerNorm):
+                nn.init.uniform_(child.weight, 0.5, 1.5)
+                nn.init.normal_(child.bias, std=0.1)
+        if isinstance(module, StagedViT):
+            nn.init.normal_(module.pos_embed, std=0.5)
+        if isinstance(module, AtmHead):
+            module.layers[-1].get_submodule("cross_q").get_parameter("weight").mul_(6)
+            module.presence.bias.copy_(torch.tensor([1.0, -1.0]))
+    return module
+
+
+def _calibrate(features: nn.Module, images: Tensor) -> None:
+    """Set the running statistics of BatchNorm from `images`: without them the signal dies out."""
+    norms = [child for child in features.modules() if isinstance(child, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 1.0
+    features.train()
+    features(images)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+
+
+def randomise_batch_norm(module: nn.Module) -> None:
+    """Give BatchNorm statistics and weights that a mistake cannot hide behind."""
+    for child in module.modules():
+        if isinstance(child, nn.BatchNorm2d):
+            nn.init.normal_(child.get_buffer("running_mean"), std=0.1)
+            nn.init.uniform_(child.get_buffer("running_var"), 0.5, 1.5)
+            nn.init.uniform_(child.weight, 0.5, 1.5)
+            nn.init.normal_(child.bias, std=0.1)
