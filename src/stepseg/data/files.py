@@ -31,7 +31,7 @@ def read_image(path: Path) -> Tensor:
                 grey = (np.asarray(image, dtype=np.int64) >> 8).clip(0, 255).astype(np.uint8)
                 pixels = np.repeat(grey[:, :, None], 3, axis=2)
             else:
-                pixels = np.array(image.convert("RGB"))
+                pixels = np.array(image if image.mode == "RGB" else image.convert("RGB"))
     except (OSError, SyntaxError, ValueError) as error:
         raise ImageFileError(f"{path}: cannot read this image ({error})") from error
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()

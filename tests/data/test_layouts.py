@@ -1,0 +1,101 @@
+import pytest
+from stepseg.data.layouts import LayoutError, PairLayout, SplitDirs
+
+
+def touch(root, *names):
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+LAYOUT = PairLayout(
+    {
+        "train": (
+            SplitDirs("new/img", "new/ids", ("_im.jpg",), "_id.png", encoding="other"),
+            SplitDirs("img", "ids"),
+        ),
+        "val": (SplitDirs("img", "ids", names="val.txt"),),
+    },
+    hint="Ask someone.",
+    aliases={"validation": "val"},
+)
+
+
+def test_pairs_are_made_by_relative_name_in_order(tmp_path):
+    touch(tmp_path, "img/b/2.png", "img/a/1.jpg", "ids/a/1.png", "ids/b/2.png")
+    pairs = LAYOUT.pairs(tmp_path, "train")
+    assert [p.name for p in pairs] == ["a/1", "b/2"]
+    assert pairs[0].image == tmp_path / "img/a/1.jpg"
+    assert pairs[1].label == tmp_path / "ids/b/2.png"
+    assert pairs[0].encoding == "ids"
+
+
+def test_the_first_arrangement_that_exists_is_used(tmp_path):
+    touch(tmp_path, "img/1.jpg", "ids/1.png", "new/img/x_im.jpg", "new/ids/x_id.png")
+    (pair,) = LAYOUT.pairs(tmp_path, "train")
+    assert (pair.name, pair.encoding) == ("x", "other")
+
+
+def test_a_list_of_names_selects_the_split(tmp_path):
+    touch(tmp_path, *(f"img/{n}.jpg" for n in "abc"), *(f"ids/{n}.png" for n in "abc"))
+    (tmp_path / "val.txt").write_text("c\n\na\n")
+    assert [p.name for p in LAYOUT.pairs(tmp_path, "validation")] == ["a", "c"]
+
+
+def test_hidden_and_foreign_files_do_not_count(tmp_path):
+    touch(tmp_path, "img/1.jpg", "img/.1.jpg", "img/readme.txt", "ids/1.png", "ids/._1.png")
+    assert len(LAYOUT.pairs(tmp_path, "train")) == 1
+
+
+def test_wrong_root_shows_what_is_expected_and_what_is_there(tmp_path):
+    touch(tmp_path, "pictures/1.jpg")
+    with pytest.raises(LayoutError) as error:
+        LAYOUT.pairs(tmp_path, "train")
+    message = str(error.value)
+    assert "new/img/**/NAME_im.jpg + new/ids/**/NAME_id.png" in message
+    assert "img/**/NAME.jpg + ids/**/NAME.png" in message
+    assert "found pictures/" in message
+    assert "Ask someone." in message
+
+
+@pytest.mark.parametrize(
+    ("make", "found"),
+    [
+        (lambda root: None, "does not exist"),
+        (lambda root: root.mkdir(), "an empty folder"),
+        (lambda root: root.touch(), "a file, not a folder"),
+    ],
+)
+def test_missing_root(tmp_path, make, found):
+    root = tmp_path / "data"
+    make(root)
+    with pytest.raises(LayoutError, match=found):
+        LAYOUT.pairs(root, "train")
+
+
+def test_image_without_label_is_named(tmp_path):
+    touch(tmp_path, "img/1.jpg", "img/2.jpg", "ids/1.png")
+    with pytest.raises(LayoutError, match=r"1 names.*img/2\.jpg"):
+        LAYOUT.pairs(tmp_path, "train")
+    _, problems = LAYOUT.dirs(tmp_path, "train").find(tmp_path)
+    assert problems.without_label == [tmp_path / "img/2.jpg"]
+    assert problems.without_image == []
+
+
+def test_listed_name_without_files_is_reported(tmp_path):
+    touch(tmp_path, "img/1.jpg", "ids/1.png")
+    (tmp_path / "val.txt").write_text("1\n2\n")
+    with pytest.raises(LayoutError, match=r"img/2\.jpg"):
+        LAYOUT.pairs(tmp_path, "val")
+
+
+def test_labels_without_images_leave_an_empty_split(tmp_path):
+    touch(tmp_path, "img/readme.txt", "ids/1.png")
+    with pytest.raises(LayoutError, match="is empty"):
+        LAYOUT.pairs(tmp_path, "train")
+
+
+def test_unknown_split(tmp_path):
+    with pytest.raises(LayoutError, match=r"unknown split 'dev'.*train"):
+        LAYOUT.pairs(tmp_path, "dev")

@@ -1,0 +1,67 @@
+from itertools import islice
+
+import pytest
+from stepseg.data.sampler import EvaluationSampler, InfiniteBatchSampler
+
+
+def batches(count, **kwargs):
+    return list(islice(InfiniteBatchSampler(**kwargs), count))
+
+
+def test_every_pass_shows_every_sample_once_in_a_new_order():
+    keys = [key for batch in batches(10, num_samples=5, batch_size=2, seed=3) for key in batch]
+    assert [key.position for key in keys] == list(range(20))
+    passes = [[key.row for key in keys[i : i + 5]] for i in range(0, 20, 5)]
+    assert all(sorted(rows) == [0, 1, 2, 3, 4] for rows in passes)
+    assert len({tuple(rows) for rows in passes}) > 1
+
+
+def test_order_depends_on_the_seed():
+    assert batches(4, num_samples=50, batch_size=4, seed=0) == batches(
+        4, num_samples=50, batch_size=4, seed=0
+    )
+    assert batches(4, num_samples=50, batch_size=4, seed=0) != batches(
+        4, num_samples=50, batch_size=4, seed=1
+    )
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_ranks_together_see_what_one_rank_sees(world):
+    whole = batches(5, num_samples=7, batch_size=2 * world)
+    shares = [
+        batches(5, num_samples=7, batch_size=2, rank=rank, world=world) for rank in range(world)
+    ]
+    for step in range(5):
+        assert [key for share in shares for key in share[step]] == whole[step]
+
+
+def test_start_continues_the_sequence():
+    whole = batches(6, num_samples=5, batch_size=3, seed=1)
+    assert batches(2, num_samples=5, batch_size=3, seed=1, start=12) == whole[4:]
+
+
+def test_a_batch_larger_than_the_data_spans_passes():
+    (batch,) = batches(1, num_samples=2, batch_size=5)
+    rows = [key.row for key in batch]
+    assert sorted(rows[:2]) == sorted(rows[2:4]) == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"num_samples": 0, "batch_size": 1}, "got 0 and 1"),
+        ({"num_samples": 1, "batch_size": 0}, "got 1 and 0"),
+        ({"num_samples": 1, "batch_size": 1, "rank": 2, "world": 2}, "rank 2 lies outside"),
+    ],
+)
+def test_impossible_numbers_are_refused(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        InfiniteBatchSampler(**kwargs)
+
+
+@pytest.mark.parametrize(("samples", "world"), [(10, 1), (10, 3), (2, 4), (500, 8)])
+def test_evaluation_covers_every_sample_once(samples, world):
+    shares = [list(EvaluationSampler(samples, rank, world)) for rank in range(world)]
+    assert [index for share in shares for index in share] == list(range(samples))
+    lengths = [len(EvaluationSampler(samples, rank, world)) for rank in range(world)]
+    assert max(lengths) - min(lengths) <= 1
