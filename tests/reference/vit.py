@@ -40,9 +40,8 @@ def gelu(x: Tensor) -> Tensor:
 def block(x_TD: Tensor, weights: Weights, num_heads: int) -> Tensor:
     """Pre-norm attention and MLP."""
     qkv = linear(layer_norm(x_TD, weights, "norm1", 1e-6), weights, "attn.qkv")
-    q_TNK, k_TNK, v_TNK = (
-        part.reshape(len(x_TD), num_heads, -1) for part in qkv.split(x_TD.shape[1], dim=1)
-    )
+    per_head = (len(x_TD), num_heads, x_TD.shape[1] // num_heads)
+    q_TNK, k_TNK, v_TNK = (part.reshape(per_head) for part in qkv.chunk(3, dim=1))
     attended = attend(q_TNK, k_TNK, v_TNK).reshape(x_TD.shape)
     x_TD = x_TD + linear(attended, weights, "attn.proj")
     hidden = gelu(linear(layer_norm(x_TD, weights, "norm2", 1e-6), weights, "mlp.fc1"))
