@@ -24,6 +24,7 @@ from stepseg.dcts.policy import OraclePolicy, PolicyNetwork
 from stepseg.dcts.targets import pad_to_multiple
 from stepseg.heads.atm import AtmHead, presence_probability
 from stepseg.heads.exit import ExitRule
+from stepseg.ops.upsample import upsampled_argmax
 from stepseg.packed import PackedTokens, TokenLayout
 from stepseg.vit.staged import StagedViT
 
@@ -106,8 +107,10 @@ class Segmentation:
         return p_BCHW[:, :, :height, :width]
 
     def prediction(self) -> Tensor:
-        """The most probable class of every pixel, int64 ``[B, H, W]``."""
-        return self.scores().argmax(1)
+        """The most probable class of every pixel, int64 ``[B, H, W]``: argmax of `scores`."""
+        height, width = self.image_size
+        p_BYXC = self.cell_scores().permute(0, 2, 3, 1)
+        return upsampled_argmax(p_BYXC, self.patch_size)[:, :height, :width]
 
 
 class StepSegmenter(nn.Module):
@@ -259,11 +262,11 @@ class StepSegmenter(nn.Module):
         return self.policy(images_B3HW)
 
     def _heads_to_run(self, reduction: Reduction) -> list[tuple[int, AtmHead]]:
-        heads = [
-            (int(block), head)
-            for block, head in self.exit_heads.items()
-            if self.training or int(block) in reduction.exit_blocks
-        ]
+        heads: list[tuple[int, AtmHead]] = []
+        for block, head in self.exit_heads.items():
+            assert isinstance(head, AtmHead)
+            if self.training or int(block) in reduction.exit_blocks:
+                heads.append((int(block), head))
         return [*heads, (self.backbone.depth, self.decoder)]
 
 

@@ -1,0 +1,75 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+import stepseg.ops.upsample as upsample
+from stepseg.ops.upsample import upsampled_argmax
+
+
+def reference(scores_BYXC, factor):
+    scores = F.interpolate(
+        scores_BYXC.permute(0, 3, 1, 2), scale_factor=factor, mode="bilinear", align_corners=False
+    )
+    return scores, scores.argmax(1)
+
+
+def assert_equal_up_to_ties(scores_BYXC, factor):
+    scores_BCHW, expected = reference(scores_BYXC, factor)
+    labels = upsampled_argmax(scores_BYXC, factor)
+    assert labels.shape == expected.shape
+    assert labels.dtype == torch.int64
+    best = scores_BCHW.amax(1)
+    chosen = scores_BCHW.gather(1, labels[:, None])[:, 0]
+    torch.testing.assert_close(chosen, best, rtol=0, atol=2e-6)
+    assert (labels == expected).float().mean() > 0.999
+
+
+def test_two_cells_side_by_side():
+    # Class 0 falls from 1 to 0 and class 1 rises from 0 to 0.6: they meet at 1 / 1.6 = 0.625 of the
+    # way, that is in pixel centres 4.5 + 5, between the 9th and 10th of 16 pixels.
+    scores = torch.tensor([[[[1.0, 0.0], [0.0, 0.6]]]])
+    labels = upsampled_argmax(scores, 8)
+    assert labels.shape == (1, 8, 16)
+    assert labels.tolist() == [[[0] * 9 + [1] * 7] * 8]
+
+
+def test_a_class_can_lead_between_cells_where_it_leads_in_none():
+    # Class 2 is second everywhere: half way its 0.7 beats the mean of 1 and 0.
+    scores = torch.tensor([[[[1.0, 0.0, 0.7], [0.0, 1.0, 0.7]]]])
+    assert upsampled_argmax(scores, 4)[0, 0].tolist() == [0, 0, 0, 2, 2, 1, 1, 1]
+
+
+@pytest.mark.parametrize("factor", [1, 2, 3, 4, 5, 16])
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (1, 5), (4, 1), (6, 9)])
+def test_equals_interpolation_and_argmax(rows, columns, factor):
+    assert_equal_up_to_ties(torch.rand(2, rows, columns, 7), factor)
+
+
+def test_equals_interpolation_and_argmax_on_smooth_scores():
+    coarse = torch.randn(1, 30, 5, 5)
+    scores = F.interpolate(coarse, size=(20, 24), mode="bicubic").sigmoid()
+    assert_equal_up_to_ties(scores.permute(0, 2, 3, 1), 16)
+
+
+def test_chunks_make_no_difference(monkeypatch):
+    scores = torch.rand(3, 5, 4, 6)
+    whole = upsampled_argmax(scores, 8)
+    monkeypatch.setattr(upsample, "CPU_CHUNK", 1)
+    assert torch.equal(upsampled_argmax(scores, 8), whole)
+
+
+def test_an_image_does_not_depend_on_its_batch():
+    scores = torch.rand(3, 5, 4, 6)
+    together = upsampled_argmax(scores, 8)
+    assert torch.equal(together, torch.cat([upsampled_argmax(s[None], 8) for s in scores]))
+
+
+def test_no_image_is_no_map():
+    assert upsampled_argmax(torch.rand(0, 5, 4, 6), 8).shape == (0, 40, 32)
+
+
+def test_half_precision_keeps_its_dtype_within():
+    scores = torch.rand(1, 6, 6, 4).bfloat16()
+    labels = upsampled_argmax(scores, 16)
+    _, expected = reference(scores.float(), 16)
+    assert (labels == expected).float().mean() > 0.95
