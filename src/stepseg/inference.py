@@ -173,10 +173,11 @@ def predict_scores(
         for mirrored in (False, True) if protocol.flip else (False,):
             scores = _scores_at_size(scorer, resized.flip(-1) if mirrored else resized, protocol)
             scores = _resize(scores.flip(-1) if mirrored else scores, output_size)
-            total = scores if total is None else total.add_(scores)
+            # Not in place: the tensor may be the scorer's own.
+            total = scores if total is None else total + scores
             views += 1
     assert total is not None
-    return total if views == 1 else total.div_(views)
+    return total if views == 1 else total / views
 
 
 def predict_labels(

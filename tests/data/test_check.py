@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+
 from stepseg.cli.data import main
 from stepseg.data.check import check_split
 from stepseg.data.layouts import LayoutError

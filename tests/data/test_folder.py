@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from PIL import Image
+
 from stepseg.data.dataset import SegmentationDataset
 from stepseg.data.sets.folder import load_spec
 

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from stepseg.data.labels import LabelError, LabelMap, format_ids
 
 

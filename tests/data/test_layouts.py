@@ -1,4 +1,5 @@
 import pytest
+
 from stepseg.data.layouts import LayoutError, PairLayout, SplitDirs
 
 

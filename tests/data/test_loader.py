@@ -2,6 +2,7 @@ from itertools import islice
 
 import pytest
 import torch
+
 from stepseg.data.dataset import AugmentedDataset, SegmentationDataset
 from stepseg.data.loader import TrainLoader
 from stepseg.data.sampler import InfiniteBatchSampler

@@ -2,13 +2,14 @@ import colorsys
 
 import pytest
 import torch
+from torchvision import tv_tensors
+
 from stepseg.data.photometric import (
     Distortion,
     PhotometricDistortion,
     adjust_colour,
     distort,
 )
-from torchvision import tv_tensors
 
 NOTHING = Distortion(None, None, None, None, contrast_first=True)
 

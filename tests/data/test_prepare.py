@@ -1,4 +1,4 @@
-"""Downloads from a server in this process, archives made here: whole, interrupted, wrong, hostile."""
+"""Downloads from a server in this process; archives that are whole, cut off, wrong or hostile."""
 
 import dataclasses
 import hashlib
@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+
 from stepseg.cli.data import main
 from stepseg.data.dataset import SegmentationDataset
 from stepseg.data.labels import LabelError

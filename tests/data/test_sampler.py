@@ -1,6 +1,7 @@
 from itertools import islice
 
 import pytest
+
 from stepseg.data.sampler import EvaluationSampler, InfiniteBatchSampler
 
 

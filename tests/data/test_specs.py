@@ -3,6 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 from PIL import Image
+
 from stepseg.data.dataset import SegmentationDataset
 from stepseg.data.labels import LabelMap
 from stepseg.data.sets.cocostuff10k import ABSENT_IDS

@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
+
 from stepseg.data.dataset import SegmentationDataset
 from stepseg.data.scenes.street import draw_scene
 from stepseg.data.specs import get_spec
@@ -151,7 +152,7 @@ def test_parameters_are_written_for_readers(tmp_path):
 
 @pytest.mark.parametrize("wrong", [{"image_size": (32, 512)}, {"train_images": 0}])
 def test_impossible_parameters_are_refused(wrong):
-    with pytest.raises(ValueError, match="need at least|scenes need"):
+    with pytest.raises(ValueError, match=r"need at least|scenes need"):
         SceneParameters(**wrong)
 
 

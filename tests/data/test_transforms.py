@@ -1,5 +1,9 @@
 import pytest
 import torch
+from torchvision import tv_tensors
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as F
+
 from stepseg.data.transforms import (
     Augmentation,
     PadToSize,
@@ -9,9 +13,6 @@ from stepseg.data.transforms import (
     resize_crop_label,
     resized_size,
 )
-from torchvision import tv_tensors
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional as F
 
 
 def mask(tensor):

@@ -6,10 +6,7 @@ A wrong label map shows up as a low mIoU days later; here it is a line in a list
 from __future__ import annotations
 
 from collections import Counter
-from concurrent.futures import Executor, ProcessPoolExecutor
-from contextlib import nullcontext
 from dataclasses import dataclass, field
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +18,7 @@ from stepseg.data.files import read_image
 from stepseg.data.labels import IGNORE_INDEX
 from stepseg.data.layouts import Pair
 from stepseg.data.overlay import overlay
+from stepseg.data.parallel import map_items
 from stepseg.data.specs import DatasetSpec
 from stepseg.data.writing import write_json, write_png
 
@@ -104,26 +102,16 @@ def check_split(spec: DatasetSpec, root: Path, split: str, processes: int = 1) -
     report.problems += [f"{path}: label without an image" for path in unpaired.without_image]
     if not pairs:
         report.problems.append(f"{root}: split {split!r} is empty; expected {dirs.describe()}")
-    with _pool(processes, len(pairs)) as pool:
-        jobs = [(pair, spec) for pair in pairs]
-        found = pool.map(_check_pair, jobs, chunksize=16) if pool else map(_check_pair, jobs)
-        for counts, size, problem in found:
-            if counts is not None:
-                report.counts += counts
-                report.images_with_class += counts > 0
-            if size is not None:
-                report.sizes[size] += 1
-            if problem is not None:
-                report.problems.append(problem)
+    jobs = [(pair, spec) for pair in pairs]
+    for counts, size, problem in map_items(_check_pair, jobs, processes):
+        if counts is not None:
+            report.counts += counts
+            report.images_with_class += counts > 0
+        if size is not None:
+            report.sizes[size] += 1
+        if problem is not None:
+            report.problems.append(problem)
     return report
-
-
-def _pool(processes: int, jobs: int) -> Any:
-    workers = min(processes, jobs)
-    if workers <= 1:
-        return nullcontext(None)
-    pool: Executor = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
-    return pool
 
 
 def _check_pair(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import os
 import shutil
 import tempfile
@@ -17,6 +16,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
+from stepseg.data.parallel import map_items
 from stepseg.data.scenes.street import GENERATOR_VERSION, draw_scene
 from stepseg.data.writing import write_json, write_png
 
@@ -113,15 +113,8 @@ def _holds(target: Path, parameters: SceneParameters) -> bool:
 
 def _draw_all(folder: Path, parameters: SceneParameters, processes: int) -> None:
     jobs = [(split, i) for split, count in parameters.counts.items() for i in range(count)]
-    draw = partial(_draw_one, folder, parameters)
-    if min(processes, len(jobs)) == 1:
-        for job in jobs:
-            draw(job)
-        return
-    # "spawn" because a forked child of a process with running torch threads may hang.
-    with multiprocessing.get_context("spawn").Pool(min(processes, len(jobs))) as pool:
-        for _ in pool.imap_unordered(draw, jobs, chunksize=8):
-            pass
+    for _ in map_items(partial(_draw_one, folder, parameters), jobs, processes, chunk=8):
+        pass
 
 
 def _draw_one(folder: Path, parameters: SceneParameters, job: tuple[str, int]) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 
 from stepseg.data.files import read_mat
 from stepseg.data.layouts import LayoutError, read_names
+from stepseg.data.parallel import map_items
 from stepseg.data.sets.cocostuff10k import SPEC
 from stepseg.data.writing import write_png
 
@@ -41,13 +40,9 @@ def convert_cocostuff(
     missing = [mat for mat, _ in jobs if not mat.is_file()]
     if missing:
         raise LayoutError(f"{len(missing)} annotations are missing, first {missing[0]}")
-    if not jobs:
-        return 0
-    workers = max(1, min(processes, len(jobs)))
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        for done, _ in enumerate(pool.map(_convert_one, jobs, chunksize=16), start=1):
-            if progress is not None:
-                progress(done, len(jobs))
+    for done, _ in enumerate(map_items(_convert_one, jobs, processes), start=1):
+        if progress is not None:
+            progress(done, len(jobs))
     return len(jobs)
 
 

@@ -1,0 +1,236 @@
+"""The Lightning data module: every data set through all loaders, resuming, several ranks."""
+
+import json
+import os
+import subprocess
+import sys
+from itertools import islice
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+
+from stepseg.data.transforms import Augmentation
+from stepseg.inference import Protocol
+from stepseg.lit.datamodule import SegmentationDataModule
+
+SMALL = {"crop_size": (32, 40), "batch_size": 2}
+NAMES = ["ade20k", "camvid", "cityscapes", "cocostuff10k", "folder"]
+
+
+class Recorder(L.LightningModule):
+    """Keeps what it is shown."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.seen = {"train": [], "val": [], "test": []}
+
+    def note(self, split, batch):
+        digest = [int(image.long().sum()) for image in batch["image"]]
+        self.seen[split] += list(zip(batch["name"], digest, strict=True))
+
+    def training_step(self, batch):
+        self.note("train", batch)
+        return self.weight.sum()
+
+    def validation_step(self, batch):
+        self.note("val", batch)
+
+    def test_step(self, batch):
+        self.note("test", batch)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def make_trainer(**kwargs):
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    kwargs = {"enable_checkpointing": False, "num_sanity_val_steps": 0, **quiet, **kwargs}
+    return L.Trainer(accelerator="cpu", use_distributed_sampler=False, max_epochs=-1, **kwargs)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_data_set_through_training_validation_and_test(name, roots):
+    datamodule = SegmentationDataModule(name, roots[name], num_workers=2, **SMALL)
+    module, trainer = Recorder(), make_trainer(max_steps=4, val_check_interval=2)
+    trainer.fit(module, datamodule)
+    trainer.test(module, datamodule, verbose=False)
+    assert len(module.seen["train"]) == 8
+    assert len(module.seen["val"]) == 2 * 3
+    assert len(module.seen["test"]) == 3
+    first_pass = [name for name, _ in module.seen["train"]][:5]
+    assert len(set(first_pass)) == len(first_pass)
+
+
+def test_batches_follow_the_contract(roots):
+    datamodule = SegmentationDataModule("camvid", roots["camvid"], val_batch_size=2, **SMALL)
+    batch = next(iter(datamodule.train_dataloader()))
+    assert batch["image"].shape == (2, 3, 32, 40)
+    assert batch["label"].shape == (2, 32, 40)
+    assert batch["image"].dtype == batch["label"].dtype == torch.uint8
+    assert all(isinstance(name, str) for name in batch["name"])
+    val = list(datamodule.val_dataloader())
+    assert [len(b["name"]) for b in val] == [2, 1]
+    assert val[0]["label"].shape == (2, 48, 64)  # full size
+    assert datamodule.num_classes == datamodule.spec.num_classes == 11
+    assert datamodule.protocol == Protocol()
+
+
+def test_settings_may_be_plain_values_or_objects(roots):
+    plain = SegmentationDataModule(
+        "camvid",
+        str(roots["camvid"]),
+        crop_size=[32, 40],
+        augmentation={"resize_ratio": [1.0, 1.5], "flip": 0.0},
+        evaluation={"mode": "slide", "crop": [32, 32], "stride": [16, 16]},
+    )
+    objects = SegmentationDataModule(
+        "camvid",
+        roots["camvid"],
+        augmentation=Augmentation(resize_ratio=(1.0, 1.5), flip=0.0),
+        evaluation=Protocol("slide", crop=(32, 32), stride=(16, 16)),
+    )
+    assert plain.augmentation == objects.augmentation
+    assert plain.protocol == objects.protocol
+    assert plain.crop_size == (32, 40)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"image_size": (64, 64)}, r"\['image_size'\].*'camvid'"),
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"num_workers": -1}, "num_workers=-1"),
+    ],
+)
+def test_impossible_settings_are_refused(kwargs, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        SegmentationDataModule("camvid", tmp_path, **kwargs)
+
+
+def test_generated_scenes_are_drawn_on_demand(tmp_path):
+    def make():
+        return SegmentationDataModule(
+            "synthetic", tmp_path, image_size=(64, 96), train_images=4, val_images=3, **SMALL
+        )
+
+    make().prepare_data()
+    (folder,) = tmp_path.iterdir()
+    module, trainer = Recorder(), make_trainer(max_steps=1)
+    trainer.fit(module, make())
+    assert len(module.seen["train"]) == 2
+    assert [p.name for p in tmp_path.iterdir()] == [folder.name]
+    assert make().dataset("val")[0]["label"].max() < 8
+
+
+def test_mixed_sizes_need_a_batch_of_one(tmp_path, builders):
+    from PIL import Image
+
+    root = builders["camvid"](tmp_path)
+    for kind, suffix in (("images", "jpg"), ("annotations", "png")):
+        path = root / kind / "val" / f"0001.{suffix}"
+        Image.open(path).crop((0, 0, 32, 48)).save(path)
+    datamodule = SegmentationDataModule("camvid", root, val_batch_size=3)
+    with pytest.raises(ValueError, match=r"data\.val_batch_size=1"):
+        next(iter(datamodule.val_dataloader()))
+    assert len(list(SegmentationDataModule("camvid", root).val_dataloader())) == 3
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("limit", [None, 100])
+def test_resuming_in_mid_training_shows_the_same_samples(tmp_path, roots, num_workers, limit):
+    def run(steps, ckpt_path=None):
+        datamodule = SegmentationDataModule(
+            "camvid", roots["camvid"], num_workers=num_workers, seed=3, **SMALL
+        )
+        module = Recorder()
+        trainer = make_trainer(
+            max_steps=steps,
+            val_check_interval=2,
+            limit_train_batches=limit,
+            accumulate_grad_batches=2,
+        )
+        trainer.fit(module, datamodule, ckpt_path=ckpt_path, weights_only=True)
+        return module.seen["train"], trainer
+
+    whole, _ = run(5)
+    begun, trainer = run(3)
+    trainer.save_checkpoint(tmp_path / "middle.ckpt")
+    rest, again = run(5, ckpt_path=str(tmp_path / "middle.ckpt"))
+    assert begun + rest == whole
+    assert len(whole) == 5 * 2 * 2  # steps, accumulated batches, samples
+    # and the resumed run can be resumed in turn
+    again.save_checkpoint(tmp_path / "late.ckpt")
+    late = torch.load(tmp_path / "late.ckpt", weights_only=True)
+    (state,) = late["loops"]["fit_loop"]["state_dict"]["combined_loader"]
+    assert state == {"position": 20, "seed": 3, "num_samples": 5}
+
+
+def test_checkpoint_inside_training_has_the_position_of_its_step(tmp_path, roots):
+    from lightning.pytorch.callbacks import ModelCheckpoint
+
+    datamodule = SegmentationDataModule("camvid", roots["camvid"], num_workers=2, **SMALL)
+    keep = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
+    trainer = make_trainer(max_steps=3, callbacks=[keep], enable_checkpointing=True)
+    trainer.fit(Recorder(), datamodule)
+    for step in (1, 2, 3):
+        saved = torch.load(tmp_path / f"step={step}.ckpt", weights_only=True)
+        (state,) = saved["loops"]["fit_loop"]["state_dict"]["combined_loader"]
+        assert state["position"] == 2 * step
+
+
+SCRIPT = """
+import json, sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from test_datamodule import Recorder, make_trainer
+from stepseg.lit.datamodule import SegmentationDataModule
+
+out, roots = Path(sys.argv[1]), json.loads(sys.argv[2])
+for name, root in roots.items():
+    datamodule = SegmentationDataModule(
+        name,
+        root,
+        num_workers=2 if name == "camvid" else 0,
+        crop_size=(32, 40),
+        batch_size=1,
+        seed=4,
+    )
+    module, trainer = Recorder(), make_trainer(
+        strategy="ddp", devices=2, max_steps=3, limit_val_batches=0
+    )
+    trainer.fit(module, datamodule)
+    trainer.test(module, datamodule, verbose=False)
+    (out / f"{{name}}-{{trainer.global_rank}}.json").write_text(json.dumps(module.seen))
+"""
+
+
+def test_two_ranks_share_training_batches_and_divide_the_test(tmp_path, roots):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.format(tests=str(Path(__file__).parent)))
+    arguments = [str(tmp_path), json.dumps({name: str(root) for name, root in roots.items()})]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, str(script), *arguments],
+        check=False,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    for name, root in roots.items():
+        ranks = [json.loads((tmp_path / f"{name}-{rank}.json").read_text()) for rank in range(2)]
+        one = SegmentationDataModule(name, root, crop_size=(32, 40), batch_size=2, seed=4)
+        expected = Recorder()
+        for batch in islice(one.train_dataloader(), 3):
+            expected.note("train", batch)
+        together = [
+            tuple(ranks[i % 2]["train"][i // 2]) for i in range(len(expected.seen["train"]))
+        ]
+        assert together == expected.seen["train"]
+        tested = [seen[0] for rank in ranks for seen in rank["test"]]
+        assert tested == [pair.name for pair in one.dataset("test").pairs]
+        assert sorted(len(rank["test"]) for rank in ranks) == [1, 2]
