@@ -64,7 +64,6 @@ class Evaluator(nn.Module):
         return {
             **{name: float(value) for name, value in accuracy.items()},
             "per_class_IoU": [None if value != value else value for value in per_class],
-            "images": int(self.tokens.images),
             **self.tokens.compute(),
             "protocol": self.protocol.as_dict(),
         }

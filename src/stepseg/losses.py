@@ -9,7 +9,7 @@ two processes give the gradient of one process with the doubled batch.
 Letters: B images, C classes, H x W pixels of the label, Y x X cells.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -33,12 +33,30 @@ class LossWeights:
     policy: float = 1.0
 
 
+Count = Callable[[Tensor], Tensor]
+
+
+def local_count(count: Tensor) -> Tensor:
+    """The count of this rank, without asking the others."""
+    return count
+
+
+def mean_over_ranks(count: Tensor) -> Tensor:
+    """Average a count over the ranks of a distributed run; without one, the count itself."""
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return count
+    count = count.clone()
+    dist.all_reduce(count)
+    return count / dist.get_world_size()
+
+
 def head_loss(
     mask_logits_BCYX: Tensor,
     class_logits_BC2: Tensor,
     labels_BHW: Tensor,
     weights: LossWeights,
     ignore_index: int = 255,
+    reduce_count: Count = mean_over_ranks,
 ) -> dict[str, Tensor]:
     """Loss terms of one ATM head, each with its weight applied; the sum is the head's loss.
 
@@ -48,6 +66,8 @@ def head_loss(
         labels_BHW: int64 training ids.
         weights: of the terms.
         ignore_index: label without annotation.
+        reduce_count: averages a count over the ranks. Evaluation, where ranks have different
+            numbers of batches and must not wait for each other, passes `local_count`.
 
     Returns:
         Scalars ``classes``, ``focal``, ``dice``.
@@ -61,21 +81,26 @@ def head_loss(
     logits_BCHW = F.interpolate(
         mask_logits_BCYX.float(), size=labels_BHW.shape[1:], mode="bilinear", align_corners=False
     )
-    num_masks = _divisor(mean_over_ranks(present_BC.sum().float()))
+    num_masks = _divisor(reduce_count(present_BC.sum().float()))
     valid_B1HW = valid_BHW[:, None].to(logits_BCHW.dtype)
     target_BCHW = target_BCHW.to(logits_BCHW.dtype)
     focal_BC = _focal(logits_BCHW, target_BCHW, valid_B1HW, weights)
     dice_BC = _dice(logits_BCHW, target_BCHW, valid_B1HW, weights.dice_smooth)
-    classes = _class_term(class_logits_BC2.float(), present_BC, annotated_B, weights.absent)
+    class_cost, class_weight = _class_term(
+        class_logits_BC2.float(), present_BC, annotated_B, weights.absent
+    )
     return {
-        "classes": weights.classes * classes,
+        "classes": weights.classes * class_cost / _divisor(reduce_count(class_weight)),
         "focal": weights.focal * (focal_BC * present_BC).sum() / num_masks,
         "dice": weights.dice * (dice_BC * present_BC).sum() / num_masks,
     }
 
 
 def policy_loss(
-    logits: Mapping[int, Tensor], targets: Mapping[int, Tensor], weight: float = 1.0
+    logits: Mapping[int, Tensor],
+    targets: Mapping[int, Tensor],
+    weight: float = 1.0,
+    reduce_count: Count = mean_over_ranks,
 ) -> Tensor:
     """Binary cross-entropy per window size, positives and negatives balanced, averaged over sizes.
 
@@ -83,6 +108,7 @@ def policy_loss(
         logits: per window side ``[B, Y // s, X // s]``.
         targets: boolean, alike (`stepseg.dcts.targets`).
         weight: of the result.
+        reduce_count: as in `head_loss`.
 
     """
     terms = []
@@ -91,7 +117,7 @@ def policy_loss(
         cost = F.binary_cross_entropy_with_logits(
             logit.float(), target.to(torch.float32), reduction="none"
         )
-        counts = mean_over_ranks(torch.stack([target.sum(), (~target).sum()]).float())
+        counts = reduce_count(torch.stack([target.sum(), (~target).sum()]).float())
         halves = torch.stack([(cost * target).sum(), (cost * ~target).sum()])
         halves = halves / _divisor(counts)
         # With one kind only, its mean is the term.
@@ -105,15 +131,6 @@ def one_hot_masks(labels_BHW: Tensor, num_classes: int, ignore_index: int = 255)
     return (labels_BHW[:, None] == classes) & (labels_BHW != ignore_index)[:, None]
 
 
-def mean_over_ranks(count: Tensor) -> Tensor:
-    """Average a count over the ranks of a distributed run; without one, the count itself."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return count
-    count = count.clone()
-    dist.all_reduce(count)
-    return count / dist.get_world_size()
-
-
 def _divisor(count: Tensor) -> Tensor:
     """The count, or 1 where nothing was counted; one item on one of two ranks is a count of 0.5."""
     return torch.where(count > 0, count, 1)
@@ -121,12 +138,12 @@ def _divisor(count: Tensor) -> Tensor:
 
 def _class_term(
     logits_BC2: Tensor, present_BC: Tensor, annotated_B: Tensor, absent_weight: float
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
+    """Weighted cross-entropy summed over images and classes, and the sum of the weights."""
     target_BC = (~present_BC).long()  # index 0 says present
     cost_BC = F.cross_entropy(logits_BC2.flatten(0, 1), target_BC.flatten(), reduction="none")
     weight_BC = torch.where(present_BC, 1.0, absent_weight) * annotated_B[:, None]
-    total = mean_over_ranks(weight_BC.sum())
-    return (cost_BC.view_as(weight_BC) * weight_BC).sum() / _divisor(total)
+    return (cost_BC.view_as(weight_BC) * weight_BC).sum(), weight_BC.sum()
 
 
 def _focal(logits: Tensor, target: Tensor, valid: Tensor, weights: LossWeights) -> Tensor:

@@ -17,7 +17,7 @@ from torchmetrics.classification import BinaryAveragePrecision
 from stepseg.dcts.policy import PolicyNetwork
 from stepseg.dcts.targets import HomogeneityRule
 from stepseg.lit.optim import OptimConfig, lr_factor
-from stepseg.losses import policy_loss
+from stepseg.losses import local_count, policy_loss
 
 
 class PolicyModule(L.LightningModule):
@@ -56,11 +56,13 @@ class PolicyModule(L.LightningModule):
 
     def validation_step(self, batch: Mapping[str, Any], batch_index: int) -> None:
         logits, targets = self._predict(batch)
-        loss = policy_loss(logits, targets)
+        loss = policy_loss(logits, targets, reduce_count=local_count)
         self.log("val/loss", loss, batch_size=len(batch["image"]), sync_dist=True)
         for window in self.policy.windows:
             if logits[window].numel():
-                self._metric(window).update(logits[window].flatten(), targets[window].flatten())
+                self._metric(window).update(
+                    logits[window].sigmoid().flatten(), targets[window].flatten()
+                )
 
     def on_validation_epoch_end(self) -> None:
         figures = {}

@@ -20,7 +20,13 @@ from stepseg.evaluation import Evaluator
 from stepseg.inference import Protocol
 from stepseg.lit.optim import OptimConfig, build_optimizer
 from stepseg.lit.schedule import ReductionSchedule
-from stepseg.losses import LossWeights, head_loss, mean_over_ranks, policy_loss
+from stepseg.losses import (
+    LossWeights,
+    head_loss,
+    local_count,
+    mean_over_ranks,
+    policy_loss,
+)
 from stepseg.metrics.tokens import TokenMetric
 from stepseg.model import Reduction, Segmentation, StepSegmenter
 from stepseg.vit.block import Block
@@ -120,12 +126,13 @@ class SegmentationModule(L.LightningModule):
     def _losses(self, output: Segmentation, labels_BHW: Tensor) -> dict[str, Tensor]:
         """Every head on the whole map of its time, and the policy on its windows."""
         ignore = self.spec.ignore_index
+        count = mean_over_ranks if self.training else local_count
         labels = pad_to_multiple(labels_BHW, self.model.patch_size, ignore)
         terms: dict[str, Tensor] = {}
         for head in output.heads:
             name = "decoder" if head is output.heads[-1] else f"exit_head_{head.block}"
             head_terms = head_loss(
-                output.mask_logits(head), head.class_logits_BC2, labels, self.loss, ignore
+                output.mask_logits(head), head.class_logits_BC2, labels, self.loss, ignore, count
             )
             terms |= {f"{name}/{term}": value for term, value in head_terms.items()}
         policy = self.model.policy
@@ -133,7 +140,7 @@ class SegmentationModule(L.LightningModule):
         # A frozen policy takes no gradient: in training its cost would only be noise in the loss.
         if isinstance(policy, PolicyNetwork) and output.policy_logits and learns == self.training:
             targets = self.rule.windows(labels_BHW, policy.patch_size, policy.windows)
-            terms["policy"] = policy_loss(output.policy_logits, targets, self.loss.policy)
+            terms["policy"] = policy_loss(output.policy_logits, targets, self.loss.policy, count)
         return terms
 
     def _is_logging_step(self) -> bool:

@@ -74,6 +74,7 @@ class TokenMetric(Metric):
         variance = float(self.macs_squared) / images / 1e18 - mean**2
         counts = (self.superpatches / images).tolist()
         return {
+            "images": int(self.images),
             "gmacs_mean": mean,
             "gmacs_std": max(variance, 0.0) ** 0.5,
             "gmacs_by_part": dict(zip(self.part_names, gmacs, strict=False)),

@@ -1,0 +1,214 @@
+"""`stepseg-train` and `stepseg-eval` from configuration to result, on a data set of seconds."""
+
+import csv
+import json
+
+import pytest
+import torch
+from commands import SMALL, compose_config, run_command, start_command, write_camvid
+
+from stepseg.cli.evaluate import evaluate
+from stepseg.cli.train import train
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_camvid(tmp_path_factory.mktemp("camvid"))
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    """The output folder of one small training."""
+    output = tmp_path_factory.mktemp("trained")
+    train(compose_config("train", ["data=camvid", f"data.root={data}", *SMALL], output))
+    return output
+
+
+def result_of(output):
+    return json.loads((output / "result.json").read_text())
+
+
+def test_training_writes_what_was_promised(trained):
+    result = result_of(trained)
+    assert result["status"] == "completed"
+    assert [row["name"] for row in result["rows"]] == ["dense", "dCTS", "STEP@[2,4]"]
+    for key in ("mIoU", "aAcc", "mAcc", "fwIoU", "boundary_IoU", "gmacs_mean", "gmacs_std"):
+        assert 0 <= result[key] <= 100
+    assert result["images"] == 5
+    assert len(result["per_class_IoU"]) == 11
+    assert result["tokens_per_stage"][0] == result["tokens_mean"] <= 24
+    dense = result["rows"][0]
+    assert dense["tokens_per_stage"] == [24.0]  # 64 x 96 px are 4 x 6 patches
+    assert dense["superpatches"]["1"] == 24
+    covered = sum(int(s) ** 2 * n for s, n in result["superpatches"].items())
+    assert covered == pytest.approx(24)
+    assert sum(result["gmacs_by_part"].values()) == pytest.approx(result["gmacs_mean"])
+    assert (trained / "checkpoints" / "best.ckpt").is_file()
+    assert (trained / "checkpoints" / "last.ckpt").is_file()
+
+
+def test_metrics_are_logged(trained):
+    with open(trained / "csv" / "metrics.csv") as file:
+        rows = list(csv.DictReader(file))
+    for name in (
+        "train/loss", "train/decoder/focal", "train/exit_head_2/dice", "train/policy",
+        "train/tokens_stage_1", "train/gmacs", "train/superpatches_2x2",
+        "val/mIoU", "val/gmacs", "val/tokens_stage_3", "val/decoder/classes", "val/policy",
+    ):  # fmt: skip
+        values = [float(row[name]) for row in rows if row.get(name)]
+        assert values, f"{name} was never logged"
+        assert all(value == value for value in values), f"{name} is NaN"
+
+
+def test_checkpoint_holds_plain_values(trained):
+    content = torch.load(trained / "checkpoints" / "best.ckpt", weights_only=True)
+    assert content["stepseg"]["model"]["backbone"]["name"] == "vit_tiny"
+    assert content["stepseg"]["data"]["classes"][0] == "sky"
+
+
+def test_evaluation_repeats_the_training_s_figures(trained, data, tmp_path):
+    overrides = [f"ckpt_path={trained}/checkpoints/best.ckpt", "data=camvid", f"data.root={data}"]
+    evaluate(compose_config("eval", [*overrides, "data.num_workers=0"], tmp_path))
+    theirs, ours = result_of(trained), result_of(tmp_path)
+    assert ours["status"] == "completed"
+    for key in ("mIoU", "aAcc", "gmacs_mean"):
+        assert ours[key] == pytest.approx(theirs[key], abs=1e-6)
+    assert ours["tokens_per_stage"] == theirs["tokens_per_stage"]
+
+
+def test_sweep_has_a_row_per_combination(trained, data, tmp_path):
+    overrides = [
+        f"ckpt_path={trained}/checkpoints/best.ckpt", "data=camvid", f"data.root={data}",
+        "data.num_workers=0", "sweep.merge_thresholds=[[0.5,0.5],[1,1]]",
+        "sweep.exit_blocks=[[2],[2,4]]",
+    ]  # fmt: skip
+    evaluate(compose_config("eval", overrides, tmp_path))
+    rows = result_of(tmp_path)["rows"]
+    assert len(rows) == 4
+    assert rows[2]["reduction"]["merge"]["thresholds"] == [1, 1]
+    assert rows[2]["tokens_per_stage"][0] == 24  # a threshold of 1 merges nothing
+    assert [len(row["tokens_per_stage"]) for row in rows] == [2, 3, 2, 3]
+
+
+def test_other_systems_on_the_same_weights(trained, data, tmp_path):
+    common = [f"ckpt_path={trained}/checkpoints/best.ckpt", "data=camvid", f"data.root={data}"]
+    common.append("data.num_workers=0")
+    evaluate(compose_config("eval", [*common, "reduction=none"], tmp_path / "none"))
+    dense = next(row for row in result_of(trained)["rows"] if row["name"] == "dense")
+    assert result_of(tmp_path / "none")["mIoU"] == pytest.approx(dense["mIoU"], abs=1e-6)
+    cts = ["reduction=cts", "reduction.merge.top_k=3"]
+    evaluate(compose_config("eval", [*common, *cts], tmp_path / "cts"))
+    assert result_of(tmp_path / "cts")["tokens_per_stage"] == [24 - 3 * 3]
+    oracle = ["reduction=dcts", "reduction.merge.windows=[2]", "reduction.merge.thresholds=[0.5]"]
+    evaluate(compose_config("eval", [*common, *oracle, "policy=oracle"], tmp_path / "oracle"))
+    # 32-px blocks of one class; the void rows break the two windows of the upper row
+    assert result_of(tmp_path / "oracle")["tokens_per_stage"] == [3 * 4 + 3]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["reduction.merge.thresholds=[0.5,1.5]"], r"\[0, 1\], got 1.5"),
+        (["reduction.exit.threshold=-0.1"], r"\[0, 1\], got -0.1"),
+        (["reduction.exit.blocks=[12]"], "exit block 12 is outside 1..11"),
+        (["reduction.exit.rule=confident"], "did you mean 'confidence'"),
+        (["reduction.merge.windows=[2,3]"], "each divide the next"),
+        (["policy.windows=[2,4,8]", "reduction.merge.windows=[2,4,8]",
+          "reduction.merge.thresholds=[0.5,0.5,0.5]"], "needs 128 px, data.crop_size is"),
+        (["policy.windows=[2]"], "policy scores windows"),
+        (["data.root=/nowhere/camvid"], "/nowhere/camvid"),
+        (["policy.name=lcnet_51"], "timm has no model 'lcnet_51'"),
+        (["backbone.checkpoint=/nowhere/vit.pth"], "'/nowhere/vit.pth' is not a file"),
+        (["ckpt_path=/nowhere/last.ckpt"], "'/nowhere/last.ckpt' is not a file"),
+        (["optim.schedule=step"], "'cosine' or 'poly'"),
+        (["optim.warmup_steps=9"], "leaves nothing of trainer.max_steps=4"),
+        (["task=dance"], "task must be"),
+    ],
+)  # fmt: skip
+def test_bad_configuration_is_refused(overrides, message, data, tmp_path):
+    cfg = compose_config(
+        "train", ["data=camvid", f"data.root={data}", *SMALL, *overrides], tmp_path
+    )
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        train(cfg)
+    assert result_of(tmp_path)["status"] == "failed"
+
+
+def test_corrupt_image_is_named(tmp_path):
+    root = write_camvid(tmp_path / "data")
+    (root / "images" / "train" / "002.png").write_bytes(b"\x89PNG no image")
+    with pytest.raises(ValueError, match=r"002\.png"):
+        train(compose_config("train", ["data=camvid", f"data.root={root}", *SMALL], tmp_path / "o"))
+
+
+def test_wrong_checkpoints_are_refused(trained, data, tmp_path):
+    best = trained / "checkpoints" / "best.ckpt"
+
+    def run(*overrides):
+        evaluate(compose_config("eval", [*overrides], tmp_path))
+
+    with pytest.raises(ValueError, match="ckpt_path= is missing"):
+        run("data=camvid", f"data.root={data}")
+    with pytest.raises(ValueError, match=r"predicts 11 classes \(camvid\), data 'synthetic' has 8"):
+        run(f"ckpt_path={best}", "data=synthetic")
+    with pytest.raises(ValueError, match="no exit head after block"):
+        run(f"ckpt_path={best}", "data=camvid", f"data.root={data}", "sweep.exit_blocks=[[6]]")
+    foreign = tmp_path / "foreign.ckpt"
+    torch.save({"state_dict": {}}, foreign)
+    with pytest.raises(ValueError, match="is not a stepseg checkpoint"):
+        run(f"ckpt_path={foreign}", "data=camvid", f"data.root={data}")
+    foreign.write_bytes(best.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="cannot be read safely"):
+        run(f"ckpt_path={foreign}", "data=camvid", f"data.root={data}")
+    content = torch.load(best, weights_only=True)
+    content["stepseg"]["model"]["backbone"]["name"] = "vit_small"
+    torch.save(content, foreign)
+    with pytest.raises(ValueError, match=r"does not fit this model: .*\(192,\) instead of"):
+        run(f"ckpt_path={foreign}", "data=camvid", f"data.root={data}")
+
+
+def test_policy_alone_then_frozen(data, tmp_path):
+    common = ["data=camvid", f"data.root={data}", *SMALL]
+    policy = [*common, "task=policy", "monitor=val/mAP"]
+    train(compose_config("train", policy, tmp_path / "policy"))
+    result = result_of(tmp_path / "policy")
+    assert result["status"] == "completed"
+    assert 0 <= result["mAP"] <= 1
+    checkpoint = tmp_path / "policy" / "checkpoints" / "best.ckpt"
+    frozen = ["policy.training=frozen", f"policy.checkpoint={checkpoint}"]
+    train(compose_config("train", [*common, *frozen], tmp_path / "frozen"))
+    before = torch.load(checkpoint, weights_only=True)["state_dict"]
+    after = torch.load(tmp_path / "frozen" / "checkpoints" / "last.ckpt", weights_only=True)
+    for key, value in before.items():
+        if key.startswith("policy."):
+            torch.testing.assert_close(after["state_dict"][f"model.{key}"], value, rtol=0, atol=0)
+
+
+def test_command_line_shows_one_message(tmp_path):
+    done = start_command(
+        "train", "reduction.exit.threshold=2", "data.root=/nowhere", output=tmp_path
+    )
+    assert done.returncode == 2
+    assert "error: the exit threshold is a probability in [0, 1], got 2" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_two_processes_equal_one(data, tmp_path):
+    """Same mIoU, and with the doubled batch the same losses: dropout off, policy frozen."""
+    common = [
+        "data=camvid", f"data.root={data}", *SMALL, "heads.dropout=0", "policy.training=frozen",
+        "trainer.log_every_n_steps=1", "compare=false", "seed=3",
+    ]  # fmt: skip
+    one = run_command("train", *common, "data.batch_size=4", output=tmp_path / "one")
+    two = run_command("train", *common, "trainer=ddp_cpu", output=tmp_path / "two")
+    curves = []
+    for folder in ("one", "two"):
+        with open(tmp_path / folder / "csv" / "metrics.csv") as file:
+            rows = [row for row in csv.DictReader(file) if row["train/loss"]]
+        curves.append([float(row["train/loss"]) for row in rows])
+    assert len(curves[0]) == 4
+    assert curves[1] == pytest.approx(curves[0], rel=2e-5)
+    assert len(set(curves[0])) == 4
+    assert two["images"] == one["images"] == 5  # five images over two processes, none twice
+    assert two["mIoU"] == pytest.approx(one["mIoU"], abs=1e-6)
+    assert two["tokens_per_stage"] == one["tokens_per_stage"]
