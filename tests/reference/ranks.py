@@ -1,0 +1,42 @@
+"""What a process of a small distributed run computes; processes are started by spawning."""
+
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from stepseg.losses import LossWeights, head_loss, mean_over_ranks, policy_loss
+
+Batch = dict[str, Tensor]
+
+
+def gradients(batch: Batch) -> dict[str, Tensor]:
+    """Gradients of all losses of a batch by the logits, and their sum as ``loss``."""
+    names = ("masks", "classes", "windows2", "windows4")
+    logits = {name: batch[name].clone().requires_grad_() for name in names}
+    terms = head_loss(logits["masks"], logits["classes"], batch["labels"], LossWeights())
+    terms["policy"] = policy_loss(
+        {2: logits["windows2"], 4: logits["windows4"]},
+        {2: batch["targets2"], 4: batch["targets4"]},
+    )
+    loss = torch.stack(list(terms.values())).sum()
+    loss.backward()
+    result = {"loss": loss.detach()}
+    for name, tensor in logits.items():
+        assert tensor.grad is not None
+        result[name] = tensor.grad
+    return result
+
+
+def run(rank: int, world_size: int, folder: str, batches: list[list[Batch]]) -> None:
+    """Compute the gradients of this rank's share of every batch and save them."""
+    torch.set_num_threads(1)
+    store = dist.FileStore(str(Path(folder) / "store"), world_size)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size)
+    try:
+        mean = mean_over_ranks(torch.tensor([1.0 + rank, 10.0 * rank]))
+        results = [gradients(shares[rank]) for shares in batches]
+        torch.save({"mean": mean, "results": results}, Path(folder) / f"rank{rank}.pt")
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,261 @@
+"""Losses against loops in float64; what must not matter; means over two processes."""
+
+import math
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+from torch import Tensor
+
+from reference import losses as reference
+from reference import ranks
+from stepseg.losses import (
+    LossWeights,
+    head_loss,
+    local_count,
+    mean_over_ranks,
+    one_hot_masks,
+    policy_loss,
+)
+
+UNUSUAL = LossWeights(
+    classes=2.0,
+    absent=0.3,
+    focal=7.0,
+    dice=3.0,
+    focal_alpha=0.4,
+    focal_gamma=1.5,
+    dice_smooth=0.5,
+)
+
+
+DEFAULT = LossWeights()
+
+
+def terms_of(batch: dict[str, Tensor], weights: LossWeights = DEFAULT) -> dict[str, float]:
+    terms = head_loss(batch["masks"], batch["classes"], batch["labels"], weights)
+    return {name: term.item() for name, term in terms.items()}
+
+
+class TestHeadLoss:
+    @pytest.mark.parametrize("weights", [LossWeights(), UNUSUAL], ids=["default", "unusual"])
+    @pytest.mark.parametrize("seed", [0, 1])
+    def test_equals_a_loop_over_pixels(self, weights, seed):
+        batch = reference.toy_batch(3, seed)
+        expected = reference.head_loss(
+            batch["masks"], batch["classes"], batch["labels"], weights, ignore_index=255
+        )
+        assert terms_of(batch, weights) == pytest.approx(expected, rel=1e-5)
+        assert all(value > 0 for value in expected.values())
+
+    def test_another_ignore_label(self):
+        batch = reference.toy_batch(2, 0)
+        batch["labels"][batch["labels"] == 255] = 0
+        terms = head_loss(
+            batch["masks"], batch["classes"], batch["labels"], LossWeights(), ignore_index=0
+        )
+        expected = reference.head_loss(
+            batch["masks"], batch["classes"], batch["labels"], LossWeights(), ignore_index=0
+        )
+        assert {k: v.item() for k, v in terms.items()} == pytest.approx(expected, rel=1e-5)
+
+    def test_by_hand(self):
+        """One pixel each of class 0 and 1, all logits zero: every probability is one half."""
+        labels = torch.tensor([[[0, 1]]])
+        weights = LossWeights(focal=1.0)
+        terms = head_loss(torch.zeros(1, 3, 1, 2), torch.zeros(1, 3, 2), labels, weights)
+        log2 = math.log(2)
+        assert terms["classes"].item() == pytest.approx(log2)
+        # Inside 0.25 * 0.5^2 * log 2, outside 0.75 * 0.5^2 * log 2; the mean of both.
+        assert terms["focal"].item() == pytest.approx(0.125 * log2)
+        # 1 - (2 * 0.5 + 1) / (1 + 1 + 1)
+        assert terms["dice"].item() == pytest.approx(1 / 3)
+
+    def test_a_perfect_answer_costs_nothing(self):
+        labels = torch.tensor([[[0, 1], [2, 255]]])
+        masks = one_hot_masks(labels, 4).float() * 200 - 100
+        present = torch.tensor([[[50.0, -50.0]] * 3 + [[-50.0, 50.0]]])
+        terms = head_loss(masks, present, labels, DEFAULT)
+        for name, term in terms.items():
+            assert term.item() == pytest.approx(0, abs=1e-6), name
+
+    def test_ignored_pixels_influence_nothing(self):
+        """Neither the logits there nor what stands in their place; masks have the label's size."""
+        batch = reference.toy_batch(2, 0)
+        batch["masks"] = torch.randn(2, 5, 8, 12, requires_grad=True)
+        ignored = batch["labels"] == 255
+        assert 0 < ignored.sum() < ignored.numel() / 4
+        terms = head_loss(batch["masks"], batch["classes"], batch["labels"], DEFAULT)
+        gradient = torch.autograd.grad(terms["focal"] + terms["dice"], batch["masks"])[0]
+        assert (gradient.movedim(1, -1)[ignored] == 0).all()
+
+        changed = batch["masks"].detach().clone()
+        changed.movedim(1, -1)[ignored] = torch.randn(int(ignored.sum()), 5) * 50
+        after = head_loss(changed, batch["classes"], batch["labels"], DEFAULT)
+        assert {k: v.item() for k, v in terms.items()} == {k: v.item() for k, v in after.items()}
+
+    def test_a_class_that_only_ignored_pixels_had_is_absent(self):
+        labels = torch.tensor([[[0, 0, 255, 255]]])
+        logits = torch.randn(1, 2, 1, 4)
+        only_first = head_loss(logits, torch.zeros(1, 2, 2), labels, DEFAULT)
+        labels_alone = torch.tensor([[[0, 0]]])
+        alone = head_loss(logits[..., :2], torch.zeros(1, 2, 2), labels_alone, DEFAULT)
+        for name in alone:
+            torch.testing.assert_close(only_first[name], alone[name])
+
+    def test_an_image_without_annotation_contributes_nothing(self):
+        batch = reference.toy_batch(3, 0)
+        blank = {key: value.clone() for key, value in batch.items()}
+        blank["labels"][1] = 255
+        blank["masks"] = blank["masks"].requires_grad_()
+        blank["classes"] = blank["classes"].requires_grad_()
+        terms = head_loss(blank["masks"], blank["classes"], blank["labels"], DEFAULT)
+        two = {key: value[[0, 2]] for key, value in batch.items()}
+        assert {k: v.item() for k, v in terms.items()} == pytest.approx(terms_of(two), rel=1e-6)
+        torch.stack(list(terms.values())).sum().backward()
+        for logits in (blank["masks"], blank["classes"]):
+            assert logits.grad is not None
+            assert (logits.grad[1] == 0).all()
+            assert logits.grad[0].abs().sum() > 0
+
+    def test_a_batch_without_annotation_is_zero_and_has_zero_gradients(self):
+        masks = torch.randn(2, 5, 4, 6, requires_grad=True)
+        classes = torch.randn(2, 5, 2, requires_grad=True)
+        labels = torch.full((2, 8, 12), 255)
+        terms = head_loss(masks, classes, labels, DEFAULT)
+        assert {k: v.item() for k, v in terms.items()} == {"classes": 0, "focal": 0, "dice": 0}
+        gradients = torch.autograd.grad(torch.stack(list(terms.values())).sum(), (masks, classes))
+        assert all((gradient == 0).all() for gradient in gradients)
+
+    def test_absent_classes_weigh_less_and_their_masks_nothing(self):
+        labels = torch.zeros(1, 4, 4, dtype=torch.int64)
+        masks = torch.randn(1, 2, 4, 4, requires_grad=True)
+        terms = head_loss(masks, torch.zeros(1, 2, 2), labels, DEFAULT)
+        gradient = torch.autograd.grad(terms["focal"] + terms["dice"], masks)[0]
+        assert (gradient[:, 1] == 0).all()
+        assert (gradient[:, 0] != 0).all()
+        # Logit differences of 0 cost log 2, of 1 in favour of the error log(1 + e).
+        wrong_absent = torch.tensor([[[0.0, 0.0], [1.0, 0.0]]])
+        cost = head_loss(masks, wrong_absent, labels, DEFAULT)["classes"].item()
+        expected = (math.log(2) + 0.1 * math.log(1 + math.e)) / 1.1
+        assert cost == pytest.approx(expected)
+
+    def test_extreme_logits_stay_finite(self):
+        batch = reference.toy_batch(2, 0)
+        for scale in (1e4, -1e4):
+            masks = (batch["masks"] * scale).requires_grad_()
+            terms = head_loss(masks, batch["classes"] * 1e3, batch["labels"], DEFAULT)
+            total = torch.stack(list(terms.values())).sum()
+            assert total.isfinite()
+            assert torch.autograd.grad(total, masks)[0].isfinite().all()
+
+    def test_half_precision_logits_are_judged_in_float32(self):
+        batch = reference.toy_batch(2, 0)
+        masks, classes = batch["masks"].bfloat16(), batch["classes"].bfloat16()
+        terms = head_loss(masks, classes, batch["labels"], DEFAULT)
+        exact = head_loss(masks.float(), classes.float(), batch["labels"], DEFAULT)
+        for name, term in terms.items():
+            assert term.dtype == torch.float32
+            assert torch.equal(term, exact[name])
+
+    def test_one_hot_masks(self):
+        labels = torch.tensor([[[0, 2], [255, 1]]])
+        assert one_hot_masks(labels, 3).int().tolist() == [
+            [[[1, 0], [0, 0]], [[0, 0], [0, 1]], [[0, 1], [0, 0]]]
+        ]
+        assert one_hot_masks(labels, 3, ignore_index=0)[0, 0].any().item() is False
+
+
+class TestPolicyLoss:
+    @pytest.mark.parametrize("seed", [0, 1, 2])
+    @pytest.mark.parametrize("weight", [1.0, 0.5])
+    def test_equals_a_loop_over_windows(self, seed, weight):
+        batch = reference.toy_batch(3, seed)
+        logits = {2: batch["windows2"], 4: batch["windows4"]}
+        targets = {2: batch["targets2"], 4: batch["targets4"]}
+        expected = reference.policy_loss(logits, targets, weight)
+        assert policy_loss(logits, targets, weight).item() == pytest.approx(expected, rel=1e-5)
+
+    def test_positives_and_negatives_are_balanced(self):
+        """One of four windows is homogeneous, and weighs as much as the three others."""
+        logits = {2: torch.tensor([[[0.0, 2.0], [2.0, 2.0]]])}
+        targets = {2: torch.tensor([[[True, False], [False, False]]])}
+        expected = (math.log(2) + math.log(1 + math.exp(2))) / 2
+        assert policy_loss(logits, targets).item() == pytest.approx(expected)
+
+    @pytest.mark.parametrize("kind", [True, False])
+    def test_one_kind_only(self, kind):
+        logits = {2: torch.zeros(1, 2, 2, requires_grad=True)}
+        targets = {2: torch.full((1, 2, 2), kind)}
+        loss = policy_loss(logits, targets)
+        assert loss.item() == pytest.approx(math.log(2))
+        gradient = torch.autograd.grad(loss, logits[2])[0]
+        assert gradient.flatten().tolist() == pytest.approx([-0.125 if kind else 0.125] * 4)
+
+    def test_a_size_without_windows_has_zero_gradient(self):
+        logits = {2: torch.zeros(1, 2, 2), 4: torch.zeros(1, 0, 0)}
+        for logit in logits.values():
+            logit.requires_grad_()
+        targets = {size: torch.ones_like(logit, dtype=torch.bool) for size, logit in logits.items()}
+        loss = policy_loss(logits, targets)
+        assert loss.isfinite()
+        assert torch.autograd.grad(loss, logits[4])[0].shape == (1, 0, 0)
+
+
+class TestCounts:
+    """Every mean divides by a count that the caller can reduce in its own way."""
+
+    def test_of_heads(self):
+        batch = reference.toy_batch(2, 0)
+        logits = batch["masks"], batch["classes"], batch["labels"]
+        alone = head_loss(*logits, DEFAULT, reduce_count=local_count)
+        assert {k: v.item() for k, v in alone.items()} == terms_of(batch)
+        halved = head_loss(*logits, DEFAULT, reduce_count=lambda count: 2 * count)
+        for name, term in alone.items():
+            torch.testing.assert_close(halved[name], term / 2)
+
+    def test_of_the_policy(self):
+        batch = reference.toy_batch(2, 0)
+        pair = {2: batch["windows2"]}, {2: batch["targets2"]}
+        halved = policy_loss(*pair, reduce_count=lambda count: 2 * count)
+        torch.testing.assert_close(halved, policy_loss(*pair, reduce_count=local_count) / 2)
+
+
+class TestRanks:
+    def test_a_single_process_has_its_own_count(self):
+        count = torch.tensor(3.0)
+        assert mean_over_ranks(count) is count
+
+    def test_two_processes_equal_one_with_the_doubled_batch(self, tmp_path):
+        def blank(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+            return batch | {"labels": torch.full_like(batch["labels"], 255)}
+
+        def few(batch: dict[str, Tensor], count: int) -> dict[str, Tensor]:
+            """One class in the image, and this many positive windows of each size."""
+            targets = {}
+            for name in ("targets2", "targets4"):
+                targets[name] = torch.zeros_like(batch[name])
+                targets[name].view(-1)[:count] = True
+            return batch | targets | {"labels": torch.full_like(batch["labels"], 1)}
+
+        batches = [
+            # Different numbers of masks and of positive windows on the ranks.
+            [reference.toy_batch(2, 0), reference.toy_batch(2, 1)],
+            # One rank sees no annotation at all.
+            [reference.toy_batch(1, 2), blank(reference.toy_batch(1, 3))],
+            # Less than one mask and one positive window per rank.
+            [few(reference.toy_batch(1, 4), 1), blank(few(reference.toy_batch(1, 5), 0))],
+            [blank(reference.toy_batch(1, 6)), blank(reference.toy_batch(1, 7))],
+        ]
+        mp.spawn(ranks.run, args=(2, str(tmp_path), batches), nprocs=2)
+        saved = [torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2)]
+        for own in saved:
+            assert own["mean"].tolist() == [1.5, 5.0]
+        for index, shares in enumerate(batches):
+            whole = ranks.gradients({k: torch.cat([s[k] for s in shares]) for k in shares[0]})
+            first, second = (own["results"][index] for own in saved)
+            # Distributed training averages gradients over the ranks.
+            torch.testing.assert_close((first["loss"] + second["loss"]) / 2, whole["loss"])
+            for name in ("masks", "classes", "windows2", "windows4"):
+                averaged = torch.cat([first[name], second[name]]) / 2
+                torch.testing.assert_close(averaged, whole[name], msg=f"{name} of batch {index}")
