@@ -71,7 +71,9 @@ def test_command_writes_json_and_overlays(roots, tmp_path, capsys):
     assert [p.name for p in overlays] == ["0000.png", "0001.png"]
     assert Image.open(overlays[0]).size == (128, 48)
     table = capsys.readouterr().out
+    assert "3 pairs (published: 101)" in table
     assert "bicyclist" in table
+    assert "without pixels: building, pole" in table
     assert "ignored: 32.81%" in table
 
 

@@ -47,6 +47,11 @@ def test_16_bit_label(tmp_path):
     assert read_label(path).tolist() == [[0, 300]]
 
 
+def test_one_bit_label_has_the_ids_0_and_1(tmp_path):
+    Image.fromarray(np.array([[True, False]])).save(tmp_path / "a.png")
+    assert read_label(tmp_path / "a.png").tolist() == [[1, 0]]
+
+
 def test_colour_label_is_refused(tmp_path):
     path = save(tmp_path / "a.png", np.zeros((2, 2, 3), dtype=np.uint8))
     with pytest.raises(ImageFileError, match=r"a\.png.*Convert the colours to ids"):

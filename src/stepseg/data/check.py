@@ -71,16 +71,22 @@ class CheckReport:
         }
 
     def table(self) -> str:
-        """Readable summary, one line per class."""
+        """Readable summary, one line per class that occurs."""
         labelled = max(1, int(self.counts.sum() - self.counts[IGNORE_INDEX]))
-        lines = [f"{self.name} {self.split}: {self.pairs} pairs"]
+        published = f" (published: {self.expected_pairs})" if self.expected_pairs else ""
+        lines = [f"{self.name} {self.split}: {self.pairs} pairs{published}"]
         lines.append(f"{'id':>4}  {'class':<24} {'pixels':>14} {'share':>8} {'images':>7}")
         for index, name in enumerate(self.classes):
             pixels = int(self.counts[index])
+            if pixels == 0:
+                continue
             lines.append(
                 f"{index:>4}  {name:<24} {pixels:>14} {pixels / labelled:>8.2%} "
                 f"{int(self.images_with_class[index]):>7}"
             )
+        absent = [name for index, name in enumerate(self.classes) if self.counts[index] == 0]
+        if absent:
+            lines.append(f"without pixels: {', '.join(absent)}")
         lines.append(f"ignored: {self.ignored_share:.2%} of all pixels")
         common = ", ".join(f"{w}x{h} ({n})" for (h, w), n in self.sizes.most_common(3))
         lines.append(f"sizes: {len(self.sizes)} different, most common {common or 'none'}")

@@ -12,6 +12,8 @@ from torch import Tensor
 
 # Pillow stores 16-bit greyscale PNGs in these modes.
 _WIDE_MODES = ("I", "I;16", "I;16B", "I;16L")
+# What Pillow raises on damaged files, by type of file and of damage.
+_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 
 
 class ImageFileError(ValueError):
@@ -32,7 +34,7 @@ def read_image(path: Path) -> Tensor:
                 pixels = np.repeat(grey[:, :, None], 3, axis=2)
             else:
                 pixels = np.array(image if image.mode == "RGB" else image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError) as error:
+    except _UNREADABLE as error:
         raise ImageFileError(f"{path}: cannot read this image ({error})") from error
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
@@ -48,14 +50,17 @@ def read_label(path: Path) -> NDArray[np.integer]:
     try:
         with Image.open(path) as image:
             # In palette files the index is the id; the colours are only for viewing.
-            if image.mode not in ("L", "P", *_WIDE_MODES):
-                raise ImageFileError(
-                    f"{path}: a label file holds one id per pixel (greyscale or palette PNG), "
-                    f"this one has colours (mode {image.mode}). Convert the colours to ids first."
-                )
-            return np.array(image)
-    except (OSError, SyntaxError) as error:
+            mode, ids = image.mode, np.array(image)
+    except _UNREADABLE as error:
         raise ImageFileError(f"{path}: cannot read this label file ({error})") from error
+    if mode == "1":  # black and white: ids 0 and 1
+        return ids.astype(np.uint8)
+    if mode not in ("L", "P", *_WIDE_MODES):
+        raise ImageFileError(
+            f"{path}: a label file holds one id per pixel (greyscale or palette PNG), this one has "
+            f"colours (mode {mode}). Convert the colours to ids first."
+        )
+    return ids
 
 
 def read_mat(path: Path) -> NDArray[np.integer]:

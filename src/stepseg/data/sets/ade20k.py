@@ -33,7 +33,7 @@ CLASSES = tuple(
 SPEC = DatasetSpec(
     name="ade20k",
     classes=CLASSES,
-    palette=distinct_colours(len(CLASSES)),
+    palette=distinct_colours(CLASSES),
     layout=PairLayout(
         splits={
             split: tuple(

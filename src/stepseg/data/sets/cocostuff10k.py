@@ -57,7 +57,7 @@ def _split(listed: str, converted: str) -> tuple[SplitDirs, ...]:
 SPEC = DatasetSpec(
     name="cocostuff10k",
     classes=CLASSES,
-    palette=distinct_colours(len(CLASSES)),
+    palette=distinct_colours(CLASSES),
     layout=PairLayout(
         splits={"train": _split("train", "train2014"), "val": _split("test", "test2014")},
         published={"train": 9000, "val": 1000},

@@ -74,7 +74,7 @@ def _build(described: Any) -> DatasetSpec:
     return DatasetSpec(
         name="folder",
         classes=classes,
-        palette=palette or distinct_colours(len(classes)),
+        palette=palette or distinct_colours(classes),
         layout=_layout(described),
         label_maps={"ids": _label_map(described, classes)},
     )
