@@ -73,24 +73,29 @@ def choose_backend(
     return "efficient" if supported and has_efficient else "masked"
 
 
-def _backend_for(q_TNK: Tensor, q_segments: Segments, k_segments: Segments) -> str:
-    if q_segments.is_uniform and k_segments.is_uniform:
-        return "dense"
+def ragged_backend(device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
+    """Name the backend that a ragged batch gets here, the override included."""
     override = os.environ.get("STEPSEG_ATTENTION")
     if override:
         if override not in BACKENDS or override == "dense":
             choices = "|".join(name for name in BACKENDS if name != "dense")
             raise ValueError(f"STEPSEG_ATTENTION={override!r} is not one of {choices}")
         return override
-    cuda = q_TNK.is_cuda
+    on_cuda = device.type == "cuda"
     return choose_backend(
-        device_type=q_TNK.device.type,
-        dtype=q_TNK.dtype,
-        capability=torch.cuda.get_device_capability(q_TNK.device) if cuda else None,
-        head_dim=q_TNK.shape[-1],
+        device_type=device.type,
+        dtype=dtype,
+        capability=torch.cuda.get_device_capability(device) if on_cuda else None,
+        head_dim=head_dim,
         has_flash=_varlen_attn() is not None,
         has_efficient=_has_efficient(),
     )
+
+
+def _backend_for(q_TNK: Tensor, q_segments: Segments, k_segments: Segments) -> str:
+    if q_segments.is_uniform and k_segments.is_uniform:
+        return "dense"
+    return ragged_backend(q_TNK.device, q_TNK.dtype, q_TNK.shape[-1])
 
 
 def _no_attention(q_TNK: Tensor, k_SNK: Tensor, v_SNK: Tensor) -> Tensor:
