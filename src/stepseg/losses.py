@@ -31,6 +31,13 @@ class LossWeights:
     focal_gamma: float = 2.0
     dice_smooth: float = 1.0
     policy: float = 1.0
+    label_stride: int = 1
+    """Masks are compared with every n-th pixel of each row and column; 1, all pixels, as published.
+    Masks come from cells of 16 px: 4 costs little accuracy and a sixteenth of the time."""
+
+    def __post_init__(self) -> None:
+        if self.label_stride not in (1, 2, 4, 8, 16):
+            raise ValueError(f"loss.label_stride must divide a patch of 16, got {self.label_stride}")
 
 
 Count = Callable[[Tensor], Tensor]
@@ -74,10 +81,16 @@ def head_loss(
 
     """
     num_classes = mask_logits_BCYX.shape[1]
-    valid_BHW = labels_BHW != ignore_index
+    annotated_B = (labels_BHW != ignore_index).flatten(1).any(1)
+    present_BC = one_hot_masks(labels_BHW, num_classes, ignore_index).flatten(2).any(2)
+    class_cost, class_weight = _class_term(
+        class_logits_BC2.float(), present_BC, annotated_B, weights.absent
+    )
+    step = weights.label_stride
+    labels_BHW = labels_BHW[:, step // 2 :: step, step // 2 :: step]
     target_BCHW = one_hot_masks(labels_BHW, num_classes, ignore_index)
     present_BC = target_BCHW.flatten(2).any(2)
-    annotated_B = valid_BHW.flatten(1).any(1)
+    valid_BHW = labels_BHW != ignore_index
     logits_BCHW = F.interpolate(
         mask_logits_BCYX.float(), size=labels_BHW.shape[1:], mode="bilinear", align_corners=False
     )
@@ -86,9 +99,6 @@ def head_loss(
     target_BCHW = target_BCHW.to(logits_BCHW.dtype)
     focal_BC = _focal(logits_BCHW, target_BCHW, valid_B1HW, weights)
     dice_BC = _dice(logits_BCHW, target_BCHW, valid_B1HW, weights.dice_smooth)
-    class_cost, class_weight = _class_term(
-        class_logits_BC2.float(), present_BC, annotated_B, weights.absent
-    )
     return {
         "classes": weights.classes * class_cost / _divisor(reduce_count(class_weight)),
         "focal": weights.focal * (focal_BC * present_BC).sum() / num_masks,
