@@ -20,10 +20,13 @@ def paint_objects(canvas: Canvas, horizon: int, road: tuple[Point, Point]) -> No
     `road` is the (left, right) x of the road at the horizon and at the lower edge.
     """
     rng = canvas.rng
-    painters = [_paint_vehicle] * rng.integers(1, 3) + [_paint_person] * rng.integers(1, 3)
-    painters += [_paint_pole] * rng.integers(1, 3)
+    painters = [
+        painter
+        for painter in (_paint_vehicle, _paint_person, _paint_pole)
+        for _ in range(2 if rng.random() < 0.15 else 1)
+    ]
     depths = rng.uniform(0.12, 0.9, len(painters))
-    if rng.random() < 0.18:
+    if rng.random() < 0.12:
         _paint_wire(canvas, horizon)
     for index in np.argsort(depths):
         depth = float(depths[index])
@@ -37,7 +40,7 @@ def paint_objects(canvas: Canvas, horizon: int, road: tuple[Point, Point]) -> No
 def _paint_vehicle(canvas: Canvas, depth: float, base: float, road: Point) -> None:
     """A car from the side or the back: body, cabin with windows, wheels."""
     rng = canvas.rng
-    long = canvas.length(100 + 140 * depth)
+    long = canvas.length(120 + 140 * depth)
     high = long * rng.uniform(0.26, 0.36)
     x = rng.uniform(road[0], max(road[0] + 1, road[1] - long))
     paint = canvas.colour(_PAINTS)
@@ -65,7 +68,7 @@ def _paint_vehicle(canvas: Canvas, depth: float, base: float, road: Point) -> No
 def _paint_person(canvas: Canvas, depth: float, base: float, road: Point) -> None:
     """A standing person: legs, trunk, head."""
     rng = canvas.rng
-    tall = canvas.length(110 + 90 * depth)
+    tall = canvas.length(130 + 100 * depth)
     half = tall * rng.uniform(0.16, 0.2)
     x = rng.uniform(half, canvas.width - half)
     top = base - tall
@@ -87,7 +90,7 @@ def _paint_pole(canvas: Canvas, depth: float, base: float, road: Point) -> None:
     rng = canvas.rng
     thick = canvas.length(8 + 4 * depth)
     x = rng.uniform(0.03, 0.97) * canvas.width
-    top = base - canvas.length(170 + 150 * depth)
+    top = base - canvas.length(150 + 130 * depth)
     metal = canvas.colour(_METALS)
     canvas.paint(rectangle(x, top, x + thick - 1, base), POLE, metal)
     if rng.random() < 0.7:

@@ -18,7 +18,7 @@ from stepseg.data.scenes.objects import paint_objects
 from stepseg.data.scenes.textures import FloatArray, bricks, panes, pixel_noise, smooth_noise
 from stepseg.data.sets.synthetic import BUILDING, ROAD, SKY, VEGETATION, WATER
 
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
 """Raise it with every change of the scenes: caches of older scenes are then not used."""
 
 _SKIES: tuple[tuple[Colour, Colour], ...] = (  # (top, horizon)
@@ -64,24 +64,32 @@ def _paint_sky(canvas: Canvas, horizon: int) -> None:
 def _paint_ground(canvas: Canvas, horizon: int) -> tuple[Point, Point]:
     """Fill below the horizon; returns the road's (left, right) x there and at the bottom."""
     rng, width, height = canvas.rng, canvas.width, canvas.height
+    kind = rng.random()
+    if kind < 0.3:  # a square or a meadow: one surface from edge to edge
+        surface = ROAD if kind < 0.18 else VEGETATION
+        area = rectangle(0, horizon, width, height)
+        canvas.paint(area, surface, *_ground_material(canvas, surface, horizon))
+        return (0, width), (0, width)
     vanish = width * rng.uniform(0.25, 0.75)
     half_far = canvas.length(8, 45)
-    near_left = width * rng.uniform(-0.5, 0.25)
-    near_right = width * rng.uniform(0.75, 1.5)
     far = (vanish - half_far, vanish + half_far)
-    sides = rng.permutation([VEGETATION, VEGETATION if rng.random() < 0.3 else WATER])
-    split = vanish + rng.uniform(-0.2, 0.2) * width
-    edges = ((-1.0, vanish), (vanish, width + 1.0))
-    for class_id, (left, right) in zip(sides, edges, strict=True):
-        bottom_left, bottom_right = (left, split) if left < 0 else (split, right)
-        area = polygon(
-            (left, horizon), (right, horizon), (bottom_right, height), (bottom_left, height)
-        )
-        canvas.paint(area, int(class_id), *_ground_material(canvas, int(class_id), horizon))
-    road = polygon((far[0], horizon), (far[1], horizon), (near_right, height), (near_left, height))
+    near = (width * rng.uniform(-0.5, 0.25), width * rng.uniform(0.75, 1.5))
+    _paint_sides(canvas, horizon, vanish)
+    road = polygon((far[0], horizon), (far[1], horizon), (near[1], height), (near[0], height))
     canvas.paint(road, ROAD, *_ground_material(canvas, ROAD, horizon))
-    _paint_lane_marks(canvas, horizon, vanish, (near_left + near_right) / 2)
-    return far, (near_left, near_right)
+    _paint_lane_marks(canvas, horizon, vanish, sum(near) / 2)
+    return far, near
+
+
+def _paint_sides(canvas: Canvas, horizon: int, vanish: float) -> None:
+    """Left and right of the road: vegetation, and vegetation or water."""
+    rng, width, height = canvas.rng, canvas.width, canvas.height
+    classes = rng.permutation([VEGETATION, VEGETATION if rng.random() < 0.2 else WATER])
+    split = vanish + rng.uniform(-0.2, 0.2) * width
+    left = polygon((0, horizon), (vanish, horizon), (split, height), (0, height))
+    right = polygon((vanish, horizon), (width, horizon), (width, height), (split, height))
+    for class_id, area in zip(classes.tolist(), (left, right), strict=True):
+        canvas.paint(area, class_id, *_ground_material(canvas, class_id, horizon))
 
 
 def _ground_material(canvas: Canvas, class_id: int, horizon: int) -> tuple[FloatArray, FloatArray]:
@@ -123,9 +131,9 @@ def _paint_lane_marks(canvas: Canvas, horizon: int, far_x: float, near_x: float)
 def _paint_skyline(canvas: Canvas, horizon: int) -> None:
     """Buildings and trees that stand at the horizon."""
     rng = canvas.rng
-    for _ in range(rng.integers(1, 3)):
+    for _ in range(rng.choice((0, 1, 1, 1, 2))):
         _paint_building(canvas, horizon)
-    for _ in range(rng.integers(0, 2)):
+    for _ in range(int(rng.random() < 0.3)):
         radius_x, radius_y = canvas.length(40, 110), canvas.length(30, 80)
         centre_x = canvas.width * rng.uniform(0, 1)
         base = horizon + canvas.length(2, 25)
@@ -139,7 +147,7 @@ def _paint_skyline(canvas: Canvas, horizon: int) -> None:
 
 def _paint_building(canvas: Canvas, horizon: int) -> None:
     rng = canvas.rng
-    wide = canvas.length(130, 320)
+    wide = canvas.length(150, 340)
     left = int(canvas.width * rng.uniform(-0.2, 0.95))
     top, bottom = int(horizon * rng.uniform(0.1, 0.7)), horizon + canvas.length(4, 30)
     left, right = max(left, 0), min(left + wide, canvas.width)
