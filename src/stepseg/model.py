@@ -13,6 +13,7 @@ merging, C classes.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -262,11 +263,11 @@ class StepSegmenter(nn.Module):
         return self.policy(images_B3HW)
 
     def _heads_to_run(self, reduction: Reduction) -> list[tuple[int, AtmHead]]:
-        heads: list[tuple[int, AtmHead]] = []
-        for block, head in self.exit_heads.items():
-            assert isinstance(head, AtmHead)
-            if self.training or int(block) in reduction.exit_blocks:
-                heads.append((int(block), head))
+        heads = [
+            (int(block), cast(AtmHead, head))  # or what stands in for one, such as a compiled head
+            for block, head in self.exit_heads.items()
+            if self.training or int(block) in reduction.exit_blocks
+        ]
         return [*heads, (self.backbone.depth, self.decoder)]
 
 
