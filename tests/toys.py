@@ -120,12 +120,16 @@ def toy_images(batch: int = 3, height: int = 80, width: int = 112) -> Tensor:
 
 
 def toy_labels(batch: int = 3, height: int = 80, width: int = 112) -> Tensor:
-    """Blocks of 32 px with random classes, a few pixels of other classes and of ignore."""
+    """Blocks of 32 px with random classes, a few pixels of other classes and of ignore.
+
+    The first image has one class in its top-left 64 px, so that windows of all sizes occur.
+    """
     blocks = torch.randint(0, CLASSES, (batch, -(-height // 32), -(-width // 32)))
     labels = blocks.repeat_interleave(32, 1).repeat_interleave(32, 2)[:, :height, :width].clone()
     specks = torch.rand(labels.shape)
     labels[specks < 0.0005] = 0
     labels[specks > 0.9995] = 255
+    labels[0, :64, :64] = 2
     return labels
 
 
