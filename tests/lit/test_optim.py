@@ -1,0 +1,86 @@
+"""Parameter groups by hand count, and the schedule's values at its corners."""
+
+import math
+
+import pytest
+from toys import toy_segmenter
+
+from stepseg.lit.optim import OptimConfig, build_optimizer, lr_factor, parameter_groups
+
+
+def test_every_trainable_parameter_is_in_exactly_one_group():
+    model = toy_segmenter()
+    groups = parameter_groups(model, OptimConfig())
+    grouped = [id(p) for group in groups for p in group["params"]]
+    trainable = [id(p) for p in model.parameters() if p.requires_grad]
+    assert sorted(grouped) == sorted(trainable)
+
+
+def test_rates_and_decay_by_part():
+    model = toy_segmenter()
+    config = OptimConfig(
+        lr=1e-3, weight_decay=0.1, head_lr_scale=10, policy_lr=2e-3, policy_weight_decay=0.3
+    )
+    settings = {}
+    for group in parameter_groups(model, config):
+        for parameter in group["params"]:
+            settings[id(parameter)] = (group["lr"], group["weight_decay"])
+    block = model.backbone.blocks[0]
+    assert settings[id(block.attn.qkv.weight)] == (1e-3, 0.1)
+    assert settings[id(block.attn.qkv.bias)] == (1e-3, 0)
+    assert settings[id(block.norm1.weight)] == (1e-3, 0)
+    assert settings[id(model.backbone.pos_embed)] == (1e-3, 0)
+    assert settings[id(model.decoder.query_Cd)] == (1e-2, 0)
+    assert settings[id(model.decoder.presence.weight)] == (1e-2, 0.1)
+    assert settings[id(model.policy.classifier["2"].weight)] == (2e-3, 0.3)
+
+
+def test_layer_decay_multiplies_per_block():
+    model = toy_segmenter()  # 4 blocks
+    rates = {}
+    for group in parameter_groups(model, OptimConfig(lr=1.0, layer_decay=0.5)):
+        for parameter in group["params"]:
+            rates[id(parameter)] = group["lr"]
+    blocks = model.backbone.blocks
+    found = [rates[id(block.mlp.fc1.weight)] for block in blocks]
+    assert found == [0.125, 0.25, 0.5, 1.0]
+    assert rates[id(model.backbone.patch_embed.proj.weight)] == 0.0625
+    assert rates[id(model.decoder.presence.weight)] == 1.0
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "poly"])
+def test_schedule_corners(schedule):
+    config = OptimConfig(
+        schedule=schedule, power=0.5, warmup_steps=10, warmup_factor=0.1, min_lr_factor=0.2
+    )
+    assert lr_factor(0, config, 110) == pytest.approx(0.1)
+    assert lr_factor(5, config, 110) == pytest.approx(0.55)
+    assert lr_factor(10, config, 110) == pytest.approx(1.0)
+    assert lr_factor(110, config, 110) == pytest.approx(0.2)
+    middle = {"cosine": 0.5, "poly": math.sqrt(0.5)}[schedule]
+    assert lr_factor(60, config, 110) == pytest.approx(0.2 + 0.8 * middle)
+
+
+def test_steps_follow_the_schedule():
+    optimizer, schedule = build_optimizer(toy_segmenter(), OptimConfig(lr=0.5, policy_lr=0.1), 4)
+    rates = []
+    for _ in range(4):
+        rates.append([group["lr"] for group in optimizer.param_groups if group["lr"]][0])
+        optimizer.step()
+        schedule.step()
+    expected = [0.5 * (1 + math.cos(math.pi * step / 4)) for step in range(4)]
+    start = rates[0]
+    assert rates == pytest.approx([start * factor for factor in expected])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"schedule": "step"}, "'cosine' or 'poly'"),
+        ({"lr": 0.0}, "optim.lr must be positive"),
+        ({"weight_decay": -1.0}, "optim.weight_decay cannot be negative"),
+    ],
+)
+def test_impossible_numbers(changes, message):
+    with pytest.raises(ValueError, match=message):
+        OptimConfig(**changes)
