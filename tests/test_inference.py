@@ -253,6 +253,15 @@ def test_sliding_miou_equals_a_recomputation_in_numpy():
     assert metric.compute()["mIoU"].item() == pytest.approx(100 * ious.mean(), abs=1e-9)
 
 
+def test_half_precision_scores_are_summed_in_single():
+    def scorer(crops):
+        return position_scorer(crops).bfloat16()
+
+    images = images_of(20, 20)
+    for protocol in (Protocol(), slide((8, 8), (3, 3))):
+        assert predict_scores(scorer, images, protocol).dtype == torch.float32
+
+
 def test_nothing_is_tracked():
     weight = torch.nn.Parameter(torch.ones(1))
     scores = predict_scores(lambda x: x * weight, images_of(4, 4), Protocol(scales=(1.0, 2.0)))

@@ -189,8 +189,7 @@ def predict_labels(
 
 def _scores_at_size(scorer: Scorer, images: Tensor, protocol: Protocol) -> Tensor:
     if protocol.mode == "whole":
-        scores = scorer(images)
-        return scores.cpu() if protocol.accumulate_on_cpu else scores
+        return _for_summing(scorer(images), protocol)
     assert protocol.crop is not None and protocol.stride is not None
     height, width = images.shape[-2:]
     windows = sliding_windows(height, width, protocol.crop, protocol.stride)
@@ -200,23 +199,28 @@ def _scores_at_size(scorer: Scorer, images: Tensor, protocol: Protocol) -> Tenso
 def _slide(scorer: Scorer, images: Tensor, windows: list[Window], protocol: Protocol) -> Tensor:
     """Mean of the window scores per pixel, [B, C, H, W]."""
     batch, _, height, width = images.shape
-    device = torch.device("cpu") if protocol.accumulate_on_cpu else images.device
     total: Tensor | None = None
-    count = torch.zeros(height, width, device=device)
     # All windows have one size (they are shifted inside), so any run of jobs is one batch.
     jobs = [(image, window) for window in windows for image in range(batch)]
     for first in range(0, len(jobs), protocol.window_batch):
         group = jobs[first : first + protocol.window_batch]
         crops = torch.stack([images[i, :, w.top : w.bottom, w.left : w.right] for i, w in group])
-        scores = scorer(crops).to(device)
+        scores = _for_summing(scorer(crops), protocol)
         if total is None:
             total = scores.new_zeros((batch, scores.shape[1], height, width))
         for (image, w), window_scores in zip(group, scores, strict=True):
             total[image, :, w.top : w.bottom, w.left : w.right] += window_scores
+    assert total is not None
+    count = total.new_zeros((height, width))
     for w in windows:
         count[w.top : w.bottom, w.left : w.right] += 1
-    assert total is not None
     return total.div_(count)
+
+
+def _for_summing(scores: Tensor, protocol: Protocol) -> Tensor:
+    """Scores where they are summed, in at least 32 bits: half precision would turn close calls."""
+    dtype = torch.promote_types(scores.dtype, torch.float32)
+    return scores.to("cpu" if protocol.accumulate_on_cpu else scores.device, dtype)
 
 
 def _resize(images: Tensor, size: HW) -> Tensor:

@@ -57,6 +57,7 @@ def test_wrong_root_shows_what_is_expected_and_what_is_there(tmp_path):
     assert "new/img/**/NAME_im.jpg + new/ids/**/NAME_id.png" in message
     assert "img/**/NAME.jpg + ids/**/NAME.png" in message
     assert "found pictures/" in message
+    assert "found no folder img, no folder ids" in message
     assert "Ask someone." in message
 
 
@@ -94,6 +95,19 @@ def test_listed_name_without_files_is_reported(tmp_path):
 def test_labels_without_images_leave_an_empty_split(tmp_path):
     touch(tmp_path, "img/readme.txt", "ids/1.png")
     with pytest.raises(LayoutError, match="is empty"):
+        LAYOUT.pairs(tmp_path, "train")
+
+
+def test_empty_split_is_described(tmp_path):
+    (tmp_path / "img").mkdir()
+    touch(tmp_path, "ids/1.jpg")
+    with pytest.raises(LayoutError, match=r"img with 0 files NAME\.jpg, ids with 0 files"):
+        LAYOUT.pairs(tmp_path, "train")
+
+
+def test_two_files_of_one_name_are_refused(tmp_path):
+    touch(tmp_path, "img/1.jpg", "img/1.png", "ids/1.png")
+    with pytest.raises(LayoutError, match=r"1\.(jpg|png) and .*1\.(jpg|png) have the same name"):
         LAYOUT.pairs(tmp_path, "train")
 
 

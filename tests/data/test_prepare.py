@@ -21,6 +21,7 @@ from stepseg.data.prepare.archive import ArchiveError, extract_zip
 from stepseg.data.prepare.convert import convert_cocostuff
 from stepseg.data.prepare.download import DownloadError, Source, fetch
 from stepseg.data.specs import get_spec
+from stepseg.data.synthetic import SceneParameters, scene_root
 
 
 class Server:
@@ -340,10 +341,8 @@ def test_command_without_network(tmp_path, capsys):
 
 
 def test_command_draws_scenes(tmp_path, capsys, monkeypatch):
-    drawn = []
-    monkeypatch.setattr(
-        "stepseg.cli.data.draw_scenes", lambda root, parameters, _: drawn.append((root, parameters))
-    )
+    monkeypatch.setattr("stepseg.data.synthetic._draw_all", lambda *_: None)
     assert main(["prepare", "synthetic", str(tmp_path), "--image-size", "128", "64"]) == 0
-    assert drawn[0][1].image_size == (128, 64)
-    assert "400" in capsys.readouterr().out
+    (folder,) = tmp_path.iterdir()
+    assert folder == scene_root(tmp_path, SceneParameters(image_size=(128, 64)))
+    assert "400 train, 60 val" in capsys.readouterr().out

@@ -9,13 +9,13 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from stepseg.data.check import check_split, write_report
 from stepseg.data.prepare import RECIPES, Options, prepare
 from stepseg.data.specs import available, get_spec
-from stepseg.data.synthetic import SceneParameters, draw_scenes
+from stepseg.data.synthetic import SceneParameters, ensure_scenes
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -63,8 +63,9 @@ def _parser() -> argparse.ArgumentParser:
 def _prepare(options: argparse.Namespace) -> int:
     if options.name == "synthetic":
         parameters = SceneParameters(image_size=tuple(options.image_size))
-        draw_scenes(options.root, parameters, options.processes)
-        print(f"{options.root}: {parameters.counts}")
+        folder = ensure_scenes(options.root, parameters, options.processes)
+        print(f"{folder} is complete: {_listed(parameters.counts)}")
+        print(f"train on it with data=synthetic data.root={options.root}")
         return 0
     settings = Options(
         archives=options.archives or options.root / "archives",
@@ -73,8 +74,12 @@ def _prepare(options: argparse.Namespace) -> int:
         progress=_progress,
     )
     counts = prepare(get_spec(options.name), options.root, settings)
-    print(f"{options.root} is complete: " + ", ".join(f"{n} {k}" for k, n in counts.items()))
+    print(f"{options.root} is complete: {_listed(counts)}")
     return 0
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{number} {split}" for split, number in counts.items())
 
 
 def _check(options: argparse.Namespace) -> int:

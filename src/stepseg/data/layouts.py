@@ -54,6 +54,22 @@ class SplitDirs:
         image = f"{self.images}/**/NAME{self.image_suffixes[0]}"
         return f"{image} + {self.labels}/**/NAME{self.label_suffix}{listed}"
 
+    def describe_found(self, root: Path) -> str:
+        """What is there in its place."""
+        parts = []
+        for folder, suffixes in (
+            (self.images, self.image_suffixes),
+            (self.labels, (self.label_suffix,)),
+        ):
+            if (root / folder).is_dir():
+                files = len(self._by_name(root / folder, suffixes))
+                parts.append(f"{folder} with {files} files NAME{suffixes[0]}")
+            else:
+                parts.append(f"no folder {folder}")
+        if self.names is not None and not (root / self.names).is_file():
+            parts.append(f"no file {self.names}")
+        return ", ".join(parts)
+
     def exists(self, root: Path) -> bool:
         """Whether the folders are there and hold a label of this kind."""
         if not (root / self.images).is_dir() or not (root / self.labels).is_dir():
@@ -90,7 +106,12 @@ class SplitDirs:
             relative = path.relative_to(folder).as_posix()
             for suffix in suffixes:
                 if relative.endswith(suffix) and not path.name.startswith("."):
-                    found[relative.removesuffix(suffix)] = path
+                    name = relative.removesuffix(suffix)
+                    if name in found:
+                        raise LayoutError(
+                            f"{found[name]} and {path} have the same name; keep one of them"
+                        )
+                    found[name] = path
                     break
         return found
 
@@ -120,11 +141,12 @@ class PairLayout:
         for dirs in self.splits[split]:
             if dirs.exists(root):
                 return dirs
-        expected = "\n  or ".join(dirs.describe() for dirs in self.splits[split])
-        raise LayoutError(
-            f"no {split!r} data under {root}\n  expected {expected}"
-            f"\n  found {_describe_folder(root)}" + (f"\n  {self.hint}" if self.hint else "")
-        )
+        lines = [f"no {split!r} data under {root}", f"found {_describe_folder(root)}"]
+        for number, dirs in enumerate(self.splits[split]):
+            lines.append(f"{'or' if number else 'expected'} {dirs.describe()}")
+            if root.is_dir():
+                lines.append(f"  found {dirs.describe_found(root)}")
+        raise LayoutError("\n  ".join(lines + [self.hint] * bool(self.hint)))
 
     def pairs(self, root: Path, split: str) -> list[Pair]:
         """The pairs of a split in name order.
@@ -144,7 +166,7 @@ class PairLayout:
         if not pairs:
             raise LayoutError(
                 f"split {split!r} under {root} is empty\n  expected {dirs.describe()}"
-                f"\n  found {_describe_folder(root)}"
+                f"\n  found {dirs.describe_found(root)}"
             )
         return pairs
 

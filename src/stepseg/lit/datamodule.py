@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from torch.utils.data import DataLoader
 
 from stepseg.data.dataset import AugmentedDataset, SegmentationDataset, collate
@@ -41,7 +42,7 @@ class SegmentationDataModule(L.LightningDataModule):
         train_split: split that training uses.
         val_split: split that validation uses.
         test_split: split that the test uses.
-        pin_memory: page-locked batches, for GPUs.
+        pin_memory: page-locked batches, where there is a GPU.
 
     """
 
@@ -76,7 +77,7 @@ class SegmentationDataModule(L.LightningDataModule):
         self.augmentation = _settings(Augmentation, augmentation)
         self.protocol = _settings(Protocol, evaluation)
         self.splits = {"train": train_split, "val": val_split, "test": test_split}
-        self.pin_memory = pin_memory
+        self.pin_memory = pin_memory and torch.cuda.is_available()
         given = {"image_size": image_size, "train_images": train_images, "val_images": val_images}
         self.scenes = _scene_parameters(name, given)
         if min(batch_size, val_batch_size) < 1 or num_workers < 0:
