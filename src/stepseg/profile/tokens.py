@@ -127,6 +127,20 @@ def tokens_after(rule: MergeRule, grid: tuple[int, int]) -> int:
     return grid[0] * grid[1] - sum(count * (window**2 - 1) for window, count in merged)
 
 
+def stage_tokens(reduction: Reduction, grid: tuple[int, int]) -> tuple[int, ...]:
+    """Tokens of every image in each stage, for a reduction with prescribed counts."""
+    rule, exit_ = reduction.merge, reduction.exit
+    if (rule is not None and rule.top_k is None) or not isinstance(exit_, BudgetExit | None):
+        raise ValueError(
+            f"thresholds leave as many tokens as the image decides, {reduction} prescribes none"
+        )
+    stages = [tokens_after(rule, grid) if rule else grid[0] * grid[1]]
+    for index in range(len(reduction.exit_blocks)):
+        assert exit_ is not None
+        stages.append(min(stages[-1], exit_.tokens[min(index, len(exit_.tokens) - 1)]))
+    return tuple(stages)
+
+
 def paper_tokens(grid: tuple[int, int]) -> int:
     """Tokens after merging on this grid, from the totals of Table 2.
 

@@ -1,0 +1,203 @@
+"""The benchmark: several systems on the same weights, images and machine, in turns.
+
+Realisation is the share of the saved operations that is saved time:
+
+    realisation = (dense time / reduced time) / (dense MACs / reduced MACs)
+
+with both systems timed in one run. 1 means that every saved operation is saved time.
+
+Not here: how systems are configured (`stepseg.cli.benchmark`), the clock (`stepseg.profile.speed`),
+where the time goes within one system (`stepseg.profile.parts`).
+"""
+
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, pstdev
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stepseg.dcts.fold import fold_batch_norm
+from stepseg.dcts.policy import PolicyNetwork
+from stepseg.model import Reduction, StepSegmenter
+from stepseg.ops.attention import ragged_backend
+from stepseg.profile.macs import count_macs, macs_of_stages, policy_macs, total_macs
+from stepseg.profile.speed import Timing, speedup, time_interleaved
+from stepseg.profile.tokens import stage_tokens
+
+Row = dict[str, Any]
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+"""Of weights and images; logits are float32 in both."""
+
+CLOCKS = {
+    True: "images on the device to their maps of class ids on the device",
+    False: "images on the device to class scores on the patch grid; no map is made",
+}
+"""What is timed, with and without the map."""
+
+
+@dataclass(frozen=True, slots=True)
+class Protocol:
+    """How systems are timed."""
+
+    warmup: int = 2
+    """Passes over the images that are not clocked."""
+    iterations: int = 10
+    """Clocked calls of every system, at least; rounded up to whole passes."""
+    with_map: bool = True
+    """Whether the map of class ids in pixels is made."""
+
+
+def ready_for_inference(model: StepSegmenter) -> StepSegmenter:
+    """Put a model into evaluation mode and fold its policy's BatchNorms, in place; returns it."""
+    model.eval().requires_grad_(False)
+    if isinstance(model.policy, PolicyNetwork):
+        weight = next(model.policy.parameters())
+        side = 2 * model.policy.stride
+        example = torch.zeros(1, 3, side, side, device=weight.device, dtype=weight.dtype)
+        fold_batch_norm(model.policy.features, example)
+    return model
+
+
+def prescribed_cost(model: StepSegmenter, reduction: Reduction, image_size: tuple[int, int]) -> Row:
+    """Tokens and MACs of a reduction with prescribed counts, without running anything.
+
+    The model may lie on the meta device.
+    """
+    patch = model.patch_size
+    tokens = stage_tokens(reduction, (-(-image_size[0] // patch), -(-image_size[1] // patch)))
+    blocks = (*reduction.exit_blocks, model.backbone.depth)
+    policy = policy_macs(model.policy, image_size) if reduction.merge else 0
+    parts = {"policy": policy} | macs_of_stages(model, list(zip(blocks, tokens, strict=True)))
+    return _cost({part: [macs] for part, macs in parts.items()}, [[number] for number in tokens])
+
+
+@torch.inference_mode()
+def measured_cost(model: StepSegmenter, reduction: Reduction, batches: Sequence[Tensor]) -> Row:
+    """Tokens and MACs of a reduction over batches of images, by running it once on each."""
+    parts: dict[str, list[int]] = {}
+    stages: list[list[int]] = [[] for _ in range(len(reduction.exit_blocks) + 1)]
+    for images_B3HW in batches:
+        output = model(images_B3HW, reduction=reduction)
+        for part, macs in count_macs(model, output).items():
+            parts.setdefault(part, []).extend(macs)
+        for stage, numbers in zip(stages, output.tokens_per_stage, strict=True):
+            stage.extend(numbers)
+    return _cost(parts, stages)
+
+
+def benchmark(
+    model: StepSegmenter,
+    reductions: Mapping[str, Reduction],
+    batches: Sequence[Tensor],
+    protocol: Protocol,
+    *,
+    baseline: str = "none",
+    progress: Callable[[int, int], object] | None = None,
+) -> dict[str, Row]:
+    """Count and time all systems, in turns, each on the same batch within a round.
+
+    Args:
+        model: ready for inference, where the batches are.
+        reductions: by name.
+        batches: float images of one size, ``[B, 3, H, W]`` each.
+        protocol: rounds and what is timed.
+        baseline: the name of the dense system; without it nothing is compared.
+        progress: told the number of finished rounds and of all rounds.
+
+    Returns:
+        One row of figures per system. Latencies are per batch.
+
+    """
+    rows = {name: measured_cost(model, r, batches) for name, r in reductions.items()}
+    passes = -(-protocol.iterations // len(batches))
+    timings = time_interleaved(
+        {name: _cycle(model, r, batches, protocol.with_map) for name, r in reductions.items()},
+        warmup=protocol.warmup * len(batches),
+        iterations=passes * len(batches),
+        device=batches[0].device,
+        progress=progress,
+    )
+    for name, row in rows.items():
+        row |= _speed(timings[name], len(batches[0]))
+        if baseline in rows:
+            row["speedup"] = speedup(timings[baseline], timings[name], len(batches))
+    compare_costs(rows, baseline)
+    return rows
+
+
+def compare_costs(rows: Mapping[str, Row], baseline: str = "none") -> None:
+    """Add `macs_ratio` and, where a speed-up is known, `realisation` to all rows."""
+    for row in rows.values():
+        dense = rows[baseline]["gmacs"] if baseline in rows else None
+        row["macs_ratio"] = dense / row["gmacs"] if dense else None
+        gain = row.setdefault("speedup", None)
+        row["realisation"] = gain / row["macs_ratio"] if gain else None
+
+
+def environment(device: torch.device, model: StepSegmenter, dtype: torch.dtype) -> Row:
+    """Where figures were taken: device, threads, versions, attention backends."""
+    on_cuda = device.type == "cuda"
+    head_dim = model.backbone.dim // model.backbone.num_heads
+    return {
+        "device": str(device),
+        "device_name": torch.cuda.get_device_name(device) if on_cuda else _cpu_name(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda if on_cuda else None,
+        "attention_backend": {
+            "uniform": "dense",
+            "ragged": ragged_backend(device, dtype, head_dim),
+        },
+    }
+
+
+def _cycle(
+    model: StepSegmenter, reduction: Reduction, batches: Sequence[Tensor], with_map: bool
+) -> Callable[[], object]:
+    """A call that segments the next batch each time."""
+    position = 0
+
+    @torch.inference_mode()
+    def call() -> Tensor:
+        nonlocal position
+        images_B3HW = batches[position % len(batches)]
+        position += 1
+        output = model(images_B3HW, reduction=reduction)
+        return output.prediction() if with_map else output.cell_scores()
+
+    return call
+
+
+def _cost(parts: dict[str, list[int]], stages: Sequence[Sequence[int]]) -> Row:
+    totals = total_macs(parts)
+    return {
+        "gmacs": fmean(totals) / 1e9,
+        "gmacs_std": pstdev(totals) / 1e9,
+        "gmacs_by_part": {part: fmean(macs) / 1e9 for part, macs in parts.items()},
+        "tokens_per_stage": [fmean(numbers) for numbers in stages],
+    }
+
+
+def _speed(timing: Timing, batch_size: int) -> Row:
+    return {
+        "latency_ms_p50": timing.p50_ms,
+        "latency_ms_p95": timing.p95_ms,
+        "device_ms_p50": timing.device_p50_ms,
+        "images_per_s": timing.images_per_s(batch_size),
+        "peak_memory_mb": timing.peak_memory_mb,
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
