@@ -31,9 +31,13 @@ class LoopResult:
 
 
 def segment(
-    model: StepSegmenter, image_3HW: Tensor, reduction: Reduction, labels_HW: Tensor | None = None
+    model: StepSegmenter,
+    image_3HW: Tensor,
+    reduction: Reduction,
+    labels_HW: Tensor | None = None,
+    weights: vit.Weights | None = None,
 ) -> LoopResult:
-    """Segment one image with the weights of `model` in evaluation mode."""
+    """Segment one image with the weights of `model` in evaluation mode, or with other weights."""
     height, width = image_3HW.shape[1:]
     rows, columns = -(-height // 16), -(-width // 16)
     padded = torch.full((3, rows * 16, columns * 16), 0.5, dtype=torch.float64)
@@ -53,7 +57,7 @@ def segment(
         covered = merging.merge(scores, reduction.merge, rows, columns, edges)
     windows = merging.tokens(covered)
     resize = reduction.merge.resize if reduction.merge else "bilinear"
-    return run_stages(model, padded, windows, resize, reduction)
+    return run_stages(model, padded, windows, resize, reduction, weights or vit.weights_of(model))
 
 
 def policy_scores(model: StepSegmenter, image_3HW: Tensor) -> merging.Scores:
@@ -100,8 +104,9 @@ def run_stages(
     windows: list[tuple[int, int, int]],
     resize: str,
     reduction: Reduction,
+    weights: vit.Weights,
 ) -> LoopResult:
-    weights = vit.weights_of(model)
+    """Blocks, heads and exits for one padded image with known windows."""
     backbone = vit.under(weights, "backbone")
     num_tokens, num_exits = len(windows), len(reduction.exit_blocks)
     result = LoopResult(

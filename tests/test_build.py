@@ -1,0 +1,311 @@
+"""Configurations become models; wrong ones become one clear message."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import timm
+import torch
+
+from stepseg.build import (
+    BACKBONES,
+    BackboneConfig,
+    ExitConfig,
+    HeadConfig,
+    ModelConfig,
+    PolicyConfig,
+    ReductionConfig,
+    build_policy,
+    build_segmenter,
+)
+from stepseg.dcts.merge import MergeRule
+from stepseg.dcts.policy import OraclePolicy, PolicyNetwork
+from stepseg.heads.exit import BudgetExit, ConfidenceExit, RandomExit, UniformExit
+from stepseg.vit.weights import load_timm_state
+from toys import toy_images
+
+STEP: dict[str, Any] = {
+    "num_classes": 19,
+    "backbone": {"name": "vit_tiny", "drop_path": 0.1},
+    "policy": {"name": "lcnet_050", "windows": [2, 4], "training": "frozen"},
+    "heads": {"num_layers": 2, "class_source": "own"},
+    "reduction": {
+        "merge": {"windows": [2, 4], "thresholds": [0.6, 0.8], "resize": "area"},
+        "exit": {"blocks": [6, 8], "heads": [4], "threshold": 0.95, "keep_per_class": 3},
+    },
+}
+"""As it stands in YAML: lists, no tuples."""
+
+DENSE: dict[str, Any] = {"num_classes": 2, "backbone": {"name": "vit_tiny"}, "policy": None}
+
+
+class TestNumbers:
+    def test_the_backbones_are_those_of_the_paper(self):
+        sizes = {n: (b["dim"], b["depth"], b["num_heads"]) for n, b in BACKBONES.items()}
+        assert sizes == {
+            "vit_tiny": (192, 12, 3),
+            "vit_small": (384, 12, 6),
+            "vit_base": (768, 12, 12),
+            "vit_large": (1024, 24, 16),
+        }
+        assert {n: b["atm_heads"] for n, b in BACKBONES.items()}["vit_base"] == 6
+        assert {n: b["atm_heads"] for n, b in BACKBONES.items()}["vit_large"] == 8
+
+    @pytest.mark.parametrize("name", ["vit_tiny", "vit_small"])
+    def test_weights_of_timm_fit(self, name):
+        model = build_segmenter(ModelConfig.from_dict(DENSE | {"backbone": {"name": name}}))
+        theirs = timm.create_model(f"{name}_patch16_224", pretrained=False)
+        load_timm_state(model.backbone, theirs.state_dict(), name)
+        assert model.backbone.num_heads == theirs.blocks[0].attn.num_heads  # type: ignore[union-attr, index]
+
+    def test_heads_have_half_the_channels(self):
+        model = build_segmenter(ModelConfig.from_dict(DENSE))
+        head: Any = model.decoder
+        assert (head.head_dim, head.num_heads, len(head.layers)) == (96, 3, 3)
+        assert head.query_Cd.shape == (2, 96)
+
+    def test_defaults_are_the_paper(self):
+        assert MergeRule() == MergeRule((2, 4, 8, 16), (0.6, 0.8, 0.9, 0.9))
+        assert ExitConfig().build() == ConfidenceExit(0.9, 5)
+        assert PolicyConfig().name == "efficientnet_lite0"
+        assert HeadConfig() == HeadConfig(num_layers=3, dropout=0.1, class_source="final")
+
+
+class TestSegmenter:
+    def test_all_numbers_arrive(self):
+        model = build_segmenter(ModelConfig.from_dict(STEP))
+        decoder: Any = model.decoder
+        policy: Any = model.policy
+        assert model.num_classes == 19
+        assert model.backbone.dim == 192
+        assert [b.drop_path.rate for b in model.backbone.blocks][-1] == pytest.approx(0.1)  # type: ignore[union-attr]
+        assert len(decoder.layers) == 2
+        assert model.class_source == "own"
+        assert model.exit_head_blocks == [4, 6, 8]
+        assert model.reduction.exit_blocks == (6, 8)
+        assert model.reduction.exit == ConfidenceExit(0.95, 3)
+        assert model.reduction.merge == MergeRule((2, 4), (0.6, 0.8), resize="area")
+        assert isinstance(policy, PolicyNetwork)
+        assert (policy.windows, policy.training_mode) == ((2, 4), "frozen")
+        result = model.eval()(toy_images(1, 64, 64))
+        assert result.prediction().shape == (1, 64, 64)
+        assert [head.block for head in result.heads] == [6, 8, 12]
+
+    def test_a_dense_baseline(self):
+        model = build_segmenter(ModelConfig.from_dict(DENSE))
+        assert model.policy is None
+        assert model.exit_head_blocks == []
+        assert (model.reduction.merge, model.reduction.exit) == (None, None)
+
+    def test_heads_without_exits(self):
+        """Heads that are trained now and let tokens leave later."""
+        config = DENSE | {"reduction": {"exit": {"heads": [2, 10]}}}
+        model = build_segmenter(ModelConfig.from_dict(config))
+        assert model.exit_head_blocks == [2, 10]
+        assert model.reduction.exit is None
+        assert model.reduction.exit_blocks == ()
+
+    def test_every_head_has_weights_of_its_own(self):
+        config = DENSE | {"reduction": {"exit": {"heads": [2, 10]}}}
+        model = build_segmenter(ModelConfig.from_dict(config))
+        queries = [h.get_parameter("query_Cd") for h in model.exit_heads.values()]
+        assert not torch.equal(*queries)
+
+    @pytest.mark.parametrize(
+        ("values", "rule"),
+        [
+            ({"threshold": 0.5, "keep_per_class": 2}, ConfidenceExit(0.5, 2)),
+            ({"rule": "random", "seed": 4}, RandomExit(ConfidenceExit(0.9, 5), 4)),
+            ({"rule": "uniform", "threshold": 0.8}, UniformExit(ConfidenceExit(0.8, 5))),
+            ({"rule": "budget", "tokens": [40, 20]}, BudgetExit((40, 20))),
+        ],
+    )
+    def test_rules(self, values, rule):
+        assert ExitConfig.from_dict(values).build() == rule
+
+    def test_the_policy_of_the_paper_has_an_alias(self):
+        policy = build_policy(PolicyConfig(windows=(2, 4)))
+        assert policy.name == "tf_efficientnet_lite0"
+
+    def test_the_oracle(self):
+        policy = build_policy(PolicyConfig(name="oracle", windows=(2, 8)))
+        assert isinstance(policy, OraclePolicy)
+        assert policy.windows == (2, 8)
+
+
+class TestWeights:
+    def test_a_checkpoint_of_the_backbone(self, tmp_path):
+        theirs = timm.create_model("vit_tiny_patch16_384", pretrained=False, num_classes=3)
+        torch.save(theirs.state_dict(), tmp_path / "vit.pth")
+        backbone = {"name": "vit_tiny", "checkpoint": str(tmp_path / "vit.pth")}
+        model = build_segmenter(ModelConfig.from_dict(DENSE | {"backbone": backbone}))
+        key = "blocks.11.mlp.fc2.weight"
+        assert torch.equal(model.backbone.get_parameter(key), theirs.get_parameter(key))
+        assert model.backbone.pos_embed.shape == (1, 24 * 24, 192)
+
+    def test_nothing_is_read_when_a_full_checkpoint_follows(self, monkeypatch):
+        def refuse(*args, **kwargs):
+            raise AssertionError("read weights")
+
+        create_model = timm.create_model
+        monkeypatch.setattr("stepseg.build.load_timm_checkpoint", refuse)
+        monkeypatch.setattr("stepseg.build.load_timm_pretrained", refuse)
+        monkeypatch.setattr(
+            timm,
+            "create_model",
+            lambda name, *, pretrained=False, **rest: (
+                refuse() if pretrained else create_model(name, **rest)
+            ),
+        )
+        for backbone in ({"checkpoint": "gone.pth"}, {"pretrained": "vit_tiny_patch16_224"}):
+            values = STEP | {
+                "backbone": {"name": "vit_tiny"} | backbone,
+                "policy": STEP["policy"] | {"pretrained": True, "checkpoint": "gone.ckpt"},
+            }
+            build_segmenter(ModelConfig.from_dict(values), load_weights=False)
+            with pytest.raises(AssertionError, match="read weights"):
+                build_segmenter(ModelConfig.from_dict(values))
+
+    @pytest.mark.parametrize("prefix", ["model.policy.", "policy."])
+    def test_a_policy_trained_before(self, tmp_path, prefix):
+        config = PolicyConfig(name="lcnet_050", windows=(2, 4))
+        trained = build_policy(config)
+        state = {prefix + key: value for key, value in trained.state_dict().items()}
+        path = tmp_path / "policy.ckpt"
+        torch.save({"state_dict": state | {"model.decoder.x": torch.ones(1)}}, path)
+        policy = build_policy(replace(config, checkpoint=str(path)))
+        for key, value in policy.state_dict().items():
+            assert torch.equal(value, trained.state_dict()[key]), key
+
+    def test_a_policy_of_another_kind(self, tmp_path):
+        trained = build_policy(PolicyConfig(name="lcnet_050", windows=(2, 4)))
+        state = {"policy." + key: value for key, value in trained.state_dict().items()}
+        path = tmp_path / "policy.ckpt"
+        torch.save({"state_dict": state}, path)
+        config = PolicyConfig(name="lcnet_050", windows=(2, 4, 8), checkpoint=str(path))
+        with pytest.raises(ValueError, match=r"does not fit .*'lcnet_050'.*\(2, 4, 8\)"):
+            build_policy(config)
+
+    def test_a_policy_checkpoint_that_is_none(self, tmp_path):
+        with pytest.raises(ValueError, match=r"policy\.checkpoint=.*gone\.ckpt' is not a file"):
+            build_policy(PolicyConfig(name="lcnet_050", checkpoint=str(tmp_path / "gone.ckpt")))
+        torch.save({"weights": 1}, tmp_path / "other.ckpt")
+        with pytest.raises(ValueError, match=r"other\.ckpt' is not a stepseg checkpoint"):
+            build_policy(PolicyConfig(name="lcnet_050", checkpoint=str(tmp_path / "other.ckpt")))
+
+
+class TestPlainData:
+    @pytest.mark.parametrize("values", [STEP, DENSE], ids=["step", "dense"])
+    def test_a_configuration_survives_a_checkpoint(self, values, tmp_path):
+        config = ModelConfig.from_dict(values)
+        torch.save(config.to_dict(), tmp_path / "config.pt")
+        plain = torch.load(tmp_path / "config.pt", weights_only=True)
+        assert ModelConfig.from_dict(plain) == config
+
+    @pytest.mark.parametrize("top_k", [103, [40, 8]])
+    def test_counts_of_cts_survive(self, top_k):
+        windows = [2, 4] if isinstance(top_k, list) else [2]
+        merge = {"windows": windows, "thresholds": None, "top_k": top_k}
+        config = ReductionConfig.from_dict({"merge": merge})
+        again = ModelConfig(2, reduction=config).to_dict()["reduction"]
+        assert again["merge"]["top_k"] == top_k
+        assert ReductionConfig.from_dict(again) == config
+
+    def test_lists_become_tuples(self):
+        config = ModelConfig.from_dict(STEP)
+        assert config.policy is not None
+        assert config.policy.windows == (2, 4)
+        assert config.reduction.exit is not None
+        assert config.reduction.exit.blocks == (6, 8)
+        hash(config)
+
+    def test_absent_and_null_parts_are_off(self):
+        for values in ({}, {"merge": None, "exit": None}):
+            reduction = ReductionConfig.from_dict(values).build()
+            assert (reduction.merge, reduction.exit) == (None, None)
+
+
+def changed(**parts: Any) -> dict[str, Any]:
+    """`STEP` with some keys of its parts replaced."""
+    return {
+        key: value | parts[key] if isinstance(value, dict) and key in parts else value
+        for key, value in STEP.items()
+    } | {key: value for key, value in parts.items() if not isinstance(value, dict)}
+
+
+class TestWrongConfigurations:
+    @pytest.mark.parametrize(
+        ("values", "message"),
+        [
+            (changed(num_classes=1), "num_classes must be at least 2, got 1"),
+            (STEP | {"bakcbone": {}}, "unknown key 'bakcbone' in ModelConfig; .* 'backbone'"),
+            (changed(backbone={"drop_paht": 0.1}), "'drop_paht' in BackboneConfig; .*'drop_path'"),
+            (changed(backbone={"name": "vit_bass"}), "backbone.name='vit_bass': .*'vit_base'"),
+            (changed(backbone={"name": "resnet"}), "choose one of vit_tiny, vit_small, vit_base"),
+            (
+                changed(backbone={"pretrained": "a", "checkpoint": "b"}),
+                "pretrained='a' and backbone.checkpoint='b' exclude",
+            ),
+            (changed(policy={"window": [2]}), "'window' in PolicyConfig; .*'windows'"),
+            (changed(heads={"layers": 3}), "'layers' in HeadConfig; .*'num_layers'"),
+            (changed(reduction={"merges": {}}), r"\['merges'\] in reduction; known: merge, exit"),
+            (
+                changed(reduction={"merge": {"threshold": [0.5]}}),
+                r"\['threshold'\] in reduction.merge; .*'thresholds'",
+            ),
+            (
+                changed(reduction={"merge": {"windows": [2, 3], "thresholds": [0.5, 0.5]}}),
+                "each divide the next",
+            ),
+            (
+                changed(reduction={"merge": {"windows": [2], "thresholds": [1.5]}}),
+                r"in \[0, 1\], got 1.5",
+            ),
+            (
+                changed(reduction={"exit": {"blocks": [6], "rule": "confident"}}),
+                "rule='confident': did you mean 'confidence'",
+            ),
+            (
+                changed(reduction={"exit": {"blocks": [6], "threshold": 2}}),
+                r"exit threshold .* in \[0, 1\], got 2",
+            ),
+            (
+                changed(reduction={"exit": {"blocks": [6], "tokens": [100]}}),
+                r"tokens=\(100,\) belongs to the rule 'budget', not 'confidence'",
+            ),
+            (
+                changed(reduction={"exit": {"blocks": [6], "rule": "budget"}}),
+                "exit budget needs a number of tokens",
+            ),
+        ],
+    )
+    def test_are_refused_when_read(self, values, message):
+        with pytest.raises(ValueError, match=message):
+            ModelConfig.from_dict(values)
+
+    @pytest.mark.parametrize(
+        ("values", "message"),
+        [
+            (changed(reduction={"exit": {"blocks": [12]}}), r"exit block 12 is outside 1\.\.11"),
+            (changed(reduction={"exit": {"heads": [0]}}), r"exit block 0 is outside 1\.\.11"),
+            (changed(reduction={"exit": {"blocks": [8, 6]}}), "ascend without repetition"),
+            (changed(policy={"windows": [2]}), r"policy scores windows \(2,\), not \[4\]"),
+            (STEP | {"policy": None}, "needs a policy network, this model has none"),
+            (changed(heads={"class_source": "last"}), "'final' or 'own', got 'last'"),
+            (changed(heads={"num_heads": 5}), "96 channels do not divide into 5 ATM heads"),
+            (changed(policy={"training": "no"}), "'frozen' or 'joint', got 'no'"),
+            (changed(policy={"name": "lcnet_999"}), "timm has no model 'lcnet_999'"),
+            (changed(backbone={"drop_path": 1.5}), r"drop path rate must lie in \[0, 1\)"),
+        ],
+    )
+    def test_are_refused_when_built(self, values, message):
+        config = ModelConfig.from_dict(values)
+        with pytest.raises(ValueError, match=message):
+            build_segmenter(config)
+
+    def test_a_backbone_of_another_size(self, tmp_path):
+        theirs = timm.create_model("vit_small_patch16_224", pretrained=False, depth=12)
+        torch.save(theirs.state_dict(), tmp_path / "small.pth")
+        backbone = BackboneConfig("vit_tiny", checkpoint=str(tmp_path / "small.pth"))
+        with pytest.raises(ValueError, match=r"small\.pth is not a checkpoint of this ViT"):
+            build_segmenter(ModelConfig(2, backbone=backbone, policy=None))
