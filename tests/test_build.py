@@ -18,6 +18,7 @@ from stepseg.build import (
     build_policy,
     build_segmenter,
 )
+from stepseg.checkpoint import Checkpoint
 from stepseg.dcts.merge import MergeRule
 from stepseg.dcts.policy import OraclePolicy, PolicyNetwork
 from stepseg.heads.exit import BudgetExit, ConfidenceExit, RandomExit, UniformExit
@@ -142,6 +143,19 @@ class TestWeights:
         key = "blocks.11.mlp.fc2.weight"
         assert torch.equal(model.backbone.get_parameter(key), theirs.get_parameter(key))
         assert model.backbone.pos_embed.shape == (1, 24 * 24, 192)
+
+    def test_the_grid_of_the_backbone_comes_back_out_of_a_full_checkpoint(self, tmp_path):
+        """Weights of 384 px have 24 x 24 positions, whatever the configuration says."""
+        theirs = timm.create_model("vit_tiny_patch16_384", pretrained=False)
+        torch.save(theirs.state_dict(), tmp_path / "vit.pth")
+        backbone = {"name": "vit_tiny", "checkpoint": str(tmp_path / "vit.pth")}
+        config = ModelConfig.from_dict(DENSE | {"backbone": backbone})
+        trained = build_segmenter(config)
+        (tmp_path / "vit.pth").unlink()
+        checkpoint = Checkpoint(tmp_path / "last.ckpt", config, {}, trained.state_dict(), step=1)
+        model = checkpoint.build()
+        images = toy_images(1, 64, 64)
+        assert torch.equal(model.eval()(images).scores(), trained.eval()(images).scores())
 
     def test_nothing_is_read_when_a_full_checkpoint_follows(self, monkeypatch):
         def refuse(*args, **kwargs):

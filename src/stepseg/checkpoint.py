@@ -4,7 +4,8 @@ A checkpoint is what the trainer writes plus one entry, ``stepseg``, of plain va
 configuration and the classes that it was trained on. Nothing in it names code.
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,8 @@ class Checkpoint:
 
     def build(self, config: ModelConfig | None = None) -> StepSegmenter:
         """Build the model with its weights; `config` may differ in the reduction only."""
-        model = build_segmenter(config or self.config, load_weights=False)
+        config = _with_position_grid(config or self.config, self.state)
+        model = build_segmenter(config, load_weights=False)
         _load(model, self.state, self.path)
         return model
 
@@ -93,6 +95,15 @@ def check_data(checkpoint: Checkpoint, num_classes: int, name: str) -> None:
             f"checkpoint {str(checkpoint.path)!r} predicts {checkpoint.config.num_classes} classes "
             f"({checkpoint.data.get('name')}), data {name!r} has {num_classes}"
         )
+
+
+def _with_position_grid(config: ModelConfig, state: dict[str, Tensor]) -> ModelConfig:
+    """The configuration with the grid of the weights, which pretrained weights brought along."""
+    positions = state.get("backbone.pos_embed")
+    if positions is None:
+        return config  # an error that names it follows
+    pos_grid = math.isqrt(positions.shape[1])
+    return replace(config, backbone=replace(config.backbone, pos_grid=pos_grid))
 
 
 def _load(model: StepSegmenter, state: dict[str, Tensor], path: Path) -> None:
