@@ -36,7 +36,9 @@ SMALL = [
 """A training of seconds on `write_camvid`."""
 
 
-def write_camvid(root: Path, train: int = 6, val: int = 5, size: tuple[int, int] = (64, 96)) -> Path:
+def write_camvid(
+    root: Path, train: int = 6, val: int = 5, size: tuple[int, int] = (64, 96)
+) -> Path:
     """A folder in CamVid's layout with blocks of classes that their colour gives away."""
     generator = np.random.default_rng(0)
     for split, count in (("train", train), ("val", val)):

@@ -62,6 +62,8 @@ class BackboneConfig(_Config):
 
     name: str = "vit_base"
     """One of `BACKBONES`."""
+    depth: int | None = None
+    """Number of blocks; None: the standard one."""
     pretrained: str | None = None
     """A timm model name with its tag, fetched by timm."""
     checkpoint: str | None = None
@@ -74,6 +76,8 @@ class BackboneConfig(_Config):
 
     def __post_init__(self) -> None:
         _choose("backbone.name", self.name, BACKBONES)
+        if self.depth is not None and self.depth < 1:
+            raise ValueError(f"backbone.depth counts blocks and must be positive, got {self.depth}")
         if self.pretrained and self.checkpoint:
             raise ValueError(
                 f"backbone.pretrained={self.pretrained!r} and backbone.checkpoint="
@@ -230,7 +234,7 @@ def build_segmenter(config: ModelConfig, *, load_weights: bool = True) -> StepSe
     sizes = BACKBONES[config.backbone.name]
     vit = StagedViT(
         dim=sizes["dim"],
-        depth=sizes["depth"],
+        depth=config.backbone.depth or sizes["depth"],
         num_heads=sizes["num_heads"],
         patch_size=PATCH_SIZE,
         pos_grid=config.backbone.pos_grid,

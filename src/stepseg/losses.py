@@ -27,6 +27,9 @@ class LossWeights:
     """Weight of the absent classes within the class term."""
     focal: float = 20.0
     dice: float = 1.0
+    pixel: float = 0.0
+    """Cross-entropy over classes in every pixel, the mask logits as scores. Not in the literature:
+    it also teaches the masks of absent classes, which speeds up training from random weights."""
     focal_alpha: float = 0.25
     focal_gamma: float = 2.0
     dice_smooth: float = 1.0
@@ -37,7 +40,9 @@ class LossWeights:
 
     def __post_init__(self) -> None:
         if self.label_stride not in (1, 2, 4, 8, 16):
-            raise ValueError(f"loss.label_stride must divide a patch of 16, got {self.label_stride}")
+            raise ValueError(
+                f"loss.label_stride must divide a patch of 16 px, got {self.label_stride}"
+            )
 
 
 Count = Callable[[Tensor], Tensor]
@@ -77,7 +82,7 @@ def head_loss(
             numbers of batches and must not wait for each other, passes `local_count`.
 
     Returns:
-        Scalars ``classes``, ``focal``, ``dice``.
+        Scalars ``classes``, ``focal``, ``dice`` and, with a weight, ``pixel``.
 
     """
     num_classes = mask_logits_BCYX.shape[1]
@@ -99,11 +104,16 @@ def head_loss(
     target_BCHW = target_BCHW.to(logits_BCHW.dtype)
     focal_BC = _focal(logits_BCHW, target_BCHW, valid_B1HW, weights)
     dice_BC = _dice(logits_BCHW, target_BCHW, valid_B1HW, weights.dice_smooth)
-    return {
+    terms = {
         "classes": weights.classes * class_cost / _divisor(reduce_count(class_weight)),
         "focal": weights.focal * (focal_BC * present_BC).sum() / num_masks,
         "dice": weights.dice * (dice_BC * present_BC).sum() / num_masks,
     }
+    if weights.pixel:
+        cost = F.cross_entropy(logits_BCHW, labels_BHW, ignore_index=ignore_index, reduction="sum")
+        num_pixels = _divisor(reduce_count(valid_BHW.sum().float()))
+        terms["pixel"] = weights.pixel * cost / num_pixels
+    return terms
 
 
 def policy_loss(

@@ -5,8 +5,8 @@ import json
 
 import pytest
 import torch
-from commands import SMALL, compose_config, run_command, start_command, write_camvid
 
+from commands import SMALL, compose_config, run_command, start_command, write_camvid
 from stepseg.cli.evaluate import evaluate
 from stepseg.cli.train import train
 

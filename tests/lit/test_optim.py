@@ -3,9 +3,9 @@
 import math
 
 import pytest
-from toys import toy_segmenter
 
 from stepseg.lit.optim import OptimConfig, build_optimizer, lr_factor, parameter_groups
+from toys import toy_segmenter
 
 
 def test_every_trainable_parameter_is_in_exactly_one_group():
@@ -65,7 +65,7 @@ def test_steps_follow_the_schedule():
     optimizer, schedule = build_optimizer(toy_segmenter(), OptimConfig(lr=0.5, policy_lr=0.1), 4)
     rates = []
     for _ in range(4):
-        rates.append([group["lr"] for group in optimizer.param_groups if group["lr"]][0])
+        rates.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         schedule.step()
     expected = [0.5 * (1 + math.cos(math.pi * step / 4)) for step in range(4)]

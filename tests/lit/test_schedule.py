@@ -1,10 +1,10 @@
 """The reduction of every training step."""
 
 import pytest
-from toys import SYSTEMS
 
 from stepseg.lit.schedule import ReductionSchedule
 from stepseg.model import Reduction
+from toys import SYSTEMS
 
 STEP = SYSTEMS["step"]
 

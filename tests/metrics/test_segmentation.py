@@ -37,7 +37,9 @@ def test_equals_torchmetrics_and_numpy(seed):
         prediction = torch.randint(0, classes - 1, label.shape, generator=generator)
         metric.update(prediction, label)
         theirs.update(prediction, label)
-        for wanted, got in zip(label.flatten().tolist(), prediction.flatten().tolist(), strict=True):
+        for wanted, got in zip(
+            label.flatten().tolist(), prediction.flatten().tolist(), strict=True
+        ):
             if wanted != 255:
                 matrix[wanted, got] += 1
     hit = np.diag(matrix)
