@@ -7,8 +7,8 @@ import numpy as np
 from stepseg.data.scenes.canvas import Canvas, Colour, Point, ellipse, polygon, polyline, rectangle
 from stepseg.data.sets.synthetic import PERSON, POLE, VEHICLE
 
-_PAINTS: tuple[Colour, ...] = ((235, 195, 40), (240, 240, 235), (60, 175, 165), (230, 215, 90))
-_CLOTHES: tuple[Colour, ...] = ((205, 40, 110), (150, 60, 170), (225, 70, 60), (190, 80, 140))
+_PAINTS: tuple[Colour, ...] = ((235, 195, 40), (240, 165, 50), (240, 240, 235), (60, 190, 205))
+_CLOTHES: tuple[Colour, ...] = ((205, 40, 110), (175, 50, 160), (215, 60, 90), (190, 75, 140))
 _SKIN: tuple[Colour, ...] = ((235, 200, 170), (200, 150, 115), (150, 105, 75))
 _METALS: tuple[Colour, ...] = ((45, 45, 52), (60, 55, 55))
 _PLATES: tuple[Colour, ...] = ((30, 40, 60), (50, 35, 45), (25, 50, 50))
@@ -88,13 +88,13 @@ def _paint_person(canvas: Canvas, depth: float, base: float, road: Point) -> Non
 def _paint_pole(canvas: Canvas, depth: float, base: float, road: Point) -> None:
     """A thin post, often with a sign."""
     rng = canvas.rng
-    thick = canvas.length(8 + 4 * depth)
+    thick = canvas.length(9 + 3 * depth)
     x = rng.uniform(0.03, 0.97) * canvas.width
     top = base - canvas.length(150 + 130 * depth)
     metal = canvas.colour(_METALS)
     canvas.paint(rectangle(x, top, x + thick - 1, base), POLE, metal)
     if rng.random() < 0.7:
-        radius = canvas.length(26 + 18 * depth)
+        radius = canvas.length(32 + 18 * depth)
         plate = canvas.colour(_PLATES)
         centre = (x + thick / 2, top + radius)
         if rng.random() < 0.5:

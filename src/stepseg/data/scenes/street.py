@@ -18,7 +18,7 @@ from stepseg.data.scenes.objects import paint_objects
 from stepseg.data.scenes.textures import FloatArray, bricks, panes, pixel_noise, smooth_noise
 from stepseg.data.sets.synthetic import BUILDING, ROAD, SKY, VEGETATION, WATER
 
-GENERATOR_VERSION = 2
+GENERATOR_VERSION = 3
 """Raise it with every change of the scenes: caches of older scenes are then not used."""
 
 _SKIES: tuple[tuple[Colour, Colour], ...] = (  # (top, horizon)
@@ -170,7 +170,7 @@ def _paint_building(canvas: Canvas, horizon: int) -> None:
 def _expose(canvas: Canvas) -> NDArray[np.uint8]:
     """Light, colour cast and sensor noise of the scene, then levels as uint8 [H, W, 3]."""
     rng = canvas.rng
-    gain = rng.uniform(0.75, 1.1) * rng.uniform(0.95, 1.05, 3).astype(np.float32)
+    gain = rng.uniform(0.8, 1.08) * rng.uniform(0.96, 1.04, 3).astype(np.float32)
     slope = rng.uniform(-0.14, 0.14)
     across = 1 + np.linspace(-slope, slope, canvas.width, dtype=np.float32)[:, None]
     noise = rng.integers(-9, 10, canvas.pixels.shape, dtype=np.int8)
