@@ -199,7 +199,7 @@ for name, root in roots.items():
         seed=4,
     )
     module, trainer = Recorder(), make_trainer(
-        strategy="ddp", devices=2, max_steps=3, limit_val_batches=0
+        strategy="ddp", devices=2, max_steps=3, val_check_interval=3
     )
     trainer.fit(module, datamodule)
     trainer.test(module, datamodule, verbose=False)
@@ -231,6 +231,7 @@ def test_two_ranks_share_training_batches_and_divide_the_test(tmp_path, roots):
             tuple(ranks[i % 2]["train"][i // 2]) for i in range(len(expected.seen["train"]))
         ]
         assert together == expected.seen["train"]
-        tested = [seen[0] for rank in ranks for seen in rank["test"]]
-        assert tested == [pair.name for pair in one.dataset("test").pairs]
-        assert sorted(len(rank["test"]) for rank in ranks) == [1, 2]
+        for split in ("val", "test"):
+            seen = [name for rank in ranks for name, _ in rank[split]]
+            assert seen == [pair.name for pair in one.dataset(split).pairs]
+            assert sorted(len(rank[split]) for rank in ranks) == [1, 2]

@@ -168,7 +168,7 @@ def test_no_network_tells_where_to_put_the_file(tmp_path):
 # --- archives -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["../evil.txt", "/tmp/evil.txt", "a/../../evil", "C:\\evil.txt"])
+@pytest.mark.parametrize("name", ["../evil.txt", "/evil.txt", "a/../../evil", "C:\\evil.txt"])
 def test_members_that_point_outside_are_refused(tmp_path, name):
     path = tmp_path / "bad.zip"
     with zipfile.ZipFile(path, "w") as archive:
