@@ -3,8 +3,10 @@
 import csv
 import json
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from commands import SMALL, compose_config, run_command, start_command, write_camvid
 from stepseg.cli.evaluate import evaluate
@@ -88,6 +90,38 @@ def test_sweep_has_a_row_per_combination(trained, data, tmp_path):
     assert rows[2]["reduction"]["merge"]["thresholds"] == [1, 1]
     assert rows[2]["tokens_per_stage"][0] == 24  # a threshold of 1 merges nothing
     assert [len(row["tokens_per_stage"]) for row in rows] == [2, 3, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "protocol",
+    [
+        ["data.evaluation.mode=whole"],
+        ["data.evaluation.mode=slide", "+data.evaluation.crop=[48,64]",
+         "+data.evaluation.stride=[32,40]"],
+    ],
+)  # fmt: skip
+def test_saved_predictions_recount_to_the_reported_figure(protocol, trained, data, tmp_path):
+    overrides = [
+        f"ckpt_path={trained}/checkpoints/best.ckpt", "data=camvid", f"data.root={data}",
+        "data.num_workers=0", "save_predictions=true", *protocol,
+    ]  # fmt: skip
+    evaluate(compose_config("eval", overrides, tmp_path))
+    matrix = np.zeros((11, 11))
+    files = sorted((tmp_path / "predictions").glob("*.png"))
+    assert len(files) == 5
+    for file in files:
+        label = np.asarray(Image.open(data / "annotations" / "val" / file.name)).astype(int)
+        prediction = np.asarray(Image.open(file)).astype(int)
+        counted = label != 11  # void
+        np.add.at(matrix, (label[counted], prediction[counted]), 1)
+    hit, total = np.diag(matrix), matrix.sum(0) + matrix.sum(1) - np.diag(matrix)
+    recount = 100 * np.mean(hit[total > 0] / total[total > 0])
+    result = result_of(tmp_path)
+    assert result["mIoU"] == pytest.approx(recount, rel=1e-9)
+    assert result["protocol"]["mode"] == protocol[0].split("=")[1]
+    windows = {"whole": 24, "slide": 2 * 2 * 3 * 4}[result["protocol"]["mode"]]
+    covered = sum(int(side) ** 2 * number for side, number in result["superpatches"].items())
+    assert covered == pytest.approx(windows)
 
 
 def test_other_systems_on_the_same_weights(trained, data, tmp_path):

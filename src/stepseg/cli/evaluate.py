@@ -75,8 +75,11 @@ def evaluate(cfg: DictConfig) -> float | None:
         )
         result.update({"device": str(trainer.strategy.root_device), "dtype": trainer.precision})
         rows: dict[str, dict[str, Any]] = {}
-        for name, reduction in reductions.items():
+        for index, (name, reduction) in enumerate(reductions.items()):
             module.evaluate_with(reduction)
+            if cfg.save_predictions:
+                folder = output_dir() / "predictions"
+                module.predictions = folder / f"{index:03d}" if len(reductions) > 1 else folder
             trainer.test(module, datamodule, verbose=False)
             rows[name] = dict(module.results)
             named = [{"name": n, "reduction": points[n], **row} for n, row in rows.items()]

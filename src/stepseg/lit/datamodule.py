@@ -126,10 +126,17 @@ class SegmentationDataModule(L.LightningDataModule):
 
     def _evaluation_loader(self, split: str) -> DataLoader[Any]:
         dataset = self.dataset(split)
+        rank, world = self._rank_and_world()
+        if len(dataset) < world:
+            # A rank without images would log nothing and leave the others waiting for it.
+            raise ValueError(
+                f"split {self.splits[split]!r} of {self.name} has {len(dataset)} image(s) for "
+                f"{world} processes: use at most {len(dataset)} (trainer.devices)"
+            )
         return DataLoader(
             dataset,
             batch_size=self.val_batch_size,
-            sampler=EvaluationSampler(len(dataset), *self._rank_and_world()),
+            sampler=EvaluationSampler(len(dataset), rank, world),
             num_workers=self.num_workers,
             pin_memory=self.pin_memory,
             collate_fn=collate,

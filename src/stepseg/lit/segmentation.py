@@ -5,15 +5,18 @@ Thin on purpose: the model is `stepseg.model`, terms of the loss are `stepseg.lo
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from torch import Tensor
 
 from stepseg.build import ModelConfig, build_segmenter
 from stepseg.checkpoint import KEY, describe
 from stepseg.data.specs import DatasetSpec
+from stepseg.data.writing import write_png
 from stepseg.dcts.policy import PolicyNetwork
 from stepseg.dcts.targets import HomogeneityRule, pad_to_multiple
 from stepseg.evaluation import Evaluator
@@ -69,6 +72,8 @@ class SegmentationModule(L.LightningModule):
         self.results: dict[str, Any] = {}
         """Figures of the last evaluation, plain values."""
         self.evaluator: Evaluator
+        self.predictions: Path | None = None
+        """Folder for label maps of training ids, one PNG per test image; None: not written."""
         self.evaluate_with(self.model.reduction)
         stages = (*self.model.exit_head_blocks, self.model.backbone.depth)
         windows = self.model.policy.windows if self.model.policy else ()
@@ -108,7 +113,10 @@ class SegmentationModule(L.LightningModule):
         self.evaluator.reset()
 
     def test_step(self, batch: Mapping[str, Any], batch_index: int) -> None:
-        self.evaluator.update(batch["image"], batch["label"])
+        prediction, _ = self.evaluator.update(batch["image"], batch["label"])
+        if self.predictions is not None:
+            for name, ids in zip(batch["name"], prediction.cpu().numpy(), strict=True):
+                write_png(self.predictions / f"{name}.png", ids.astype(np.uint8))
 
     def on_test_epoch_end(self) -> None:
         self._finish_evaluation("test")
