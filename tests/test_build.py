@@ -92,6 +92,13 @@ class TestSegmenter:
         assert result.prediction().shape == (1, 64, 64)
         assert [head.block for head in result.heads] == [6, 8, 12]
 
+    def test_another_depth(self):
+        backbone = {"name": "vit_tiny", "depth": 5}
+        model = build_segmenter(ModelConfig.from_dict(DENSE | {"backbone": backbone}))
+        assert (model.backbone.depth, len(model.backbone.blocks)) == (5, 5)
+        with pytest.raises(ValueError, match=r"exit block 6 is outside 1\.\.4"):
+            build_segmenter(ModelConfig.from_dict(changed(backbone=backbone)))
+
     def test_a_dense_baseline(self):
         model = build_segmenter(ModelConfig.from_dict(DENSE))
         assert model.policy is None
@@ -255,6 +262,7 @@ class TestWrongConfigurations:
             (STEP | {"bakcbone": {}}, "unknown key 'bakcbone' in ModelConfig; .* 'backbone'"),
             (changed(backbone={"drop_paht": 0.1}), "'drop_paht' in BackboneConfig; .*'drop_path'"),
             (changed(backbone={"name": "vit_bass"}), "backbone.name='vit_bass': .*'vit_base'"),
+            (changed(backbone={"depth": 0}), "backbone.depth .* must be positive, got 0"),
             (changed(backbone={"name": "resnet"}), "choose one of vit_tiny, vit_small, vit_base"),
             (
                 changed(backbone={"pretrained": "a", "checkpoint": "b"}),

@@ -26,6 +26,7 @@ UNUSUAL = LossWeights(
     focal_alpha=0.4,
     focal_gamma=1.5,
     dice_smooth=0.5,
+    pixel=0.7,
 )
 
 
@@ -38,7 +39,11 @@ def terms_of(batch: dict[str, Tensor], weights: LossWeights = DEFAULT) -> dict[s
 
 
 class TestHeadLoss:
-    @pytest.mark.parametrize("weights", [LossWeights(), UNUSUAL], ids=["default", "unusual"])
+    @pytest.mark.parametrize(
+        "weights",
+        [DEFAULT, UNUSUAL, LossWeights(label_stride=2, pixel=1.0), LossWeights(label_stride=4)],
+        ids=["default", "unusual", "every second pixel", "every fourth pixel"],
+    )
     @pytest.mark.parametrize("seed", [0, 1])
     def test_equals_a_loop_over_pixels(self, weights, seed):
         batch = reference.toy_batch(3, seed)
@@ -85,13 +90,14 @@ class TestHeadLoss:
         batch["masks"] = torch.randn(2, 5, 8, 12, requires_grad=True)
         ignored = batch["labels"] == 255
         assert 0 < ignored.sum() < ignored.numel() / 4
-        terms = head_loss(batch["masks"], batch["classes"], batch["labels"], DEFAULT)
-        gradient = torch.autograd.grad(terms["focal"] + terms["dice"], batch["masks"])[0]
+        terms = head_loss(batch["masks"], batch["classes"], batch["labels"], UNUSUAL)
+        loss = terms["focal"] + terms["dice"] + terms["pixel"]
+        gradient = torch.autograd.grad(loss, batch["masks"])[0]
         assert (gradient.movedim(1, -1)[ignored] == 0).all()
 
         changed = batch["masks"].detach().clone()
         changed.movedim(1, -1)[ignored] = torch.randn(int(ignored.sum()), 5) * 50
-        after = head_loss(changed, batch["classes"], batch["labels"], DEFAULT)
+        after = head_loss(changed, batch["classes"], batch["labels"], UNUSUAL)
         assert {k: v.item() for k, v in terms.items()} == {k: v.item() for k, v in after.items()}
 
     def test_a_class_that_only_ignored_pixels_had_is_absent(self):
@@ -122,8 +128,9 @@ class TestHeadLoss:
         masks = torch.randn(2, 5, 4, 6, requires_grad=True)
         classes = torch.randn(2, 5, 2, requires_grad=True)
         labels = torch.full((2, 8, 12), 255)
-        terms = head_loss(masks, classes, labels, DEFAULT)
-        assert {k: v.item() for k, v in terms.items()} == {"classes": 0, "focal": 0, "dice": 0}
+        terms = head_loss(masks, classes, labels, UNUSUAL)
+        assert {k: v.item() for k, v in terms.items()} == dict.fromkeys(terms, 0)
+        assert set(terms) == {"classes", "focal", "dice", "pixel"}
         gradients = torch.autograd.grad(torch.stack(list(terms.values())).sum(), (masks, classes))
         assert all((gradient == 0).all() for gradient in gradients)
 
@@ -157,6 +164,10 @@ class TestHeadLoss:
         for name, term in terms.items():
             assert term.dtype == torch.float32
             assert torch.equal(term, exact[name])
+
+    def test_a_stride_beside_the_patch_grid(self):
+        with pytest.raises(ValueError, match=r"label_stride must divide a patch of 16 px, got 3"):
+            LossWeights(label_stride=3)
 
     def test_one_hot_masks(self):
         labels = torch.tensor([[[0, 2], [255, 1]]])

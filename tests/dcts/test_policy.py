@@ -79,6 +79,8 @@ class TestTraining:
         assert stem.weight.grad.abs().sum() > 0
 
     def test_frozen_stays_in_evaluation_mode_and_gets_no_gradient(self):
+        fresh = PolicyNetwork(name="lcnet_050", training="frozen")
+        assert not any(module.training for module in fresh.modules())
         policy = toy_policy(training="frozen").train()
         assert not any(module.training for module in policy.modules())
         assert not any(p.requires_grad for p in policy.parameters())

@@ -20,40 +20,53 @@ def head_loss(
     weights: LossWeights,
     ignore_index: int,
 ) -> dict[str, float]:
-    """SegViT's terms; ignored pixels are in none of them."""
+    """SegViT's terms and the one per pixel; ignored pixels are in none of them."""
     batch, num_classes = mask_logits_BCYX.shape[:2]
-    height, width = labels_BHW.shape[1:]
+    stride = weights.label_stride
+    height, width = (side // stride for side in labels_BHW.shape[1:])
     logits_BCHW = F.interpolate(
         mask_logits_BCYX.double(), size=(height, width), mode="bilinear", align_corners=False
     ).tolist()
     labels = labels_BHW.tolist()
-    focal_terms, dice_terms = [], []
+    focal_terms, dice_terms, pixel_terms = [], [], []
     class_cost = class_weight = 0.0
     for b in range(batch):
-        pixels = [
-            (i, j) for i in range(height) for j in range(width) if labels[b][i][j] != ignore_index
-        ]
+        in_image = {label for row in labels[b] for label in row if label != ignore_index}
+        for c in range(num_classes if in_image else 0):
+            weight = 1.0 if c in in_image else weights.absent
+            logits = class_logits_BC2[b, c].tolist()
+            class_cost += weight * cross_entropy(logits, 0 if c in in_image else 1)
+            class_weight += weight
+
+        # One pixel of every stride x stride stands for all of them.
+        sampled = {
+            (i, j): labels[b][i * stride + stride // 2][j * stride + stride // 2]
+            for i in range(height)
+            for j in range(width)
+        }
+        sampled = {at: label for at, label in sampled.items() if label != ignore_index}
         for c in range(num_classes):
-            present = any(labels[b][i][j] == c for i, j in pixels)
-            if pixels:
-                weight = 1.0 if present else weights.absent
-                class_cost += weight * cross_entropy(class_logits_BC2[b, c].tolist(), present)
-                class_weight += weight
-            if present:
-                pairs = [(logits_BCHW[b][c][i][j], labels[b][i][j] == c) for i, j in pixels]
+            pairs = [(logits_BCHW[b][c][i][j], label == c) for (i, j), label in sampled.items()]
+            if any(inside for _, inside in pairs):
                 focal_terms.append(focal(pairs, weights))
                 dice_terms.append(dice(pairs, weights.dice_smooth))
-    num_masks = max(len(focal_terms), 1)
-    return {
+        for (i, j), label in sampled.items():
+            logits = [logits_BCHW[b][c][i][j] for c in range(num_classes)]
+            pixel_terms.append(cross_entropy(logits, label))
+    terms = {
         "classes": weights.classes * class_cost / max(class_weight, 1e-9),
-        "focal": weights.focal * sum(focal_terms) / num_masks,
-        "dice": weights.dice * sum(dice_terms) / num_masks,
+        "focal": weights.focal * mean(focal_terms),
+        "dice": weights.dice * mean(dice_terms),
     }
+    return terms | ({"pixel": weights.pixel * mean(pixel_terms)} if weights.pixel else {})
 
 
-def cross_entropy(present_absent: list[float], present: bool) -> float:
-    truth = present_absent[0 if present else 1]
-    return math.log(sum(math.exp(x) for x in present_absent)) - truth
+def mean(values: list[float]) -> float:
+    return sum(values) / max(len(values), 1)
+
+
+def cross_entropy(logits: list[float], truth: int) -> float:
+    return math.log(sum(math.exp(x) for x in logits)) - logits[truth]
 
 
 def focal(pairs: list[tuple[float, bool]], weights: LossWeights) -> float:

@@ -9,13 +9,15 @@ from torch import Tensor
 from stepseg.losses import LossWeights, head_loss, mean_over_ranks, policy_loss
 
 Batch = dict[str, Tensor]
+WEIGHTS = LossWeights(pixel=1.0)
+"""All terms."""
 
 
 def gradients(batch: Batch) -> dict[str, Tensor]:
     """Gradients of all losses of a batch by the logits, and their sum as ``loss``."""
     names = ("masks", "classes", "windows2", "windows4")
     logits = {name: batch[name].clone().requires_grad_() for name in names}
-    terms = head_loss(logits["masks"], logits["classes"], batch["labels"], LossWeights())
+    terms = head_loss(logits["masks"], logits["classes"], batch["labels"], WEIGHTS)
     terms["policy"] = policy_loss(
         {2: logits["windows2"], 4: logits["windows4"]},
         {2: batch["targets2"], 4: batch["targets4"]},
