@@ -1,7 +1,4 @@
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -9,18 +6,12 @@ import torch
 from stepseg.model import Reduction
 from toys import SYSTEMS, toy_images, toy_segmenter
 
-FILE = Path(__file__).parents[2] / "benchmarks" / "paper_style.py"
 LOOPED = ("dense", "cts", "dcts", "dcts_area", "dtop", "step", "step_budget", "step_all_leave")
 
 
 @pytest.fixture(scope="module")
-def paper_style():
-    spec = importlib.util.spec_from_file_location("paper_style", FILE)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["paper_style"] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["paper_style"]
+def paper_style(script):
+    return script("paper_style")
 
 
 @pytest.mark.parametrize("system", LOOPED)

@@ -16,12 +16,15 @@ from math import prod
 from typing import Any
 
 import torch
-from fvcore.nn import FlopCountAnalysis
-from fvcore.nn.jit_handles import get_shape
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from stepseg.model import Reduction, StepSegmenter
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", FutureWarning)  # it uses TorchScript, which is deprecated
+    from fvcore.nn import FlopCountAnalysis
+    from fvcore.nn.jit_handles import get_shape
 
 
 @dataclass(frozen=True, slots=True)
