@@ -20,6 +20,7 @@ SMALL = [
     "trainer.val_check_interval=2",
     "trainer.log_every_n_steps=2",
     "optim.warmup_steps=1",
+    "backbone=vit_tiny",
     "data.crop_size=[64,64]",
     "data.batch_size=2",
     "data.val_batch_size=1",
@@ -29,8 +30,8 @@ SMALL = [
     "reduction.exit.blocks=[2,4]",
     "reduction.exit.threshold=0.3",
     "policy.windows=[2,4]",
-    "schedule.merge_from_step=1",
-    "schedule.exit_from_step=1",
+    "schedule.merge_from=0.25",
+    "schedule.exit_from=0.25",
     "schedule.dense_share=0",
 ]
 """A training of seconds on `write_camvid`."""

@@ -203,7 +203,7 @@ def test_wrong_checkpoints_are_refused(trained, data, tmp_path):
 
 def test_policy_alone_then_frozen(data, tmp_path):
     common = ["data=camvid", f"data.root={data}", *SMALL]
-    policy = [*common, "task=policy", "monitor=val/mAP"]
+    policy = [*common, "task=policy"]
     train(compose_config("train", policy, tmp_path / "policy"))
     result = result_of(tmp_path / "policy")
     assert result["status"] == "completed"

@@ -14,27 +14,26 @@ class ReductionSchedule:
     heads know nothing at first, so that exits and merging have to wait.
     """
 
-    merge_from_step: int = 0
-    exit_from_step: int = 0
+    merge_from: float = 0.0
+    """When merging starts, as a share of all steps; 1: never."""
+    exit_from: float = 0.0
+    """When exits start, likewise."""
     dense_share: float = 0.0
-    """Share of the later steps that stay dense, so that the weights also serve the baseline."""
+    """Share of the steps that stay dense all the same, so that the weights also serve the
+    baseline."""
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.dense_share <= 1:
-            raise ValueError(f"dense_share is a share in [0, 1], got {self.dense_share}")
-        if min(self.merge_from_step, self.exit_from_step) < 0:
-            raise ValueError(
-                f"steps count from 0, got merge_from_step={self.merge_from_step} and "
-                f"exit_from_step={self.exit_from_step}"
-            )
+        for name in ("merge_from", "exit_from", "dense_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"schedule.{name} is a share in [0, 1], got {getattr(self, name)}")
 
-    def at(self, step: int, full: Reduction) -> Reduction:
+    def at(self, step: int, max_steps: int, full: Reduction) -> Reduction:
         """Reduction of a step, a function of it alone: the same on all ranks and on resume."""
         draw = random.Random(f"{self.seed}/{step}").random()
         if draw < self.dense_share:
             return Reduction()
-        merge = full.merge if step >= self.merge_from_step else None
-        if step < self.exit_from_step or full.exit is None:
+        merge = full.merge if step >= self.merge_from * max_steps else None
+        if step < self.exit_from * max_steps or full.exit is None:
             return Reduction(merge=merge)
         return Reduction(merge=merge, exit=full.exit, exit_blocks=full.exit_blocks)

@@ -87,7 +87,7 @@ class SegmentationModule(L.LightningModule):
 
     def training_step(self, batch: Mapping[str, Any], batch_index: int) -> Tensor:
         images, labels = batch["image"].float() / 255, batch["label"].long()
-        reduction = self.schedule.at(self.global_step, self.model.reduction)
+        reduction = self.schedule.at(self.global_step, self.trainer.max_steps, self.model.reduction)
         output = self.model(images, labels, reduction)
         terms = self._losses(output, labels)
         self.train_tokens.update(self.model, [output], len(images))
