@@ -1,5 +1,7 @@
 """Toy models; untrained, yet tokens differ enough for some to merge and for some to leave."""
 
+import copy
+import functools
 from typing import Any, TypeVar
 
 import torch
@@ -74,10 +76,16 @@ def toy_head(**changes: Any) -> AtmHead:
 
 def toy_policy(**changes: Any) -> PolicyNetwork:
     """A policy network whose scores differ between windows, as those of a trained one do."""
-    policy = PolicyNetwork(**({"name": "lcnet_050", "windows": (2, 4)} | changes))
-    randomise_batch_norm(policy)
-    images = toy_images(4, 160, 160)
-    with torch.no_grad():
+    return copy.deepcopy(_calibrated_policy(**({"windows": (2, 4)} | changes)))
+
+
+@functools.cache
+def _calibrated_policy(**options: Any) -> PolicyNetwork:
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)  # the same network, whichever test asks first
+        policy = PolicyNetwork(**({"name": "lcnet_050"} | options))
+        randomise_batch_norm(policy)
+        images = toy_images(4, 160, 160)
         _calibrate(policy.features, images)
         policy.eval()
         for window, logits in policy(images).items():
@@ -86,7 +94,7 @@ def toy_policy(**changes: Any) -> PolicyNetwork:
                 classifier.get_parameter("bias").sub_(logits.mean())
                 for parameter in classifier.parameters():
                     parameter.mul_(1.5 / logits.std())
-    return policy.train()
+        return policy.train()
 
 
 def toy_segmenter(*, policy: nn.Module | None = None, **changes: Any) -> StepSegmenter:
