@@ -59,7 +59,10 @@ def test_rows_of_systems_timed_in_turns(monkeypatch):
         assert (warmup, iterations) == (2, 6)  # one pass and three, over two batches
         for call in calls.values():
             call()
-        return {name: Timing(seconds=times[name], peak_memory_mb=7.0) for name in calls}
+        return {
+            name: Timing(seconds=times[name], cpu_seconds=times[name], peak_memory_mb=7.0)
+            for name in calls
+        }
 
     monkeypatch.setattr(module, "time_interleaved", fake)
     images = toy_images(4)
@@ -73,7 +76,8 @@ def test_rows_of_systems_timed_in_turns(monkeypatch):
     assert step["speedup"] == pytest.approx(6 / 4)
     assert step["macs_ratio"] == pytest.approx(dense["gmacs"] / step["gmacs"])
     assert step["realisation"] == pytest.approx(1.5 * step["gmacs"] / dense["gmacs"])
-    assert step["latency_ms_p50"] == 2000
+    assert step["realisation_cpu"] == pytest.approx(step["realisation"])
+    assert step["latency_ms_p50"] == step["cpu_ms_p50"] == 2000
     assert step["images_per_s"] == 1
     assert step["peak_memory_mb"] == 7
     assert step["tokens_per_stage"] == [20, 11, 3]
@@ -87,6 +91,8 @@ def test_without_the_baseline_nothing_is_compared():
         "macs_ratio": None,
         "speedup": None,
         "realisation": None,
+        "speedup_cpu": None,
+        "realisation_cpu": None,
     }
 
 

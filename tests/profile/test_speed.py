@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+import stepseg.profile.speed as speed
 from stepseg.profile.memory import peak_memory_mb
 from stepseg.profile.speed import Timing, percentile, speedup, time_interleaved
 
@@ -20,23 +21,23 @@ def test_calls_alternate_and_only_the_rounds_after_the_warm_up_count():
     assert all(timing.device_seconds is None for timing in timings.values())
 
 
-def test_the_clock_sees_the_call():
-    clock = iter(range(100))
-    import stepseg.profile.speed as speed
+def test_both_clocks_see_the_call(monkeypatch):
+    wall, cpu = [0.0], [0.0]  # seconds since the start of this test's time
+    monkeypatch.setattr(speed.time, "perf_counter", lambda: wall[0])
+    monkeypatch.setattr(speed.time, "process_time", lambda: cpu[0])
 
-    original = speed.time.perf_counter
-    speed.time.perf_counter = lambda: next(clock)
-    try:
-        timings = time_interleaved(
-            {"one": lambda: None, "three": lambda: (next(clock), next(clock))},
-            warmup=0,
-            iterations=2,
-            memory=False,
-        )
-    finally:
-        speed.time.perf_counter = original
-    assert timings["one"].seconds == (1, 1)
-    assert timings["three"].seconds == (3, 3)
+    def work(seconds):  # on two threads
+        wall[0] += seconds
+        cpu[0] += 2 * seconds
+
+    def wait(seconds):
+        wall[0] += seconds
+
+    timings = time_interleaved(
+        {"work": lambda: work(3), "wait": lambda: wait(5)}, warmup=1, iterations=2, memory=False
+    )
+    assert (timings["work"].seconds, timings["work"].cpu_seconds) == ((3, 3), (6, 6))
+    assert (timings["wait"].seconds, timings["wait"].cpu_seconds) == ((5, 5), (0, 0))
 
 
 def test_gradients_are_off_and_the_garbage_collector_comes_back():
@@ -85,6 +86,15 @@ def test_speedup_over_a_set_of_inputs_sums_within_a_pass():
     dense = Timing(seconds=(1.0, 9.0) * 3)
     step = Timing(seconds=(1.0, 4.0) * 3)
     assert speedup(dense, step, group=2) == pytest.approx(2.0)
+
+
+def test_the_clocks_are_kept_apart():
+    dense = Timing(seconds=(4.0,), cpu_seconds=(2.0,))
+    step = Timing(seconds=(1.0,), cpu_seconds=(1.0,))
+    assert speedup(dense, step) == 4
+    assert speedup(dense, step, clock="cpu") == 2
+    with pytest.raises(ValueError, match="by cpu clock"):
+        speedup(dense, Timing(seconds=(1.0,)), clock="cpu")
 
 
 def test_speedup_refuses_timings_of_different_runs():

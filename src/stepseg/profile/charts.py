@@ -23,6 +23,7 @@ COLUMNS: dict[str, tuple[str, str]] = {  # column: key, format
     "fewer MACs": ("macs_ratio", ".2f"),
     "speed-up": ("speedup", ".2f"),
     "realised": ("realisation", ".2f"),
+    "by CPU time": ("realisation_cpu", ".2f"),
 }
 
 

@@ -7,9 +7,11 @@ within each round before their median is taken.
     timings = time_interleaved({"dense": run_dense, "step": run_step}, iterations=20)
     timings["step"].p50_ms, speedup(timings["dense"], timings["step"])
 
-Two clocks: wall clock around a call and a wait for the device (always), and CUDA events around the
-work that the call queued (on CUDA only). Not here: what is run, and what its time is worth
-(`stepseg.profile.benchmark`).
+Three clocks: wall clock around a call and a wait for the device; CUDA events around the work that
+the call queued (on CUDA only); and the time that the process spent on CPUs, which does not grow
+while others use them: with one thread it compares systems even on a busy machine.
+
+Not here: what is run, and what its time is worth (`stepseg.profile.benchmark`).
 """
 
 import gc
@@ -17,6 +19,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import median
+from typing import NamedTuple
 
 import torch
 
@@ -31,6 +34,8 @@ class Timing:
     """Wall clock of every call, in order, the wait for the device included."""
     device_seconds: tuple[float, ...] | None = None
     """The same calls by CUDA events; None off CUDA."""
+    cpu_seconds: tuple[float, ...] | None = None
+    """The same calls by CPU time, summed over threads."""
     peak_memory_mb: float | None = None
     """See `stepseg.profile.memory`; None if not asked for."""
 
@@ -48,6 +53,11 @@ class Timing:
     def device_p50_ms(self) -> float | None:
         """Median by CUDA events in milliseconds."""
         return None if self.device_seconds is None else 1000 * median(self.device_seconds)
+
+    @property
+    def cpu_p50_ms(self) -> float | None:
+        """Median of the CPU time in milliseconds."""
+        return None if self.cpu_seconds is None else 1000 * median(self.cpu_seconds)
 
     def images_per_s(self, batch_size: int) -> float:
         """Throughput at the median."""
@@ -86,7 +96,7 @@ def time_interleaved(
             f"calls, warmup={warmup} and iterations={iterations}"
         )
     device = torch.device(device)
-    clocked: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
+    clocked: dict[str, list[_Reading]] = {name: [] for name in calls}
     was_collecting = gc.isenabled()
     with torch.no_grad():
         try:
@@ -106,31 +116,33 @@ def time_interleaved(
     on_cuda = device.type == "cuda"
     return {
         name: Timing(
-            seconds=tuple(wall for wall, _ in pairs[warmup:]),
-            device_seconds=tuple(events for _, events in pairs[warmup:]) if on_cuda else None,
+            seconds=tuple(reading.wall for reading in readings[warmup:]),
+            device_seconds=tuple(r.events for r in readings[warmup:]) if on_cuda else None,
+            cpu_seconds=tuple(reading.cpu for reading in readings[warmup:]),
             peak_memory_mb=peaks[name],
         )
-        for name, pairs in clocked.items()
+        for name, readings in clocked.items()
     }
 
 
-def speedup(baseline: Timing, other: Timing, group: int = 1) -> float:
+def speedup(baseline: Timing, other: Timing, group: int = 1, clock: str = "wall") -> float:
     """How many times faster `other` is: the median over rounds of the ratio within a round.
 
     Args:
         baseline: timed together with `other`.
         other: likewise.
         group: consecutive calls that make up one round, when calls go through a set of inputs.
+        clock: ``wall`` or ``cpu``.
 
     """
-    rounds = len(baseline.seconds) // group
-    if rounds == 0 or len(baseline.seconds) != len(other.seconds):
+    ours, theirs = (t.seconds if clock == "wall" else t.cpu_seconds for t in (other, baseline))
+    if not ours or not theirs or len(ours) != len(theirs) or len(ours) < group:
         raise ValueError(
             f"a speed-up needs the same rounds of both, at least one of {group} call(s); got "
-            f"{len(baseline.seconds)} and {len(other.seconds)} calls"
+            f"{len(theirs or ())} and {len(ours or ())} calls by {clock} clock"
         )
-    parts = [slice(i * group, (i + 1) * group) for i in range(rounds)]
-    return median(sum(baseline.seconds[part]) / sum(other.seconds[part]) for part in parts)
+    parts = [slice(first, first + group) for first in range(0, len(ours) - group + 1, group)]
+    return median(sum(theirs[part]) / sum(ours[part]) for part in parts)
 
 
 def percentile(values: tuple[float, ...], percent: float) -> float:
@@ -142,20 +154,28 @@ def percentile(values: tuple[float, ...], percent: float) -> float:
     return ordered[low] + (ordered[high] - ordered[low]) * (position - low)
 
 
-def _clock(call: Callable[[], object], device: torch.device) -> tuple[float, float]:
-    """Seconds of one call by wall clock and, on CUDA, by events (0 elsewhere)."""
+class _Reading(NamedTuple):
+    """Seconds of one call by three clocks; events are 0 off CUDA."""
+
+    wall: float
+    cpu: float
+    events: float
+
+
+def _clock(call: Callable[[], object], device: torch.device) -> _Reading:
     if device.type != "cuda":
-        start = time.perf_counter()
+        start, cpu = time.perf_counter(), time.process_time()
         call()
         if device.type == "mps":
             torch.mps.synchronize()
-        return time.perf_counter() - start, 0.0
+        return _Reading(time.perf_counter() - start, time.process_time() - cpu, 0.0)
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     with torch.cuda.device(device):
         torch.cuda.synchronize()
-        start = time.perf_counter()
+        start, cpu = time.perf_counter(), time.process_time()
         begin.record()
         call()
         end.record()
         torch.cuda.synchronize()
-        return time.perf_counter() - start, begin.elapsed_time(end) / 1000
+        wall, cpu = time.perf_counter() - start, time.process_time() - cpu
+        return _Reading(wall, cpu, begin.elapsed_time(end) / 1000)
