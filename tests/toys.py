@@ -23,7 +23,7 @@ HEAD_BLOCKS = (1, 2, 3)
 """There is a head after each block but the last; tokens leave after `EXIT_BLOCKS`."""
 EXIT_BLOCKS = (1, 3)
 
-CONFIDENCE = ConfidenceExit(threshold=0.88, keep_per_class=1)
+CONFIDENCE = ConfidenceExit(threshold=0.87, keep_per_class=1)
 DCTS = MergeRule(windows=(2, 4), thresholds=(0.7, 0.75))
 
 
