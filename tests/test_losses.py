@@ -210,7 +210,8 @@ class TestPolicyLoss:
         targets = {size: torch.ones_like(logit, dtype=torch.bool) for size, logit in logits.items()}
         loss = policy_loss(logits, targets)
         assert loss.isfinite()
-        assert torch.autograd.grad(loss, logits[4])[0].shape == (1, 0, 0)
+        assert torch.autograd.grad(loss, logits[4], retain_graph=True)[0].shape == (1, 0, 0)
+        assert loss.item() == pytest.approx(math.log(2))  # the other size, undiluted
 
 
 class TestCounts:

@@ -122,7 +122,8 @@ def policy_loss(
     weight: float = 1.0,
     reduce_count: Count = mean_over_ranks,
 ) -> Tensor:
-    """Binary cross-entropy per window size, positives and negatives balanced, averaged over sizes.
+    """Binary cross-entropy per window size, positives and negatives balanced; mean over the
+    sizes that fit.
 
     Args:
         logits: per window side ``[B, Y // s, X // s]``.
@@ -142,7 +143,9 @@ def policy_loss(
         halves = halves / _divisor(counts)
         # With one kind only, its mean is the term.
         terms.append(halves.sum() / (counts > 0).sum().clamp(min=1))
-    return weight * torch.stack(terms).mean()
+    # A size that fits into no image has the term zero and does not thin out the others.
+    fitting = sum(logit.numel() > 0 for logit in logits.values())
+    return weight * torch.stack(terms).sum() / max(fitting, 1)
 
 
 def one_hot_masks(labels_BHW: Tensor, num_classes: int, ignore_index: int = 255) -> Tensor:

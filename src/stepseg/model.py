@@ -12,106 +12,22 @@ merging, C classes.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stepseg.dcts.edges import edge_density
-from stepseg.dcts.merge import MergeRule, build_layout, merge_windows
+from stepseg.dcts.merge import build_layout, merge_windows
 from stepseg.dcts.policy import OraclePolicy, PolicyNetwork
 from stepseg.dcts.targets import pad_to_multiple
 from stepseg.heads.atm import AtmHead, presence_probability
-from stepseg.heads.exit import ExitRule
-from stepseg.ops.upsample import upsampled_argmax
 from stepseg.packed import PackedTokens, TokenLayout
+from stepseg.reduction import Reduction
+from stepseg.segmentation import HeadOutput, Segmentation
 from stepseg.vit.staged import StagedViT
 
-
-@dataclass(frozen=True, slots=True)
-class Reduction:
-    """Which tokens are merged and which leave early. The default is the dense baseline."""
-
-    merge: MergeRule | None = None
-    exit: ExitRule | None = None
-    exit_blocks: tuple[int, ...] = ()
-    """Blocks after which tokens may leave, counted from 1."""
-
-    def __post_init__(self) -> None:
-        if list(self.exit_blocks) != sorted(set(self.exit_blocks)):
-            raise ValueError(f"exit blocks must ascend without repetition, got {self.exit_blocks}")
-        if bool(self.exit_blocks) != (self.exit is not None):
-            raise ValueError(
-                f"an exit rule and exit blocks come together, got rule {self.exit} and blocks "
-                f"{self.exit_blocks}"
-            )
-
-
-@dataclass(frozen=True, slots=True)
-class HeadOutput:
-    """What one head says, over all tokens: those that left keep what an earlier head said."""
-
-    block: int
-    """The head reads the output of this block, counted from 1."""
-    mask_logits_T0C: Tensor
-    class_logits_BC2: Tensor
-    """(present, absent) per class, by this head."""
-    tokens_per_image: tuple[int, ...]
-    """How many tokens of each image this head saw."""
-
-
-@dataclass(frozen=True, slots=True)
-class Segmentation:
-    """The result for a batch: the map and the way to it."""
-
-    image_size: tuple[int, int]
-    """Height and width in pixels, before padding to the patch grid."""
-    patch_size: int
-    layout: TokenLayout
-    heads: list[HeadOutput]
-    """Active exit heads (in training: all exit heads) and, last, the decoder."""
-    exit_T0: Tensor
-    """int64; index of the active exit at which each token left, their number if it never did."""
-    presence_T0C: Tensor | None
-    """P(class present) by the head at which a token left; None: the decoder speaks for all."""
-    presence_BC: Tensor
-    """P(class present) by the last head that saw the image."""
-    policy_logits: Mapping[int, Tensor] = field(default_factory=dict)
-
-    @property
-    def tokens_per_stage(self) -> list[tuple[int, ...]]:
-        """Tokens of each image in the blocks before each head, as host numbers."""
-        return [head.tokens_per_image for head in self.heads]
-
-    def mask_logits(self, head: HeadOutput) -> Tensor:
-        """A head's logits on the grid, ``[B, C, Y, X]``."""
-        return self.layout.unmerge(head.mask_logits_T0C).permute(0, 3, 1, 2)
-
-    def cell_scores(self) -> Tensor:
-        """p of every class on the patch grid, ``[B, C, Y, X]``."""
-        p_T0C = self.heads[-1].mask_logits_T0C.sigmoid()
-        if self.presence_T0C is not None:
-            p_T0C = p_T0C * self.presence_T0C
-        p_BCYX = self.layout.unmerge(p_T0C).permute(0, 3, 1, 2)
-        return (
-            p_BCYX if self.presence_T0C is not None else p_BCYX * self.presence_BC[..., None, None]
-        )
-
-    def scores(self) -> Tensor:
-        """p of every class in every pixel of the image, ``[B, C, H, W]``."""
-        height, width = self.image_size
-        p_BCYX = self.cell_scores()
-        size = (p_BCYX.shape[2] * self.patch_size, p_BCYX.shape[3] * self.patch_size)
-        p_BCHW = F.interpolate(p_BCYX, size=size, mode="bilinear", align_corners=False)
-        return p_BCHW[:, :, :height, :width]
-
-    def prediction(self) -> Tensor:
-        """The most probable class of every pixel, int64 ``[B, H, W]``: argmax of `scores`."""
-        height, width = self.image_size
-        p_BYXC = self.cell_scores().permute(0, 2, 3, 1)
-        return upsampled_argmax(p_BYXC, self.patch_size)[:, :height, :width]
+__all__ = ["HeadOutput", "Reduction", "Segmentation", "StepSegmenter"]
 
 
 class StepSegmenter(nn.Module):
@@ -209,7 +125,10 @@ class StepSegmenter(nn.Module):
             reduction: overrides the model's own, for the same weights under another system.
 
         """
-        reduction = reduction or self.reduction
+        if reduction is None:
+            reduction = self.reduction
+        else:
+            self.check(reduction)
         layout, policy_logits = self._merge(images_B3HW, labels_BHW, reduction)
         images = pad_to_multiple(images_B3HW, self.patch_size, 0.5)
         resize = reduction.merge.resize if reduction.merge else "bilinear"
