@@ -41,7 +41,7 @@ from stepseg.profile.parts import profile_parts
 
 register_experiments()
 
-WIDTH = 120
+WIDTH = 130
 """Columns of tables where no terminal says how wide it is."""
 
 

@@ -23,7 +23,7 @@ COLUMNS: dict[str, tuple[str, str]] = {  # column: key, format
     "fewer MACs": ("macs_ratio", ".2f"),
     "speed-up": ("speedup", ".2f"),
     "realised": ("realisation", ".2f"),
-    "by CPU time": ("realisation_cpu", ".2f"),
+    "(CPU time)": ("realisation_cpu", ".2f"),
 }
 
 
@@ -41,7 +41,7 @@ def table_of_rows(rows: Sequence[Row]) -> Table:
     table.add_column("system", no_wrap=True)
     columns = {c: k for c, k in COLUMNS.items() if any(row.get(k[0]) is not None for row in rows)}
     for column in ("batch", "map", "tokens", *columns):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=column == "tokens")
     for row in rows:
         clock = row["protocol"]["clock"]
         table.add_row(
