@@ -7,7 +7,12 @@ import pytest
 import timm
 import torch
 
-from stepseg.build import (
+from stepseg.build import build_policy, build_segmenter
+from stepseg.checkpoint import Checkpoint
+from stepseg.dcts.merge import MergeRule
+from stepseg.dcts.policy import OraclePolicy, PolicyNetwork
+from stepseg.heads.exit import BudgetExit, ConfidenceExit, RandomExit, UniformExit
+from stepseg.model_config import (
     BACKBONES,
     BackboneConfig,
     ExitConfig,
@@ -15,13 +20,7 @@ from stepseg.build import (
     ModelConfig,
     PolicyConfig,
     ReductionConfig,
-    build_policy,
-    build_segmenter,
 )
-from stepseg.checkpoint import Checkpoint
-from stepseg.dcts.merge import MergeRule
-from stepseg.dcts.policy import OraclePolicy, PolicyNetwork
-from stepseg.heads.exit import BudgetExit, ConfidenceExit, RandomExit, UniformExit
 from stepseg.vit.weights import load_timm_state
 from toys import toy_images
 

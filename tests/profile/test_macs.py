@@ -4,8 +4,9 @@ import pytest
 import torch
 
 import stepseg.profile.macs as macs
-from stepseg.build import BackboneConfig, ModelConfig, PolicyConfig, build_policy, build_segmenter
+from stepseg.build import build_policy, build_segmenter
 from stepseg.dcts.fold import fold_batch_norm
+from stepseg.model_config import BackboneConfig, ModelConfig, PolicyConfig
 from stepseg.profile.macs import (
     block_macs,
     count_macs,

@@ -7,10 +7,10 @@ from typing import Any, Self
 
 import torch
 
-from stepseg.build import ExitConfig, ModelConfig, ReductionConfig
 from stepseg.checkpoint import Checkpoint, read_checkpoint
 from stepseg.cli.config import model_config, reduction_config
 from stepseg.model import Reduction
+from stepseg.model_config import ExitConfig, ModelConfig, ReductionConfig
 from stepseg.profile.benchmark import DTYPES, Protocol
 from stepseg.profile.tokens import prescribe, prescribe_paper
 

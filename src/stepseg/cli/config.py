@@ -13,8 +13,8 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from stepseg.build import ModelConfig, ReductionConfig
 from stepseg.lit.datamodule import SegmentationDataModule
+from stepseg.model_config import ModelConfig, ReductionConfig
 
 EXPECTED_ERRORS = (ValueError, FileNotFoundError, NotADirectoryError)
 """What bad input raises: shown as one message, without a traceback."""

@@ -13,7 +13,6 @@ import hydra
 import lightning as L
 from omegaconf import DictConfig
 
-from stepseg.build import PATCH_SIZE, ReductionConfig
 from stepseg.checkpoint import Checkpoint, check_data, read_checkpoint
 from stepseg.cli.comparison import print_comparison, ready_for_inference
 from stepseg.cli.config import (
@@ -32,6 +31,7 @@ from stepseg.dcts.policy import OraclePolicy
 from stepseg.lit.callbacks.progress import progress
 from stepseg.lit.segmentation import SegmentationModule
 from stepseg.model import StepSegmenter
+from stepseg.model_config import PATCH_SIZE, ReductionConfig
 
 register_experiments()
 

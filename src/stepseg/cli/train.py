@@ -12,7 +12,7 @@ import lightning as L
 import torch
 from omegaconf import DictConfig
 
-from stepseg.build import PATCH_SIZE, ModelConfig, build_policy
+from stepseg.build import build_policy
 from stepseg.checkpoint import read_checkpoint
 from stepseg.cli.comparison import print_comparison, ready_for_inference, systems, time_systems
 from stepseg.cli.config import (
@@ -36,6 +36,7 @@ from stepseg.lit.policy import PolicyModule
 from stepseg.lit.schedule import ReductionSchedule
 from stepseg.lit.segmentation import SegmentationModule
 from stepseg.losses import LossWeights
+from stepseg.model_config import PATCH_SIZE, ModelConfig
 
 register_experiments()
 

@@ -1,0 +1,232 @@
+"""The numbers of a model as plain data: from YAML or a checkpoint, checked once.
+
+`stepseg.build` turns a `ModelConfig` into a model. Nothing in here names code to run, so that a
+configuration out of a foreign checkpoint is only numbers and words.
+"""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Self
+
+from stepseg.dcts.merge import MergeRule
+from stepseg.heads.exit import BudgetExit, ConfidenceExit, ExitRule, RandomExit, UniformExit
+from stepseg.reduction import Reduction
+
+PATCH_SIZE = 16
+
+BACKBONES: dict[str, dict[str, int]] = {
+    "vit_tiny": {"dim": 192, "depth": 12, "num_heads": 3, "atm_heads": 3},
+    "vit_small": {"dim": 384, "depth": 12, "num_heads": 6, "atm_heads": 3},
+    "vit_base": {"dim": 768, "depth": 12, "num_heads": 12, "atm_heads": 6},
+    "vit_large": {"dim": 1024, "depth": 24, "num_heads": 16, "atm_heads": 8},
+}
+"""timm's ViTs; the ATM heads have half the channels, as in SegViT and DToP."""
+
+EXIT_RULES = ("confidence", "random", "uniform", "budget")
+
+
+class _Config:
+    """Construction from plain mappings, with errors that name the key."""
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Build from a mapping; lists become tuples, unknown keys are refused."""
+        known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
+        for key in values:
+            if key not in known:
+                near = difflib.get_close_matches(str(key), known, 1)
+                hint = f"; did you mean {near[0]!r}?" if near else f"; known: {sorted(known)}"
+                raise ValueError(f"unknown key {key!r} in {cls.__name__}{hint}")
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+@dataclass(frozen=True, slots=True)
+class BackboneConfig(_Config):
+    """The encoder."""
+
+    name: str = "vit_base"
+    """One of `BACKBONES`."""
+    depth: int | None = None
+    """Number of blocks; None: the standard one."""
+    pretrained: str | None = None
+    """A timm model name with its tag, fetched by timm."""
+    checkpoint: str | None = None
+    """A local timm state dict, instead."""
+    drop_path: float = 0.0
+    pos_grid: int = 14
+    """Side of the position grid when training from scratch; checkpoints bring their own."""
+    checkpoint_blocks: bool = False
+    """Recompute blocks in the backward pass to save memory."""
+
+    def __post_init__(self) -> None:
+        _choose("backbone.name", self.name, BACKBONES)
+        if self.depth is not None and self.depth < 1:
+            raise ValueError(f"backbone.depth counts blocks and must be positive, got {self.depth}")
+        if self.pretrained and self.checkpoint:
+            raise ValueError(
+                f"backbone.pretrained={self.pretrained!r} and backbone.checkpoint="
+                f"{self.checkpoint!r} exclude each other"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyConfig(_Config):
+    """The policy network."""
+
+    name: str = "efficientnet_lite0"
+    """A timm model with features, or ``oracle``."""
+    training: str = "joint"
+    """``joint`` beside the segmenter, or ``frozen``."""
+    pretrained: bool = False
+    """Load timm's ImageNet weights."""
+    checkpoint: str | None = None
+    """A policy trained before (`stepseg-train task=policy`)."""
+    windows: tuple[int, ...] = (2, 4, 8, 16)
+
+
+@dataclass(frozen=True, slots=True)
+class HeadConfig(_Config):
+    """The ATM heads; exit heads and decoder are of one kind."""
+
+    num_layers: int = 3
+    dropout: float = 0.1
+    dim: int | None = None
+    """Channels; None: half of the encoder's."""
+    num_heads: int | None = None
+    """Attention heads; None: as in the literature for the backbone."""
+    class_source: str = "final"
+    """Whose class probabilities enter the map: ``final`` or ``own``."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExitConfig(_Config):
+    """Exit heads and the rule by which tokens leave."""
+
+    blocks: tuple[int, ...] = ()
+    """Where tokens may leave, counted from 1."""
+    heads: tuple[int, ...] | None = None
+    """Where heads are trained; None: at `blocks`. A superset lets placements be compared later."""
+    rule: str = "confidence"
+    """One of `EXIT_RULES`."""
+    threshold: float = 0.9
+    keep_per_class: int = 5
+    tokens: tuple[int, ...] = ()
+    """Rule `budget`: tokens that stay per image after each exit."""
+    seed: int = 0
+    """Rule `random`."""
+
+    def __post_init__(self) -> None:
+        _choose("reduction.exit.rule", self.rule, EXIT_RULES)
+        if self.tokens and self.rule != "budget":
+            raise ValueError(
+                f"reduction.exit.tokens={self.tokens} belongs to the rule 'budget', not "
+                f"{self.rule!r}"
+            )
+        self.build()
+
+    @property
+    def head_blocks(self) -> tuple[int, ...]:
+        """Where heads stand."""
+        return self.blocks if self.heads is None else tuple(sorted({*self.heads, *self.blocks}))
+
+    def build(self) -> ExitRule:
+        """Make the rule."""
+        if self.rule == "budget":
+            return BudgetExit(self.tokens)
+        confidence = ConfidenceExit(self.threshold, self.keep_per_class)
+        if self.rule == "random":
+            return RandomExit(confidence, self.seed)
+        return UniformExit(confidence) if self.rule == "uniform" else confidence
+
+
+@dataclass(frozen=True, slots=True)
+class ReductionConfig(_Config):
+    """What is merged and who leaves."""
+
+    merge: MergeRule | None = None
+    exit: ExitConfig | None = None
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Build from nested mappings; a part that is null or absent is off."""
+        values = dict(values)
+        merge, exit_ = values.pop("merge", None), values.pop("exit", None)
+        if values:
+            raise ValueError(f"unknown key(s) {sorted(values)} in reduction; known: merge, exit")
+        if isinstance(merge, Mapping):
+            merge = _merge_rule(merge)
+        if isinstance(exit_, Mapping):
+            exit_ = ExitConfig.from_dict(exit_)
+        return cls(merge=merge, exit=exit_)
+
+    def build(self) -> Reduction:
+        """Make the reduction."""
+        if self.exit is None or not self.exit.blocks:
+            return Reduction(merge=self.merge)
+        return Reduction(
+            merge=self.merge, exit=self.exit.build(), exit_blocks=tuple(self.exit.blocks)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig(_Config):
+    """Everything that `build_segmenter` needs."""
+
+    num_classes: int
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    policy: PolicyConfig | None = field(default_factory=PolicyConfig)
+    heads: HeadConfig = field(default_factory=HeadConfig)
+    reduction: ReductionConfig = field(default_factory=ReductionConfig)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Build from nested mappings, as they stand in YAML and in checkpoints."""
+        parts = {
+            "backbone": BackboneConfig,
+            "policy": PolicyConfig,
+            "heads": HeadConfig,
+            "reduction": ReductionConfig,
+        }
+        built = {
+            key: parts[key].from_dict(value)  # type: ignore[attr-defined]
+            if key in parts and isinstance(value, Mapping)
+            else value
+            for key, value in values.items()
+        }
+        return super(ModelConfig, cls).from_dict(built)
+
+    def __post_init__(self) -> None:
+        if self.num_classes < 2:
+            raise ValueError(f"num_classes must be at least 2, got {self.num_classes}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain nested mappings and lists, the inverse of `from_dict`."""
+        return _plain(asdict(self))
+
+
+def _merge_rule(values: Mapping[str, Any]) -> MergeRule:
+    known = {f.name for f in fields(MergeRule)}
+    unknown = set(values) - known
+    if unknown:
+        raise ValueError(
+            f"unknown key(s) {sorted(unknown)} in reduction.merge; known: {sorted(known)}"
+        )
+    tuples: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+    }
+    return MergeRule(**tuples)
+
+
+def _choose(key: str, value: str, choices: Iterable[str]) -> None:
+    choices = list(choices)
+    if value not in choices:
+        near = difflib.get_close_matches(str(value), choices, 1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(f"{key}={value!r}: {hint}choose one of {', '.join(choices)}")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
