@@ -3,6 +3,7 @@
 Plain PyTorch; `stepseg.lit` runs it inside a trainer, over several processes.
 """
 
+import torch
 from torch import Tensor, nn
 
 from stepseg.data.specs import DatasetSpec
@@ -37,6 +38,7 @@ class Evaluator(nn.Module):
         self.accuracy = SegmentationMetric(spec.num_classes, spec.ignore_index)
         self.tokens = TokenMetric((*reduction.exit_blocks, model.backbone.depth), windows)
 
+    @torch.no_grad()
     def update(self, images_B3HW: Tensor, labels_BHW: Tensor) -> tuple[Tensor, list[Segmentation]]:
         """Segment a batch of uint8 images and count.
 
@@ -46,13 +48,20 @@ class Evaluator(nn.Module):
         """
         outputs: list[Segmentation] = []
 
-        def scorer(images: Tensor) -> Tensor:
+        def segment(images: Tensor) -> Segmentation:
             labels = self._oracle_labels(images, labels_BHW)
             outputs.append(self.model(images, labels, self.reduction))
-            return outputs[-1].scores()
+            return outputs[-1]
 
         size = (labels_BHW.shape[1], labels_BHW.shape[2])
-        prediction = predict_scores(scorer, images_B3HW, self.protocol, size).argmax(1)
+        if self.protocol.is_plain and size == tuple(images_B3HW.shape[2:]):
+            # one view at full size: its map needs no scores of all classes in all pixels
+            prediction = segment(images_B3HW.float() / 255).prediction()
+        else:
+            scores = predict_scores(
+                lambda images: segment(images).scores(), images_B3HW, self.protocol, size
+            )
+            prediction = scores.argmax(1)
         self.accuracy.update(prediction, labels_BHW)
         self.tokens.update(self.model, outputs, len(images_B3HW))
         return prediction, outputs

@@ -80,6 +80,16 @@ class Protocol:
                 f"{self.window_batch}"
             )
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether the model sees an image once, whole and in its own size."""
+        return (
+            self.mode == "whole"
+            and self.resize_short is None
+            and self.scales == (1.0,)
+            and not self.flip
+        )
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values for result.json."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
