@@ -15,6 +15,7 @@ from torch import Tensor
 from stepseg.build import ModelConfig, build_segmenter
 from stepseg.data.specs import DatasetSpec
 from stepseg.model import StepSegmenter
+from stepseg.state_dict import check_fit
 
 FORMAT = 1
 KEY = "stepseg"
@@ -36,7 +37,9 @@ class Checkpoint:
         """Build the model with its weights; `config` may differ in the reduction only."""
         config = _with_position_grid(config or self.config, self.state)
         model = build_segmenter(config, load_weights=False)
-        _load(model, self.state, self.path)
+        problem = f"checkpoint {str(self.path)!r} does not fit this model"
+        check_fit(model.state_dict(), self.state, problem)
+        model.load_state_dict(self.state)
         return model
 
 
@@ -104,20 +107,3 @@ def _with_position_grid(config: ModelConfig, state: dict[str, Tensor]) -> ModelC
         return config  # an error that names it follows
     pos_grid = math.isqrt(positions.shape[1])
     return replace(config, backbone=replace(config.backbone, pos_grid=pos_grid))
-
-
-def _load(model: StepSegmenter, state: dict[str, Tensor], path: Path) -> None:
-    own = model.state_dict()
-    problems = [f"missing {key}" for key in own if key not in state]
-    problems += [f"unknown {key}" for key in state if key not in own]
-    problems += [
-        f"{key}: {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
-        for key in own
-        if key in state and state[key].shape != own[key].shape
-    ]
-    if problems:
-        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise ValueError(
-            f"checkpoint {str(path)!r} does not fit this model: {'; '.join(problems[:5])}{more}"
-        )
-    model.load_state_dict(state)

@@ -197,7 +197,7 @@ def test_wrong_checkpoints_are_refused(trained, data, tmp_path):
     content = torch.load(best, weights_only=True)
     content["stepseg"]["model"]["backbone"]["name"] = "vit_small"
     torch.save(content, foreign)
-    with pytest.raises(ValueError, match=r"does not fit this model: .*\(192,\) instead of"):
+    with pytest.raises(ValueError, match=r"does not fit this model: .*\(192,\), expected"):
         run(f"ckpt_path={foreign}", "data=camvid", f"data.root={data}")
 
 

@@ -9,6 +9,7 @@ import timm
 import torch
 from torch import Tensor
 
+from stepseg.state_dict import check_fit
 from stepseg.vit.staged import StagedViT
 
 EXTRA_TOKENS = ("cls_token", "reg_token", "dist_token")
@@ -78,18 +79,7 @@ def load_timm_state(vit: StagedViT, state: Mapping[str, Tensor], source: str) ->
         state["pos_embed"] = _patch_positions(state["pos_embed"], extra_tokens, source)
         if state["pos_embed"].shape[2] == vit.dim:
             own["pos_embed"] = state["pos_embed"]
-    problems = [f"missing {key}" for key in own if key not in state]
-    problems += [f"unknown {key}" for key in state if key not in own]
-    problems += [
-        f"{key} has shape {tuple(state[key].shape)}, expected {tuple(own[key].shape)}"
-        for key in own
-        if key in state and state[key].shape != own[key].shape
-    ]
-    if problems:
-        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise ValueError(
-            f"{source} is not a checkpoint of this ViT: {'; '.join(problems[:5])}{more}"
-        )
+    check_fit(own, state, f"{source} is not a checkpoint of this ViT")
     if state["pos_embed"].shape != vit.pos_embed.shape:
         vit.pos_embed = torch.nn.Parameter(torch.empty_like(state["pos_embed"]))
     vit.load_state_dict(state)
