@@ -21,10 +21,12 @@ def test_superpatch_grid_outlines_every_token():
     picture = superpatch_grid(GREY, windows, 4)
     white = (picture == 255).all(-1)
     # the merged window of 8 px has its frame at row 0 and column 0, none inside
-    assert white[0, :8].all() and white[:, 0].all()
+    assert white[0, :8].all()
+    assert white[:, 0].all()
     assert not white[1:, 1:8].any()
     # the single patches have a frame each
-    assert white[4, 8:].all() and white[:, 8].all()
+    assert white[4, 8:].all()
+    assert white[:, 8].all()
     assert (picture[1:, 1:8] != 100).any(-1).all()  # tinted
     assert (picture[1, 9] == 100).all()  # not merged: untouched
 
@@ -33,7 +35,8 @@ def test_tokens_that_left_are_dark():
     exits = np.array([[0, 1, 2], [2, 2, 2]])
     first = remaining_tokens(GREY, exits, 0, 4)
     assert (first[:4, :4] == round(100 * DARK)).all()
-    assert (first[:4, 4:] == 100).all() and (first[4:] == 100).all()
+    assert (first[:4, 4:] == 100).all()
+    assert (first[4:] == 100).all()
     second = remaining_tokens(GREY, exits, 1, 4)
     assert (second[:4, :8] == round(100 * DARK)).all()
     assert (second[:, 8:] == 100).all()
