@@ -1,0 +1,117 @@
+"""Every choice of every group composes, and becomes what the library asks for."""
+
+from pathlib import Path
+
+import pytest
+from commands import compose_config
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from stepseg.cli.config import make_all, model_config, plain, reduction_config
+from stepseg.cli.paths import config_dir, experiments_dir
+from stepseg.data.specs import get_spec
+from stepseg.lit.optim import OptimConfig
+from stepseg.losses import LossWeights
+
+
+def choices(group):
+    return sorted(path.stem for path in (Path(config_dir()) / group).glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", choices("backbone"))
+def test_backbones(name, tmp_path):
+    config = model_config(plain(compose_config("train", [f"backbone={name}"], tmp_path)), 19)
+    assert config.backbone.name in name
+    assert config.reduction.exit is not None
+    # the paper's placement: 1/2 and 2/3 of the depth for ViT-Base, 1/3 and 2/3 for ViT-Large
+    depth = config.backbone.depth or (24 if name == "vit_large" else 12)
+    expected = (8, 16) if depth == 24 else (depth // 2, depth * 2 // 3)
+    assert config.reduction.exit.blocks == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "merges", "exits"),
+    [
+        ("none", False, False),
+        ("cts", True, False),
+        ("dcts", True, False),
+        ("dtop", False, True),
+        ("cts_dtop", True, True),
+        ("step", True, True),
+    ],
+)
+def test_reductions(name, merges, exits, tmp_path):
+    values = plain(compose_config("train", [f"reduction={name}", "backbone=vit_base"], tmp_path))
+    reduction = reduction_config(values["reduction"]).build()
+    assert (reduction.merge is not None) is merges
+    assert reduction.exit_blocks == ((6, 8) if exits else ())
+    assert set(choices("reduction")) >= {name}
+
+
+@pytest.mark.parametrize(
+    ("data", "threshold"),
+    [("ade20k", 0.9), ("cityscapes", 0.9), ("cocostuff10k", 0.95), ("synthetic", 0.9)],
+)
+def test_exit_threshold_follows_the_data(data, threshold, tmp_path):
+    values = plain(compose_config("train", [f"data={data}"], tmp_path))
+    assert values["reduction"]["exit"]["threshold"] == threshold
+
+
+@pytest.mark.parametrize("name", [name for name in choices("data") if name != "folder"])
+def test_data(name, tmp_path):
+    cfg = compose_config("train", [f"data={name}"], tmp_path)
+    assert get_spec(cfg.data.name).num_classes >= 8
+
+
+@pytest.mark.parametrize("name", choices("optim"))
+def test_optimisers(name, tmp_path):
+    values = plain(compose_config("train", [f"optim={name}"], tmp_path))["optim"]
+    values["betas"] = tuple(values["betas"])
+    assert OptimConfig(**values).lr > 0
+
+
+@pytest.mark.parametrize("name", choices("loss"))
+def test_losses(name, tmp_path):
+    values = plain(compose_config("train", [f"loss={name}"], tmp_path))["loss"]
+    weights = LossWeights(**values)
+    assert (weights == LossWeights()) is (name == "segvit")
+
+
+@pytest.mark.parametrize("name", [name for name in choices("trainer") if "cpu" in name])
+def test_trainers(name, tmp_path):
+    trainer = instantiate(compose_config("train", [f"trainer={name}"], tmp_path).trainer)
+    assert trainer.max_steps == 450
+    assert trainer.num_devices == (2 if name == "ddp_cpu" else 1)
+
+
+@pytest.mark.parametrize("name", [name for name in choices("trainer") if "cpu" not in name])
+def test_gpu_trainers_compose(name, tmp_path):
+    cfg = compose_config("train", [f"trainer={name}"], tmp_path)
+    assert cfg.trainer.accelerator == "gpu"
+    assert cfg.trainer.max_steps % cfg.trainer.val_check_interval == 0
+
+
+@pytest.mark.parametrize("name", choices("logger"))
+def test_loggers(name, tmp_path):
+    cfg = compose_config("train", [f"logger={name}"], tmp_path)
+    loggers = make_all(cfg.get("logger"))
+    assert len(loggers) == (0 if name == "none" else 1)
+
+
+@pytest.mark.parametrize("name", choices("policy"))
+def test_policies(name, tmp_path):
+    values = plain(compose_config("train", [f"policy={name}"], tmp_path))
+    assert values["policy"]["name"] == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        str(path.relative_to(experiments_dir()).with_suffix(""))
+        for path in Path(experiments_dir()).rglob("*.yaml")
+    ],
+)
+def test_experiments(name, tmp_path):
+    cfg = compose_config("train", [f"+experiments={name}"], tmp_path)
+    assert OmegaConf.to_container(cfg, resolve=True)
+    model_config(plain(cfg), 11)
