@@ -130,7 +130,7 @@ def test_other_systems_on_the_same_weights(trained, data, tmp_path):
     evaluate(compose_config("eval", [*common, "reduction=none"], tmp_path / "none"))
     dense = next(row for row in result_of(trained)["rows"] if row["name"] == "dense")
     assert result_of(tmp_path / "none")["mIoU"] == pytest.approx(dense["mIoU"], abs=1e-6)
-    cts = ["reduction=cts", "reduction.merge.top_k=3"]
+    cts = ["reduction=cts", "reduction.merge.top_k=3", "reduction.merge.top_k_cells=null"]
     evaluate(compose_config("eval", [*common, *cts], tmp_path / "cts"))
     assert result_of(tmp_path / "cts")["tokens_per_stage"] == [24 - 3 * 3]
     oracle = ["reduction=dcts", "reduction.merge.windows=[2]", "reduction.merge.thresholds=[0.5]"]

@@ -52,3 +52,22 @@ def test_one_number_per_size_is_required(counts):
 def test_negative_counts_are_refused():
     with pytest.raises(ValueError, match="cannot be"):
         MergeRule(windows=(2, 4), thresholds=None, top_k=(1, -1))
+
+
+@pytest.mark.parametrize(
+    ("grid", "count"), [((32, 32), 103), ((48, 48), 232), ((64, 64), 412), ((16, 16), 26)]
+)
+def test_counts_in_proportion_to_the_grid(grid, count):
+    """412 windows of 64 x 64 cells is what the STEP paper reports for CTS."""
+    rule = MergeRule(windows=(2,), thresholds=None, top_k=103, top_k_cells=1024)
+    assert rule.on_grid(grid).counts == (count,)
+    scores = {2: torch.rand(1, grid[0] // 2, grid[1] // 2)}
+    merged = merge_windows(scores, rule, 1, grid)
+    assert (merged == 2).sum() == 4 * count
+
+
+@pytest.mark.parametrize("changes", [{"top_k_cells": 0}, {"top_k": None, "thresholds": (0.5,)}])
+def test_impossible_proportions(changes):
+    numbers = {"windows": (2,), "thresholds": None, "top_k": 103, "top_k_cells": 1024}
+    with pytest.raises(ValueError, match="top_k_cells"):
+        MergeRule(**(numbers | changes))

@@ -139,7 +139,7 @@ def _reduction_values(values: Mapping[str, Any], checkpoint: Checkpoint) -> dict
         if part == "merge" and given.get("top_k") is not None:
             merged["thresholds"] = None
         elif part == "merge" and given.get("thresholds") is not None:
-            merged["top_k"] = None
+            merged |= {"top_k": None, "top_k_cells": None}
         chosen[part] = merged
     return chosen
 

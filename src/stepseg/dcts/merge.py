@@ -11,7 +11,7 @@ Letters: B images, Y x X cells of the patch grid, T0 tokens after merging.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
@@ -33,6 +33,9 @@ class MergeRule:
     top_k: int | tuple[int, ...] | None = None
     """Instead, per image: merge exactly this many windows, the highest scores first. One number per
     window size; CTS has one size and hence one number."""
+    top_k_cells: int | None = None
+    """Cells of the patch grid that `top_k` is meant for; on other grids it grows or shrinks in
+    proportion. None: the same number on every grid."""
     edge_weight: float = 0.0
     """Content-aware thresholds: how far a threshold moves with the edge density of the window
     (`stepseg.dcts.edges`), up where edges are denser than in the image's mean. Negative reverses
@@ -55,6 +58,11 @@ class MergeRule:
                 )
             if min(self.counts) < 0:
                 raise ValueError(f"top_k counts windows and cannot be {self.top_k}")
+        if self.top_k_cells is not None and (self.top_k is None or self.top_k_cells < 1):
+            raise ValueError(
+                f"top_k_cells is the number of cells that top_k is meant for, got "
+                f"{self.top_k_cells} with top_k={self.top_k}"
+            )
         for threshold in self.thresholds or ():
             if not 0 <= threshold <= 1:
                 raise ValueError(
@@ -80,6 +88,14 @@ class MergeRule:
         if self.top_k is None:
             return ()
         return (self.top_k,) if isinstance(self.top_k, int) else self.top_k
+
+    def on_grid(self, grid: tuple[int, int]) -> "MergeRule":
+        """The rule with `top_k` as it is on this grid."""
+        if self.top_k_cells is None:
+            return self
+        factor = grid[0] * grid[1] / self.top_k_cells
+        counts = tuple(round(count * factor) for count in self.counts)
+        return replace(self, top_k=counts, top_k_cells=None)
 
     def decide(
         self, scores_BYX: Tensor, free_BYX: Tensor, window: int, edges_BYX: Tensor | None = None
@@ -142,6 +158,7 @@ def merge_windows(
     """
     rows, columns = grid
     device = next(iter(scores.values())).device
+    rule = rule.on_grid(grid)
     window_BYX = torch.ones(batch, rows, columns, dtype=torch.int64, device=device)
     for window in reversed(rule.windows):
         y, x = rows // window, columns // window

@@ -111,7 +111,7 @@ def prescribe(reduction: Reduction, grid: tuple[int, int], tokens: Sequence[int]
     merge = reduction.merge
     if merge is not None:
         counts = merged_windows(grid, merge.windows, stages[0])
-        merge = replace(merge, thresholds=None, top_k=counts, edge_weight=0.0)
+        merge = replace(merge, thresholds=None, top_k=counts, top_k_cells=None, edge_weight=0.0)
         stages[0] = tokens_after(merge, grid)
         stages[1:] = [min(stage, stages[0]) for stage in stages[1:]]
     if not exits:
@@ -123,7 +123,7 @@ def prescribe(reduction: Reduction, grid: tuple[int, int], tokens: Sequence[int]
 
 def tokens_after(rule: MergeRule, grid: tuple[int, int]) -> int:
     """Tokens of every image after merging by counts."""
-    merged = zip(rule.windows, rule.counts, strict=True)
+    merged = zip(rule.windows, rule.on_grid(grid).counts, strict=True)
     return grid[0] * grid[1] - sum(count * (window**2 - 1) for window, count in merged)
 
 
