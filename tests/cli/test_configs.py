@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-from commands import compose_config
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from commands import compose_config
 from stepseg.cli.config import make_all, model_config, plain, reduction_config
 from stepseg.cli.paths import config_dir, experiments_dir
 from stepseg.data.specs import get_spec
