@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 from PIL import Image
 
 import stepseg.cli.benchmark as command
-from commands import compose_config, start_command
+from commands import compose_config, start_command, write_camvid
 from stepseg.build import ModelConfig, build_segmenter
 from stepseg.checkpoint import describe
 from stepseg.cli.benchmark import run
@@ -234,3 +235,21 @@ def test_too_few_images_for_a_batch(tmp_path):
     Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(tmp_path / "one.png")
     with pytest.raises(ValueError, match="holds 1 image"):
         bench(tmp_path / "out", f"images={tmp_path}", "batch_sizes=[1,2]")
+
+
+def test_loader_beside_training_steps(tmp_path):
+    root = write_camvid(tmp_path / "camvid", train=4, val=1)
+    result = bench(
+        tmp_path / "out", "data=camvid", f"data.root={root}", "data.crop_size=[64,96]",
+        "data.batch_size=2", "data.num_workers=1", "reductions=[none,step]",
+    )  # fmt: skip
+    figures = result["data"]
+    assert figures["loader"]["images"] == 24
+    assert figures["loader"]["num_workers"] == 1
+    assert [row["name"] for row in figures["training"]] == ["none", "step"]
+    for row in figures["training"]:
+        needed = row["images_per_s"] / figures["loader"]["images_per_s_per_worker"]
+        assert row["workers_needed"] == math.ceil(needed) >= 1
+        assert row["step_ms_p50"] == pytest.approx(2000 / row["images_per_s"])
+    # the classes are the data set's: the rows count their queries
+    assert result["rows"][0]["gmacs"] != bench(tmp_path / "five", "speed=false")["rows"][0]["gmacs"]

@@ -3,9 +3,11 @@
 stepseg-benchmark
 stepseg-benchmark backbone=vit_large resolution=1024 num_classes=19 'batch_sizes=[1,8]' device=cuda
 stepseg-benchmark ckpt_path=best.ckpt images=photos
+stepseg-benchmark data=camvid 'reductions=[none,step]'
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +18,16 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
-from stepseg.build import PATCH_SIZE, ModelConfig, build_segmenter
-from stepseg.checkpoint import Checkpoint
+from stepseg.build import build_segmenter
+from stepseg.checkpoint import Checkpoint, check_data
+from stepseg.cli.benchmark_data import measure_data, table_of_data
 from stepseg.cli.benchmark_options import Options, systems, with_tokens
-from stepseg.cli.config import output_dir, overrides, plain, run_command
+from stepseg.cli.config import make_datamodule, output_dir, overrides, plain, run_command
 from stepseg.cli.paths import config_dir, register_experiments
 from stepseg.cli.result import Result
 from stepseg.lit.segmentation import compile_inner_modules
 from stepseg.model import Reduction, StepSegmenter
+from stepseg.model_config import PATCH_SIZE, ModelConfig
 from stepseg.profile.benchmark import (
     CLOCKS,
     Protocol,
@@ -59,7 +63,12 @@ def run(cfg: DictConfig) -> None:
         output_dir(), command="stepseg-benchmark", overrides=overrides(), config=values
     ) as result:
         options = Options.from_values(values)
+        datamodule = make_datamodule(cfg) if values.get("data") else None
+        if datamodule is not None:
+            values["num_classes"] = datamodule.num_classes
         config, chosen, checkpoint = systems(values, overrides())
+        if checkpoint is not None and datamodule is not None:
+            check_data(checkpoint, datamodule.num_classes, datamodule.spec.name)
         reductions = with_tokens(
             {name: system.build() for name, system in chosen.items()}, options, PATCH_SIZE
         )
@@ -79,6 +88,19 @@ def run(cfg: DictConfig) -> None:
         rows = _rows(model, reductions, images, options, values, console)
         result.update({"rows": rows})
         _show(rows, output_dir(), console)
+        if datamodule is not None:
+            crop = replace(options, image_size=datamodule.crop_size)
+            figures = measure_data(
+                datamodule,
+                config,
+                checkpoint,
+                with_tokens({name: s.build() for name, s in chosen.items()}, crop, PATCH_SIZE),
+                device=options.device,
+                dtype=options.dtype,
+                iterations=values["iterations"],
+            )
+            result.update({"data": figures})
+            console.print(table_of_data(figures))
         if values["parts"]:
             batch = images[: options.batch_sizes[0]]
             protocol = options.protocols[0]

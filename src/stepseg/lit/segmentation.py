@@ -89,7 +89,7 @@ class SegmentationModule(L.LightningModule):
         images, labels = batch["image"].float() / 255, batch["label"].long()
         reduction = self.schedule.at(self.global_step, self.trainer.max_steps, self.model.reduction)
         output = self.model(images, labels, reduction)
-        terms = self._losses(output, labels)
+        terms = self.losses(output, labels)
         self.train_tokens.update(self.model, [output], len(images))
         if self._is_logging_step():
             self._log_training(terms, len(images))
@@ -102,7 +102,7 @@ class SegmentationModule(L.LightningModule):
         _, outputs = self.evaluator.update(batch["image"], batch["label"])
         labels = batch["label"].long()
         if len(outputs) == 1 and outputs[0].image_size == tuple(labels.shape[1:]):
-            terms = self._losses(outputs[0], labels)
+            terms = self.losses(outputs[0], labels)
             logged = {f"val/{name}": value for name, value in terms.items()}
             self.log_dict(logged, batch_size=len(labels), sync_dist=True)
 
@@ -131,7 +131,7 @@ class SegmentationModule(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[KEY] = describe(self.config, self.spec)
 
-    def _losses(self, output: Segmentation, labels_BHW: Tensor) -> dict[str, Tensor]:
+    def losses(self, output: Segmentation, labels_BHW: Tensor) -> dict[str, Tensor]:
         """Every head on the whole map of its time, and the policy on its windows."""
         ignore = self.spec.ignore_index
         count = mean_over_ranks if self.training else local_count
