@@ -31,6 +31,8 @@ from stepseg.profile.tokens import prescribe_paper
 
 BLOCKS = {"vit_tiny": (6, 8), "vit_base": (6, 8), "vit_large": (8, 16)}
 
+CTS = MergeRule(windows=(2,), thresholds=None, top_k=103, top_k_cells=32 * 32)
+
 
 @dataclass(frozen=True, slots=True)
 class Published:
@@ -50,8 +52,7 @@ class Published:
         name, _, placement = self.system.partition("@")
         merge = None
         if "cts" in name:
-            is_cts = name.startswith("cts")
-            merge = MergeRule((2,), None, 1) if is_cts else MergeRule()
+            merge = CTS if name.startswith("cts") else MergeRule()
         elif name == "step":
             merge = MergeRule()
         blocks: tuple[int, ...] = ()

@@ -9,11 +9,12 @@ from stepseg.profile.tokens import (
     paper_tokens,
     prescribe,
     prescribe_paper,
+    stage_tokens,
     tokens_after,
 )
 from toys import EXIT_BLOCKS, SYSTEMS, toy_images, toy_segmenter
 
-CTS = MergeRule(windows=(2,), thresholds=None, top_k=7)
+CTS = MergeRule(windows=(2,), thresholds=None, top_k=103, top_k_cells=32 * 32)
 
 
 def with_exits(*blocks, merge=None):
@@ -55,10 +56,10 @@ def test_the_mixture_keeps_the_proportions_of_table_2():
 @pytest.mark.parametrize(
     ("grid", "windows"), [((32, 32), 103), ((64, 64), 412), ((48, 48), 232), ((40, 40), 161)]
 )
-def test_cts_merges_its_share_of_windows(grid, windows):
+def test_cts_keeps_its_number_which_grows_with_the_grid(grid, windows):
     reduction = prescribe_paper(Reduction(merge=CTS), grid)
-    assert reduction.merge is not None
     assert reduction.merge.counts == (windows,)
+    assert stage_tokens(reduction, grid) == (grid[0] * grid[1] - 3 * windows,)
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,6 @@ from stepseg.dcts.merge import MergeRule
 from stepseg.heads.exit import BudgetExit
 from stepseg.model import Reduction
 
-CTS_WINDOWS = 103 / 1024
-"""Windows of 2 x 2 that CTS merges, per cell: 103 of 32 x 32 cells."""
-
 
 @dataclass(frozen=True, slots=True)
 class PaperCounts:
@@ -58,21 +55,19 @@ leave at 512 x 512, which is 269 of 701 and not 245 + 269."""
 
 
 def prescribe_paper(reduction: Reduction, grid: tuple[int, int]) -> Reduction:
-    """The same system with the paper's mean counts on this grid.
+    """The same system with the paper's mean counts on this grid; CTS keeps its own number.
 
     Raises:
         ValueError: the paper gives no counts for that many exits, or they cannot be met.
 
     """
-    rows, columns = grid
     rule = reduction.merge
-    if rule is not None and rule.top_k is not None and len(rule.windows) == 1:  # CTS
-        count = round(CTS_WINDOWS * rows * columns)
-        first = rows * columns - count * (rule.windows[0] ** 2 - 1)
+    if rule is None:
+        first = grid[0] * grid[1]
+    elif rule.top_k is not None:  # CTS: its numbers are its own
+        first = tokens_after(rule, grid)
     else:
         first = paper_tokens(grid)
-    if rule is None:
-        first = rows * columns
     exits = len(reduction.exit_blocks)
     if exits not in (0, *PAPER[0].left):
         raise ValueError(
