@@ -23,7 +23,7 @@ from stepseg.build import ModelConfig, build_segmenter
 from stepseg.dcts.merge import MergeRule
 from stepseg.heads.exit import ConfidenceExit
 from stepseg.model import Reduction, StepSegmenter
-from stepseg.profile.benchmark import prescribed_cost, ready_for_inference
+from stepseg.profile.benchmark import prescribed_cost
 from stepseg.profile.fvcore import trace_fvcore, trace_torch
 from stepseg.profile.images import load_images
 from stepseg.profile.macs import macs_of_stages, policy_macs
@@ -164,7 +164,7 @@ def _traced(key: tuple[str, str, int, int]) -> tuple[tuple[str, float], ...]:
     system, backbone, side, classes = key
     published = Published(system, backbone, side, classes, 1, "")
     torch.manual_seed(0)
-    model = ready_for_inference(build_segmenter(_config(backbone, classes)))
+    model = build_segmenter(_config(backbone, classes)).prepare_for_inference()
     reduction = prescribe_paper(published.reduction, (-(-side // 16),) * 2)
     image = load_images(None, (side, side), 1)[0]
     formula = prescribed_cost(model, reduction, (side, side))

@@ -31,7 +31,7 @@ from stepseg.heads.atm import AtmHead, presence_probability
 from stepseg.heads.exit import BudgetExit, ConfidenceExit
 from stepseg.model import Reduction, StepSegmenter
 from stepseg.packed import PackedTokens, Segments, TokenLayout
-from stepseg.profile.benchmark import DTYPES, environment, ready_for_inference
+from stepseg.profile.benchmark import DTYPES, environment
 from stepseg.profile.images import load_images
 from stepseg.profile.speed import speedup, time_interleaved
 from stepseg.profile.tokens import prescribe_paper
@@ -241,7 +241,7 @@ def main(arguments: list[str] | None = None) -> int:
         "reduction": {"exit": {"blocks": blocks}},
     }
     dtype = DTYPES[options.dtype]
-    model = ready_for_inference(build_segmenter(ModelConfig.from_dict(config)))
+    model = build_segmenter(ModelConfig.from_dict(config)).prepare_for_inference()
     model = model.to(device, dtype)
     grid = (-(-options.resolution // model.patch_size),) * 2
     reductions = {name: prescribe_paper(r, grid) for name, r in systems(blocks).items()}

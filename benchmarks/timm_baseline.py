@@ -20,7 +20,7 @@ from stepseg.build import ModelConfig, build_segmenter
 from stepseg.heads.atm import presence_probability
 from stepseg.model import HeadOutput, Reduction, Segmentation, StepSegmenter
 from stepseg.packed import PackedTokens, TokenLayout
-from stepseg.profile.benchmark import DTYPES, environment, ready_for_inference
+from stepseg.profile.benchmark import DTYPES, environment
 from stepseg.profile.images import load_images
 from stepseg.profile.speed import speedup, time_interleaved
 from stepseg.vit.pos_embed import resize_pos_embed
@@ -93,7 +93,7 @@ def main(arguments: list[str] | None = None) -> int:
     torch.manual_seed(0)
     config = {"num_classes": options.classes, "backbone": {"name": options.backbone}}
     model = build_segmenter(ModelConfig.from_dict({**config, "policy": None}))
-    model = ready_for_inference(model).to(device, dtype)
+    model = model.prepare_for_inference().to(device, dtype)
     size = (options.resolution, options.resolution)
     timm = TimmSegmenter(model, size).to(device, dtype).eval()
     rows = []

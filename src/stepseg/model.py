@@ -12,7 +12,7 @@ merging, C classes.
 """
 
 from collections.abc import Mapping
-from typing import cast
+from typing import Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -110,6 +110,13 @@ class StepSegmenter(nn.Module):
             raise ValueError(
                 f"the policy scores windows {self.policy.windows}, not {sorted(unknown)}"
             )
+
+    def prepare_for_inference(self) -> Self:
+        """Set evaluation mode for good, in place: no gradients, the policy's BatchNorms folded."""
+        self.eval().requires_grad_(False)
+        if isinstance(self.policy, PolicyNetwork):
+            self.policy.fold_batch_norm()
+        return self
 
     def forward(
         self,

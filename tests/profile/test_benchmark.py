@@ -12,7 +12,6 @@ from stepseg.profile.benchmark import (
     environment,
     measured_cost,
     prescribed_cost,
-    ready_for_inference,
 )
 from stepseg.profile.macs import count_macs, total_macs
 from stepseg.profile.speed import Timing
@@ -109,11 +108,11 @@ def test_the_calls_go_through_all_batches_and_the_map_is_optional():
     assert made[1][0].shape == (1, 5, 5, 7)
 
 
-def test_ready_for_inference_gives_the_same_answers_without_batch_norm():
+def test_preparing_for_inference_gives_the_same_answers_without_batch_norm():
     model, images = toy_segmenter(), toy_images(2)
     with torch.no_grad():
         expected = model(images, reduction=SYSTEMS["step"])
-        ready = ready_for_inference(model)
+        ready = model.prepare_for_inference()
         output = ready(images, reduction=SYSTEMS["step"])
     assert ready is model
     assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in model.modules())
@@ -131,7 +130,7 @@ def test_the_environment_names_device_threads_and_kernels():
 
 def test_a_real_run_fills_every_column():
     rows = benchmark(
-        ready_for_inference(toy_segmenter()),
+        toy_segmenter().prepare_for_inference(),
         {"none": Reduction(), "step": SYSTEMS["step"]},
         [toy_images(2)],
         Protocol(warmup=0, iterations=1),

@@ -37,7 +37,6 @@ from stepseg.profile.benchmark import (
     environment,
     measured_cost,
     prescribed_cost,
-    ready_for_inference,
 )
 from stepseg.profile.charts import plot_parts, plot_rows, table_of_parts, table_of_rows, write_csv
 from stepseg.profile.images import load_images
@@ -149,7 +148,7 @@ def _model(
 ) -> StepSegmenter:
     torch.manual_seed(values["seed"])
     model = checkpoint.build() if checkpoint else build_segmenter(config)
-    model = ready_for_inference(model).to(options.device, options.dtype)
+    model = model.prepare_for_inference().to(options.device, options.dtype)
     if values["compile"]:
         compile_inner_modules(model)
     return model

@@ -1,16 +1,13 @@
 """Dense, dCTS and STEP on the same weights: accuracy, cost and speed side by side."""
 
-import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from stepseg.dcts.fold import fold_batch_norm
-from stepseg.dcts.policy import OraclePolicy, PolicyNetwork
+from stepseg.dcts.policy import OraclePolicy
 from stepseg.model import Reduction, StepSegmenter
 from stepseg.profile.speed import speedup, time_interleaved
 
@@ -25,17 +22,6 @@ def systems(full: Reduction) -> dict[str, Reduction]:
         kind = "STEP" if full.merge else "DToP"
         found[f"{kind}@[{blocks}]" if full.exit else "dCTS"] = full
     return found
-
-
-def ready_for_inference(model: StepSegmenter) -> StepSegmenter:
-    """A copy in evaluation mode whose policy has its BatchNorms folded into the convolutions."""
-    model = copy.deepcopy(model).eval()
-    if isinstance(model.policy, PolicyNetwork):
-        parameter = next(model.policy.parameters())
-        side = 2 * model.policy.stride
-        example = torch.zeros(1, 3, side, side, device=parameter.device, dtype=parameter.dtype)
-        fold_batch_norm(model.policy.features, example)
-    return model
 
 
 def time_systems(

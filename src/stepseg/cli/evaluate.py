@@ -14,7 +14,7 @@ import lightning as L
 from omegaconf import DictConfig
 
 from stepseg.checkpoint import Checkpoint, check_data, read_checkpoint
-from stepseg.cli.comparison import print_comparison, ready_for_inference
+from stepseg.cli.comparison import print_comparison
 from stepseg.cli.config import (
     make_all,
     make_datamodule,
@@ -154,7 +154,7 @@ def _make_model(checkpoint: Checkpoint, policy: str) -> StepSegmenter:
             f"policy={policy!r}: stepseg-eval knows 'checkpoint' and 'oracle'; another network "
             f"needs a training"
         )
-    return ready_for_inference(model)
+    return model.prepare_for_inference()
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 Without arguments: the main job on generated scenes, a few minutes on two CPU cores.
 """
 
+import copy
 import os
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from omegaconf import DictConfig
 
 from stepseg.build import build_policy
 from stepseg.checkpoint import read_checkpoint
-from stepseg.cli.comparison import print_comparison, ready_for_inference, systems, time_systems
+from stepseg.cli.comparison import print_comparison, systems, time_systems
 from stepseg.cli.config import (
     make_all,
     make_datamodule,
@@ -132,7 +133,7 @@ def compare(
         rows[name] = dict(module.results)
     if trainer.is_global_zero:
         device = trainer.strategy.root_device
-        model = ready_for_inference(module.model).to(device)
+        model = copy.deepcopy(module.model).prepare_for_inference().to(device)
         images = _timing_images(datamodule).to(device)
         for name, timing in time_systems(model, reductions, images).items():
             rows[name] |= timing

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stepseg.dcts.fold import fold_batch_norm
 from stepseg.dcts.merge import check_windows
 from stepseg.dcts.targets import HomogeneityRule, pad_to_multiple
 
@@ -92,6 +93,13 @@ class PolicyNetwork(nn.Module):
                 window: self._logits(features_BFyx, window, rows // window, columns // window)
                 for window in self.windows
             }
+
+    def fold_batch_norm(self) -> None:
+        """Fold every BatchNorm into the convolution before it, in place: for inference only."""
+        weight = next(self.parameters())
+        side = 2 * self.stride
+        example = torch.zeros(1, 3, side, side, device=weight.device, dtype=weight.dtype)
+        fold_batch_norm(self.features, example)
 
     def _logits(self, features_BFyx: Tensor, window: int, rows: int, columns: int) -> Tensor:
         step = window // self.cell

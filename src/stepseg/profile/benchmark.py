@@ -20,8 +20,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stepseg.dcts.fold import fold_batch_norm
-from stepseg.dcts.policy import PolicyNetwork
 from stepseg.model import Reduction, StepSegmenter
 from stepseg.ops.attention import ragged_backend
 from stepseg.profile.macs import count_macs, macs_of_stages, policy_macs, total_macs
@@ -50,17 +48,6 @@ class Protocol:
     """Clocked calls of every system, at least; rounded up to whole passes."""
     with_map: bool = True
     """Whether the map of class ids in pixels is made."""
-
-
-def ready_for_inference(model: StepSegmenter) -> StepSegmenter:
-    """Put a model into evaluation mode and fold its policy's BatchNorms, in place; returns it."""
-    model.eval().requires_grad_(False)
-    if isinstance(model.policy, PolicyNetwork):
-        weight = next(model.policy.parameters())
-        side = 2 * model.policy.stride
-        example = torch.zeros(1, 3, side, side, device=weight.device, dtype=weight.dtype)
-        fold_batch_norm(model.policy.features, example)
-    return model
 
 
 def prescribed_cost(model: StepSegmenter, reduction: Reduction, image_size: tuple[int, int]) -> Row:
