@@ -50,8 +50,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--classes", type=int, default=150)
     parser.add_argument("--iterations", type=int, default=20)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, help="of the CPU")
     options = parser.parse_args(arguments)
     torch.manual_seed(0)
+    if options.threads:
+        torch.set_num_threads(options.threads)
     scene = scene_scores(options.resolution, options.classes).to(options.device)
     scores = {"street scene": scene, "all disputed": torch.rand_like(scene)}
     calls = {name: lambda s=s: upsampled_argmax(s, PATCH) for name, s in scores.items()}

@@ -207,6 +207,7 @@ def compare(
             "peak_memory_mb": timing.peak_memory_mb,
             "speedup": speedup(timings["dense"], timing),
             "times_ours": speedup(timing, timings[name.removesuffix(PAPER_STYLE)]),
+            "times_ours_cpu": speedup(timing, timings[name.removesuffix(PAPER_STYLE)], clock="cpu"),
         }
         for name, timing in timings.items()
     ]
@@ -226,6 +227,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--dtype", default="fp32", choices=tuple(DTYPES))
     parser.add_argument("--warmup", type=int, default=2)
     parser.add_argument("--iterations", type=int, default=10)
+    parser.add_argument("--threads", type=int, help="of the CPU")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="write the figures to this JSON file")
     options = parser.parse_args(arguments)
@@ -233,6 +235,8 @@ def main(arguments: list[str] | None = None) -> int:
     if device.type == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: PyTorch sees no CUDA device here")
     torch.manual_seed(options.seed)
+    if options.threads:
+        torch.set_num_threads(options.threads)
     blocks = tuple(options.blocks or ((8, 16) if options.backbone == "vit_large" else (6, 8)))
     config = {
         "num_classes": options.classes,
@@ -265,7 +269,16 @@ def _print(rows: list[dict], options: argparse.Namespace, place: dict) -> None:
         title=f"{options.backbone}, {options.resolution} px, {options.classes} classes, "
         f"{options.dtype}, {place['device_name']}: the paper's mean token counts"
     )
-    for column in ("system", "batch", "p50 ms", "p95 ms", "memory MiB", "speed-up", "time / ours"):
+    for column in (
+        "system",
+        "batch",
+        "p50 ms",
+        "p95 ms",
+        "memory MiB",
+        "speed-up",
+        "time / ours",
+        "CPU time / ours",
+    ):
         is_name = column == "system"
         table.add_column(column, justify="left" if is_name else "right", no_wrap=is_name)
     for row in rows:
@@ -277,8 +290,9 @@ def _print(rows: list[dict], options: argparse.Namespace, place: dict) -> None:
             f"{row['peak_memory_mb']:.0f}",
             f"{row['speedup']:.2f}",
             f"{row['times_ours']:.2f}",
+            f"{row['times_ours_cpu']:.2f}",
         )
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
 
 
 if __name__ == "__main__":
