@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from stepseg import __version__
 from stepseg.data.writing import write_json
@@ -74,7 +75,7 @@ class Result:
             signal.signal(signal.SIGTERM, self._previous_sigterm)
         if kind is None:
             self.values["status"] = "completed"
-        elif issubclass(kind, KeyboardInterrupt):
+        elif _was_interrupted(error):
             self.values["status"] = "interrupted"
         else:
             self.values["status"] = "failed"
@@ -99,6 +100,15 @@ def read_result(path: str | Path) -> dict[str, Any]:
     if not isinstance(values, dict) or "status" not in values:
         raise ValueError(f"{path} is no result of stepseg: it has no 'status'")
     return values
+
+
+def _was_interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C or SIGTERM is behind it; Lightning turns both into an exit of its own."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt | SIGTERMException):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _interrupt(signum: int, frame: Any) -> None:

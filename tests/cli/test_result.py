@@ -1,0 +1,96 @@
+"""`result.json` tells how a command ended, however it ended."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from commands import SMALL, write_camvid
+from stepseg.cli.result import Result, read_result
+
+
+def result(folder):
+    return Result(folder, command="stepseg-test", overrides=["a=1"], config={"seed": 3})
+
+
+def test_completed(tmp_path):
+    with result(tmp_path) as running:
+        running.update({"mIoU": 41.5, "per_class_IoU": [1.0, float("nan")], "folder": (1, 2)})
+        assert not (tmp_path / "result.json").exists()  # nobody reads half of it
+    values = read_result(tmp_path / "result.json")
+    assert values["status"] == "completed"
+    assert values["mIoU"] == 41.5
+    assert values["per_class_IoU"] == [1.0, None]
+    assert values["seed"] == 3
+    assert values["overrides"] == ["a=1"]
+    assert values["seconds"] >= 0
+    assert {"stepseg", "torch", "lightning"} <= set(values["versions"])
+
+
+def test_failed_and_interrupted(tmp_path):
+    with pytest.raises(RuntimeError), result(tmp_path):
+        raise RuntimeError("no space left")
+    values = read_result(tmp_path / "result.json")
+    assert values["status"] == "failed"
+    assert values["error"] == "RuntimeError: no space left"
+    with pytest.raises(KeyboardInterrupt), result(tmp_path):
+        raise KeyboardInterrupt
+    assert read_result(tmp_path / "result.json")["status"] == "interrupted"
+
+
+def test_exit_because_of_an_interrupt_is_an_interrupt(tmp_path):
+    def stop():
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            sys.exit(1)
+
+    with pytest.raises(SystemExit), result(tmp_path):
+        stop()
+    assert read_result(tmp_path / "result.json")["status"] == "interrupted"
+    with pytest.raises(SystemExit), result(tmp_path):
+        sys.exit(1)
+    assert read_result(tmp_path / "result.json")["status"] == "failed"
+
+
+def test_foreign_files_are_named(tmp_path):
+    path = tmp_path / "result.json"
+    with pytest.raises(ValueError, match="not readable"):
+        read_result(path)
+    path.write_text("{half")
+    with pytest.raises(ValueError, match=r"result\.json is not readable"):
+        read_result(path)
+    path.write_text("[]")
+    with pytest.raises(ValueError, match="is no result of stepseg"):
+        read_result(path)
+
+
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+def test_a_training_that_is_stopped_says_so(kind, tmp_path):
+    root = write_camvid(tmp_path / "data")
+    output = tmp_path / "out"
+    command = [
+        sys.executable, "-m", "stepseg.cli.train", "data=camvid", f"data.root={root}", *SMALL,
+        "trainer.max_steps=100000", "trainer.val_check_interval=100000",
+        f"hydra.run.dir={output}",
+    ]  # fmt: skip
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("step"):
+            break
+    time.sleep(0.2)
+    process.send_signal(kind)
+    process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert json.loads((output / "result.json").read_text())["status"] == "interrupted"
