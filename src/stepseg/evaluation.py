@@ -3,11 +3,14 @@
 Plain PyTorch; `stepseg.lit` runs it inside a trainer, over several processes.
 """
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
 from stepseg.data.specs import DatasetSpec
 from stepseg.dcts.policy import OraclePolicy
+from stepseg.heads.exit import RandomExit, UniformExit, matched_control
 from stepseg.inference import Protocol, predict_scores
 from stepseg.metrics.segmentation import SegmentationMetric
 from stepseg.metrics.tokens import TokenMetric
@@ -50,7 +53,7 @@ class Evaluator(nn.Module):
 
         def segment(images: Tensor) -> Segmentation:
             labels = self._oracle_labels(images, labels_BHW)
-            outputs.append(self.model(images, labels, self.reduction))
+            outputs.append(self.model(images, labels, self._matched(images, labels)))
             return outputs[-1]
 
         size = (labels_BHW.shape[1], labels_BHW.shape[2])
@@ -81,6 +84,14 @@ class Evaluator(nn.Module):
         """Forget all counts."""
         self.accuracy.reset()
         self.tokens.reset()
+
+    def _matched(self, images: Tensor, labels: Tensor | None) -> Reduction:
+        """The reduction; a control rule with the counts of the confident run on these images."""
+        rule = self.reduction.exit
+        if not isinstance(rule, RandomExit | UniformExit):
+            return self.reduction
+        confident = self.model(images, labels, replace(self.reduction, exit=rule.base))
+        return replace(self.reduction, exit=matched_control(rule, confident.tokens_per_stage))
 
     def _oracle_labels(self, images: Tensor, labels_BHW: Tensor) -> Tensor | None:
         if not isinstance(self.model.policy, OraclePolicy):

@@ -54,23 +54,25 @@ def time_systems(
 
 
 def print_comparison(rows: Mapping[str, Mapping[str, Any]], title: str) -> None:
-    """Print the table; plain lines where no terminal is."""
+    """Print the table; wide enough for its names where no terminal says how wide it is."""
     table = Table(title=title)
-    for column in ("system", "mIoU", "tokens in", "tokens out", "GMACs", "images/s", "speed-up"):
+    timed = any("images_per_s" in row for row in rows.values())
+    columns = ["system", "mIoU", "tokens in", "tokens out", "GMACs"]
+    for column in [*columns, *(["images/s", "speed-up"] if timed else [])]:
         table.add_column(column, justify="left" if column == "system" else "right")
     for name, row in rows.items():
-        rate = f"{row['images_per_s']:.1f}" if "images_per_s" in row else "-"
-        gain = f"{row['speedup']:.2f}x" if "speedup" in row else "-"
-        table.add_row(
+        cells = [
             name,
             f"{row['mIoU']:.2f}",
             f"{row['tokens_per_stage'][0]:.0f}",
             f"{row['tokens_per_stage'][-1]:.0f}",
             f"{row['gmacs_mean']:.3f}",
-            rate,
-            gain,
-        )
-    Console().print(table)
+        ]
+        if timed:
+            cells += [f"{row['images_per_s']:.1f}", f"{row['speedup']:.2f}x"]
+        table.add_row(*cells)
+    console = Console()
+    (console if console.is_terminal else Console(width=160)).print(table)
 
 
 def _cycle(model: StepSegmenter, reduction: Reduction, images_B3HW: Tensor) -> Callable[[], object]:

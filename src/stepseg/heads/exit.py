@@ -1,21 +1,28 @@
 """Exit rules: which tokens stay after an exit head. Pure functions of scores.
 
 `ConfidenceExit` is the method (DToP; STEP, Sec. 3.2.2). `RandomExit` and `UniformExit` are
-controls: they release the very same number of tokens per image, chosen without looking at
-confidence. `BudgetExit` keeps a fixed number per image, for static shapes.
+controls: they release as many tokens per image, chosen without looking at confidence. After several
+exits, what confidence would release depends on who left before; evaluation therefore hands the
+controls the counts of the confident run (`leaving`), so that both release the very same numbers.
+`BudgetExit` keeps a fixed number per image, for static shapes.
 
 No rule lets one image's decision depend on another image of the batch.
 
 Letters: T packed tokens, B images, C classes.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from stepseg.ops.segment import count_per_image, position_in_image, rank_in_group
-from stepseg.packed import PackedTokens
+from stepseg.packed import PackedTokens, upload
+
+Leaving = tuple[tuple[int, ...], ...]
 
 
 class ExitRule(Protocol):
@@ -72,9 +79,11 @@ class RandomExit:
 
     base: ConfidenceExit = ConfidenceExit()
     seed: int = 0
+    leaving: Leaving | None = None
+    """How many leave, per exit and image; None: as many as `base` would release here and now."""
 
     def keep(self, probabilities_TC: Tensor, tokens: PackedTokens, exit_index: int) -> Tensor:
-        leaving_B = _leaving_per_image(self.base, probabilities_TC, tokens, exit_index)
+        leaving_B = _leaving_per_image(self, probabilities_TC, tokens, exit_index)
         position_T = position_in_image(tokens.segments, tokens.image_ids_T)
         offset = (self.seed * 64 + exit_index + 1) * 0x9E3779B1 & 0xFFFFFFFF  # any seed fits
         noise_T = _hash(position_T + offset)
@@ -87,11 +96,12 @@ class UniformExit:
     """As many tokens of each image leave as with `base`, evenly spread over its token sequence."""
 
     base: ConfidenceExit = ConfidenceExit()
+    leaving: Leaving | None = None
+    """As for `RandomExit`."""
 
     def keep(self, probabilities_TC: Tensor, tokens: PackedTokens, exit_index: int) -> Tensor:
-        leaving_T = _leaving_per_image(self.base, probabilities_TC, tokens, exit_index)[
-            tokens.image_ids_T
-        ]
+        leaving_B = _leaving_per_image(self, probabilities_TC, tokens, exit_index)
+        leaving_T = leaving_B[tokens.image_ids_T]
         length_T = tokens.segments.cu_seqlens.diff().long()[tokens.image_ids_T]
         position_T = position_in_image(tokens.segments, tokens.image_ids_T)
         # Of the first i tokens floor(i * leaving / length) leave.
@@ -117,10 +127,29 @@ class BudgetExit:
         return rank_T < self.tokens[min(exit_index, len(self.tokens) - 1)]
 
 
+def matched_control(
+    rule: RandomExit | UniformExit, tokens_per_stage: Sequence[Sequence[int]]
+) -> RandomExit | UniformExit:
+    """The control with the counts of a run of its `base` on the same batch.
+
+    Args:
+        rule: the control.
+        tokens_per_stage: of the confident run, per stage and image.
+
+    """
+    leaving = tuple(
+        tuple(before - after for before, after in zip(*stages, strict=True))
+        for stages in pairwise(tokens_per_stage)
+    )
+    return replace(rule, leaving=leaving)
+
+
 def _leaving_per_image(
-    base: ConfidenceExit, probabilities_TC: Tensor, tokens: PackedTokens, exit_index: int
+    rule: RandomExit | UniformExit, probabilities_TC: Tensor, tokens: PackedTokens, exit_index: int
 ) -> Tensor:
-    return count_per_image(~base.keep(probabilities_TC, tokens, exit_index), tokens.segments)
+    if rule.leaving is not None:
+        return upload(rule.leaving[exit_index], torch.int64, probabilities_TC.device)
+    return count_per_image(~rule.base.keep(probabilities_TC, tokens, exit_index), tokens.segments)
 
 
 def _hash(x_T: Tensor) -> Tensor:

@@ -1,0 +1,69 @@
+"""The evaluator beside what it wraps."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from stepseg.evaluation import Evaluator
+from stepseg.heads.exit import RandomExit, UniformExit
+from stepseg.inference import Protocol
+from stepseg.profile.macs import count_macs, total_macs
+from toys import CLASSES, CONFIDENCE, SYSTEMS, toy_images, toy_labels, toy_segmenter
+
+SPEC = SimpleNamespace(num_classes=CLASSES, ignore_index=255)
+
+
+@pytest.fixture(scope="module")
+def batch():
+    torch.manual_seed(5)
+    images = (toy_images(4, 80, 112) * 255).to(torch.uint8)
+    return images, toy_labels(4, 80, 112)
+
+
+def evaluate(model, reduction, batch, protocol=None):
+    evaluator = Evaluator(model, reduction, SPEC, protocol or Protocol())
+    prediction, outputs = evaluator.update(*batch)
+    return prediction, outputs, evaluator.compute()
+
+
+@pytest.mark.parametrize("rule", [RandomExit(CONFIDENCE, seed=1), UniformExit(CONFIDENCE)])
+def test_controls_release_what_confidence_releases_at_every_exit(rule, batch):
+    model = toy_segmenter()
+    step = SYSTEMS["step"]
+    _, confident, figures = evaluate(model, step, batch)
+    _, control, control_figures = evaluate(model, replace(step, exit=rule), batch)
+    assert control[0].tokens_per_stage == confident[0].tokens_per_stage
+    assert min(figures["exited_per_head"]) > 0  # otherwise this shows nothing
+    assert control_figures["gmacs_mean"] == figures["gmacs_mean"]
+    assert not torch.equal(control[0].exit_T0, confident[0].exit_T0)
+
+
+def test_plain_protocols_give_the_map_of_the_scores(batch):
+    model = toy_segmenter()
+    prediction, outputs, _ = evaluate(model, SYSTEMS["step"], batch)
+    assert len(outputs) == 1
+    scores = outputs[0].scores()
+    best = scores.gather(1, prediction[:, None])[:, 0]
+    torch.testing.assert_close(best, scores.amax(1))
+
+
+def test_all_windows_of_an_image_count(batch):
+    model = toy_segmenter()
+    slide = Protocol(mode="slide", crop=(48, 64), stride=(32, 48), window_batch=3)
+    _, outputs, figures = evaluate(model, SYSTEMS["step"], batch, slide)
+    assert sum(output.layout.segments.num_images for output in outputs) == 4 * 2 * 2
+    parts = [count_macs(model, output) for output in outputs]
+    macs = sum(sum(total_macs(part)) for part in parts)
+    assert figures["gmacs_mean"] == pytest.approx(macs / 4 / 1e9)
+    tokens = sum(sum(output.tokens_per_stage[0]) for output in outputs)
+    assert figures["tokens_mean"] == pytest.approx(tokens / 4)
+
+
+def test_deviation_between_images(batch):
+    model = toy_segmenter()
+    _, outputs, figures = evaluate(model, SYSTEMS["step"], batch)
+    macs = torch.tensor(total_macs(count_macs(model, outputs[0])), dtype=torch.float64) / 1e9
+    assert figures["gmacs_std"] == pytest.approx(macs.std(correction=0).item())
+    assert figures["gmacs_std"] > 0
