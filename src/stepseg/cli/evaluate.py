@@ -5,6 +5,7 @@ stepseg-eval ckpt_path=best.ckpt reduction=none
 stepseg-eval ckpt_path=best.ckpt 'sweep.exit_thresholds=[0.8,0.9,0.95]'
 """
 
+import sys
 from collections.abc import Mapping
 from itertools import product
 from typing import Any
@@ -84,6 +85,9 @@ def evaluate(cfg: DictConfig) -> float | None:
             rows[name] = dict(module.results)
             named = [{"name": n, "reduction": points[n], **row} for n, row in rows.items()]
             result.update({**rows[name], "rows": named})
+            if trainer.is_global_zero and len(reductions) > 1:
+                done = f"{index + 1}/{len(reductions)}"
+                print(f"{done}  {name}  mIoU {rows[name]['mIoU']:.2f}", file=sys.stderr, flush=True)
         if trainer.is_global_zero:
             print_comparison(rows, f"{datamodule.name}, {checkpoint.path.name}")
     return rows[name]["mIoU"]
