@@ -84,6 +84,8 @@ def test_a_training_that_is_stopped_says_so(kind, tmp_path):
         stdout=subprocess.DEVNULL,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
+        # a shell that starts the tests in the background lets its children ignore Ctrl-C
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stderr is not None
     for line in process.stderr:
@@ -91,6 +93,9 @@ def test_a_training_that_is_stopped_says_so(kind, tmp_path):
             break
     time.sleep(0.2)
     process.send_signal(kind)
-    process.communicate(timeout=60)
+    try:
+        process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode != 0
     assert json.loads((output / "result.json").read_text())["status"] == "interrupted"
