@@ -88,7 +88,7 @@ def run_command(name: str, task: Callable[[], Any]) -> Any:
     try:
         return task()
     except EXPECTED_ERRORS as error:
-        if HydraConfig.get().mode == RunMode.MULTIRUN or "--debug" in sys.argv:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
             raise
         print(f"{name}: error: {error}", file=sys.stderr)
         sys.exit(2)

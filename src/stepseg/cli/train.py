@@ -4,7 +4,7 @@ Without arguments: the main job on generated scenes, a few minutes on two CPU co
 """
 
 import copy
-import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +113,7 @@ def _finish(
     if isinstance(module, PolicyModule):
         return {**figures, **module.results}
     if best:
-        module.model.load_state_dict(read_checkpoint(best).build().state_dict())
+        module.model.load_state_dict(read_checkpoint(best).state)
     if not cfg.compare:
         return {**figures, **module.results}
     rows = compare(trainer, module, datamodule)
@@ -154,11 +154,10 @@ def _check_crop(config: ModelConfig, datamodule: SegmentationDataModule) -> None
     merge = config.reduction.merge
     if merge is None:
         return
-    patch = PATCH_SIZE
-    if max(merge.windows) > min(datamodule.crop_size) // patch:
+    if max(merge.windows) > min(datamodule.crop_size) // PATCH_SIZE:
         raise ValueError(
             f"reduction.merge.windows={list(merge.windows)}: a window of {max(merge.windows)} "
-            f"patches needs {max(merge.windows) * patch} px, data.crop_size is "
+            f"patches needs {max(merge.windows) * PATCH_SIZE} px, data.crop_size is "
             f"{list(datamodule.crop_size)}; enlarge the crop or drop that window and its threshold"
         )
 
@@ -181,8 +180,6 @@ def _resume(path: str | None) -> str | None:
 
 def _close_loggers(exit_code: int) -> None:
     """Finish a W&B run with the right exit code; Lightning leaves that to the caller."""
-    import sys
-
     wandb = sys.modules.get("wandb")
     if wandb is not None and wandb.run is not None:
         wandb.finish(exit_code=exit_code)
@@ -193,5 +190,4 @@ def _tuples(values: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("HYDRA_FULL_ERROR", "0")
     main()
