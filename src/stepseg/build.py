@@ -14,6 +14,7 @@ from stepseg.dcts.policy import OraclePolicy, PolicyNetwork
 from stepseg.heads.atm import AtmHead
 from stepseg.model import StepSegmenter
 from stepseg.model_config import BACKBONES, PATCH_SIZE, ModelConfig, PolicyConfig
+from stepseg.safetensors_file import is_safetensors, read_safetensors
 from stepseg.vit.staged import StagedViT
 from stepseg.vit.weights import load_timm_checkpoint, load_timm_pretrained
 
@@ -93,7 +94,10 @@ def _load_policy(policy: PolicyNetwork, path: str) -> None:
     if not Path(path).is_file():
         raise ValueError(f"policy.checkpoint={path!r} is not a file")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+        if is_safetensors(Path(path)):
+            state = read_safetensors(Path(path))[0]
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
     except Exception as error:
         raise ValueError(
             f"policy.checkpoint={path!r} is not a stepseg checkpoint: {error}"

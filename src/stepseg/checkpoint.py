@@ -1,11 +1,14 @@
 """Checkpoints: what is in them, and how a model comes back out of one, safely and by name.
 
-A checkpoint is what the trainer writes plus one entry, ``stepseg``, of plain values: the model's
-configuration and the classes that it was trained on. Nothing in it names code.
+A checkpoint is weights plus one entry, ``stepseg``, of plain values: the model's configuration, the
+classes that it was trained on and how it was evaluated. Nothing in it names code. There are two
+files of that kind: what the trainer writes, to resume from, and a safetensors file with the weights
+alone, to share (`write_inference_checkpoint`). `read_checkpoint` takes both.
 """
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +17,16 @@ from torch import Tensor
 
 from stepseg.build import ModelConfig, build_segmenter
 from stepseg.data.specs import DatasetSpec
+from stepseg.entry import KEY, Entry, parse_entry
+from stepseg.inference import Protocol
 from stepseg.model import StepSegmenter
+from stepseg.safetensors_file import is_safetensors, read_safetensors, write_safetensors
 from stepseg.state_dict import check_fit
 
-FORMAT = 1
-KEY = "stepseg"
+__all__ = [
+    "KEY", "Checkpoint", "check_data", "describe", "read_checkpoint", "write_inference_checkpoint",
+]  # fmt: skip
+
 PREFIX = "model."
 
 
@@ -29,28 +37,38 @@ class Checkpoint:
     path: Path
     config: ModelConfig
     data: dict[str, Any]
-    """``name`` of the data set, its ``classes`` and their ``palette``."""
+    """``name`` of the data set, its ``classes``, their ``palette`` and the ``ignore_index``."""
     state: dict[str, Tensor]
     step: int
+    protocol: Protocol | None = None
+    """How it was evaluated; None: an older checkpoint, which does not say."""
+    about: dict[str, Any] = field(default_factory=dict)
+    """Where it comes from: versions, commit, figures; plain values, for people to read."""
 
     def build(self, config: ModelConfig | None = None) -> StepSegmenter:
         """Build the model with its weights; `config` may differ in the reduction only."""
         config = _with_position_grid(config or self.config, self.state)
-        model = build_segmenter(config, load_weights=False)
         problem = f"checkpoint {str(self.path)!r} does not fit this model"
-        check_fit(model.state_dict(), self.state, problem)
+        _check_counts(config, self.state, problem)
+        with torch.device("meta"):  # nothing is allocated until every shape is known to fit
+            blank = build_segmenter(config, load_weights=False)
+        check_fit(blank.state_dict(), self.state, problem)
+        model = build_segmenter(config, load_weights=False)
         model.load_state_dict(self.state)
         return model
 
 
-def describe(config: ModelConfig, spec: DatasetSpec) -> dict[str, Any]:
+def describe(
+    config: ModelConfig, spec: DatasetSpec, protocol: Protocol | None = None
+) -> dict[str, Any]:
     """The entry that makes a checkpoint self-contained."""
     data = {
         "name": spec.name,
         "classes": list(spec.classes),
         "palette": [list(colour) for colour in spec.palette],
+        "ignore_index": spec.ignore_index,
     }
-    return {"format": FORMAT, "model": config.to_dict(), "data": data}
+    return Entry(config, data, protocol).to_dict()
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
@@ -63,32 +81,37 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"checkpoint {str(path)!r} does not exist")
+    state, plain, step = _read_shared(path) if is_safetensors(path) else _read_trainers(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ValueError(
-            f"checkpoint {str(path)!r} cannot be read safely ({type(error).__name__}): it is "
-            f"damaged, or holds more than tensors and plain values"
-        ) from error
-    if not isinstance(content, dict) or KEY not in content or "state_dict" not in content:
-        raise ValueError(
-            f"{str(path)!r} is not a stepseg checkpoint; ViT weights of timm go to "
-            f"backbone.checkpoint, a policy to policy.checkpoint"
-        )
-    entry = content[KEY]
-    if entry.get("format") != FORMAT:
-        raise ValueError(
-            f"checkpoint {str(path)!r} has format {entry.get('format')}, this version reads "
-            f"{FORMAT}"
-        )
-    state = {
-        key.removeprefix(PREFIX): value
-        for key, value in content["state_dict"].items()
-        if key.startswith(PREFIX)
-    }
-    step = int(content.get("global_step", 0))
-    config = ModelConfig.from_dict(entry["model"])
-    return Checkpoint(path, config, dict(entry["data"]), state, step)
+        entry = parse_entry(plain)
+    except ValueError as error:
+        raise ValueError(f"checkpoint {str(path)!r}: {error}") from error
+    return Checkpoint(
+        path, entry.model, entry.data, state, entry.step or step, entry.protocol, entry.about
+    )
+
+
+def write_inference_checkpoint(
+    path: str | Path, checkpoint: Checkpoint, about: Mapping[str, Any] | None = None
+) -> None:
+    """Write weights and configuration to a safetensors file, atomically: what one shares.
+
+    Args:
+        path: of the new file.
+        checkpoint: any checkpoint.
+        about: plain values to add to what the checkpoint says about itself.
+
+    """
+    entry = Entry(
+        model=_without_local_paths(checkpoint.config),
+        data=checkpoint.data,
+        protocol=checkpoint.protocol,
+        step=checkpoint.step,
+        about={**checkpoint.about, **(about or {})},
+    )
+    plain = entry.to_dict()
+    parse_entry(plain)  # what cannot be read again is not written
+    write_safetensors(Path(path), checkpoint.state, plain)
 
 
 def check_data(checkpoint: Checkpoint, num_classes: int, name: str) -> None:
@@ -100,10 +123,65 @@ def check_data(checkpoint: Checkpoint, num_classes: int, name: str) -> None:
         )
 
 
-def _with_position_grid(config: ModelConfig, state: dict[str, Tensor]) -> ModelConfig:
+def _read_trainers(path: Path) -> tuple[dict[str, Tensor], Any, int]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(
+            f"checkpoint {str(path)!r} cannot be read safely ({type(error).__name__}): it is "
+            f"damaged, or holds more than tensors and plain values"
+        ) from error
+    if not isinstance(content, dict) or KEY not in content or not _is_state(content):
+        raise ValueError(
+            f"{str(path)!r} is not a stepseg checkpoint; ViT weights of timm go to "
+            f"backbone.checkpoint, a policy to policy.checkpoint"
+        )
+    state = {
+        key.removeprefix(PREFIX): value
+        for key, value in content["state_dict"].items()
+        if key.startswith(PREFIX)
+    }
+    step = content.get("global_step", 0)
+    return state, content[KEY], step if isinstance(step, int) else 0
+
+
+def _is_state(content: Mapping[str, Any]) -> bool:
+    state = content.get("state_dict")
+    return isinstance(state, dict) and all(isinstance(value, Tensor) for value in state.values())
+
+
+def _read_shared(path: Path) -> tuple[dict[str, Tensor], Any, int]:
+    state, plain = read_safetensors(path)
+    return state, plain, 0
+
+
+def _with_position_grid(config: ModelConfig, state: Mapping[str, Tensor]) -> ModelConfig:
     """The configuration with the grid of the weights, which pretrained weights brought along."""
     positions = state.get("backbone.pos_embed")
-    if positions is None:
+    if positions is None or positions.dim() != 3:
         return config  # an error that names it follows
     pos_grid = math.isqrt(positions.shape[1])
     return replace(config, backbone=replace(config.backbone, pos_grid=pos_grid))
+
+
+def _check_counts(config: ModelConfig, state: Mapping[str, Tensor], problem: str) -> None:
+    """Refuse to build more parts than the file has weights for, whatever the entry claims."""
+    exit_ = config.reduction.exit
+    claims = {
+        "backbone.blocks.": config.backbone.depth or 0,
+        "decoder.layers.": config.heads.num_layers,
+        "exit_heads.": len(exit_.head_blocks) if exit_ else 0,
+    }
+    for prefix, claimed in claims.items():
+        held = {key[len(prefix) :].partition(".")[0] for key in state if key.startswith(prefix)}
+        if claimed > len(held):
+            raise ValueError(
+                f"{problem}: its configuration counts {claimed} of {prefix}*, it holds {len(held)}"
+            )
+
+
+def _without_local_paths(config: ModelConfig) -> ModelConfig:
+    """The configuration without the files that its weights once came from."""
+    backbone = replace(config.backbone, checkpoint=None)
+    policy = config.policy and replace(config.policy, checkpoint=None)
+    return replace(config, backbone=backbone, policy=policy)

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from commands import SMALL, compose_config, run_command, start_command, write_camvid
+from stepseg.checkpoint import read_checkpoint, write_inference_checkpoint
 from stepseg.cli.evaluate import evaluate
 from stepseg.cli.train import train
 
@@ -199,6 +200,18 @@ def test_wrong_checkpoints_are_refused(trained, data, tmp_path):
     torch.save(content, foreign)
     with pytest.raises(ValueError, match=r"does not fit this model: .*\(192,\), expected"):
         run(f"ckpt_path={foreign}", "data=camvid", f"data.root={data}")
+
+
+def test_shared_weights_evaluate_alike_and_cannot_be_resumed(trained, data, tmp_path):
+    shared = tmp_path / "model.safetensors"
+    write_inference_checkpoint(shared, read_checkpoint(trained / "checkpoints" / "best.ckpt"))
+    common = ["data=camvid", f"data.root={data}"]
+    overrides = [f"ckpt_path={shared}", *common, "data.num_workers=0"]
+    evaluate(compose_config("eval", overrides, tmp_path / "eval"))
+    assert result_of(tmp_path / "eval")["mIoU"] == result_of(trained)["mIoU"]
+    resumed = compose_config("train", [*common, *SMALL, f"ckpt_path={shared}"], tmp_path / "resume")
+    with pytest.raises(ValueError, match=r"holds weights alone.*resume from last\.ckpt"):
+        train(resumed)
 
 
 def test_policy_alone_then_frozen(data, tmp_path):

@@ -38,6 +38,7 @@ from stepseg.lit.schedule import ReductionSchedule
 from stepseg.lit.segmentation import SegmentationModule
 from stepseg.losses import LossWeights
 from stepseg.model_config import PATCH_SIZE, ModelConfig
+from stepseg.safetensors_file import is_safetensors
 
 register_experiments()
 
@@ -175,6 +176,10 @@ def _resume(path: str | None) -> str | None:
         return None
     if not Path(path).is_file():
         raise ValueError(f"ckpt_path={path!r} is not a file")
+    if is_safetensors(Path(path)):
+        raise ValueError(
+            f"ckpt_path={path!r} holds weights alone, for inference: resume from last.ckpt"
+        )
     return path
 
 

@@ -129,7 +129,7 @@ class SegmentationModule(L.LightningModule):
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint[KEY] = describe(self.config, self.spec)
+        checkpoint[KEY] = describe(self.config, self.spec, self.protocol)
 
     def losses(self, output: Segmentation, labels_BHW: Tensor) -> dict[str, Tensor]:
         """Every head on the whole map of its time, and the policy on its windows."""
