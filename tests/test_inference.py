@@ -6,11 +6,11 @@ from stepseg.inference import (
     Protocol,
     Window,
     forward_sizes,
-    predict_labels,
     predict_scores,
     resized_size,
     sliding_windows,
 )
+from stepseg.labelling import predict_labels
 from stepseg.metrics.segmentation import SegmentationMetric
 
 

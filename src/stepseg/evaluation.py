@@ -3,15 +3,13 @@
 Plain PyTorch; `stepseg.lit` runs it inside a trainer, over several processes.
 """
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor, nn
 
 from stepseg.data.specs import DatasetSpec
 from stepseg.dcts.policy import OraclePolicy
-from stepseg.heads.exit import RandomExit, UniformExit, matched_control
-from stepseg.inference import Protocol, predict_scores
+from stepseg.inference import Protocol
+from stepseg.labelling import predict_map, run_matched
 from stepseg.metrics.segmentation import SegmentationMetric
 from stepseg.metrics.tokens import TokenMetric
 from stepseg.model import Reduction, Segmentation, StepSegmenter
@@ -53,18 +51,11 @@ class Evaluator(nn.Module):
 
         def segment(images: Tensor) -> Segmentation:
             labels = self._oracle_labels(images, labels_BHW)
-            outputs.append(self.model(images, labels, self._matched(images, labels)))
+            outputs.append(run_matched(self.model, self.reduction, images, labels))
             return outputs[-1]
 
         size = (labels_BHW.shape[1], labels_BHW.shape[2])
-        if self.protocol.is_plain and size == tuple(images_B3HW.shape[2:]):
-            # one view at full size: its map needs no scores of all classes in all pixels
-            prediction = segment(images_B3HW.float() / 255).prediction()
-        else:
-            scores = predict_scores(
-                lambda images: segment(images).scores(), images_B3HW, self.protocol, size
-            )
-            prediction = scores.argmax(1)
+        prediction = predict_map(segment, images_B3HW, self.protocol, size)
         self.accuracy.update(prediction, labels_BHW)
         self.tokens.update(self.model, outputs, len(images_B3HW))
         return prediction, outputs
@@ -84,14 +75,6 @@ class Evaluator(nn.Module):
         """Forget all counts."""
         self.accuracy.reset()
         self.tokens.reset()
-
-    def _matched(self, images: Tensor, labels: Tensor | None) -> Reduction:
-        """The reduction; a control rule with the counts of the confident run on these images."""
-        rule = self.reduction.exit
-        if not isinstance(rule, RandomExit | UniformExit):
-            return self.reduction
-        confident = self.model(images, labels, replace(self.reduction, exit=rule.base))
-        return replace(self.reduction, exit=matched_control(rule, confident.tokens_per_stage))
 
     def _oracle_labels(self, images: Tensor, labels_BHW: Tensor) -> Tensor | None:
         if not isinstance(self.model.policy, OraclePolicy):

@@ -2,8 +2,8 @@
 
 The semantics follow mmsegmentation so that mIoU can be compared: keep-ratio resize, windows on a
 regular grid whose last row and column are shifted inside, scores summed and divided by the number
-of windows, then resized bilinearly (align_corners=False) to the label's size. Metrics and colours
-are not here.
+of windows, then resized bilinearly (align_corners=False) to the label's size. Label maps that need
+no scores of the whole image are made in `stepseg.labelling`; metrics and colours are not here.
 """
 
 from __future__ import annotations
@@ -179,10 +179,10 @@ def predict_scores(
     views = 0
     for scale in protocol.scales:
         size = resized_size(height, width, protocol, scale)
-        resized = _resize(images, size)
+        resized = resize(images, size)
         for mirrored in (False, True) if protocol.flip else (False,):
             scores = _scores_at_size(scorer, resized.flip(-1) if mirrored else resized, protocol)
-            scores = _resize(scores.flip(-1) if mirrored else scores, output_size)
+            scores = resize(scores.flip(-1) if mirrored else scores, output_size)
             # Not in place: the tensor may be the scorer's own.
             total = scores if total is None else total + scores
             views += 1
@@ -190,16 +190,9 @@ def predict_scores(
     return total if views == 1 else total / views
 
 
-def predict_labels(
-    scorer: Scorer, images: Tensor, protocol: Protocol, output_size: HW | None = None
-) -> Tensor:
-    """Class with the highest score per pixel, int64 [B, *output_size]."""
-    return predict_scores(scorer, images, protocol, output_size).argmax(1)
-
-
 def _scores_at_size(scorer: Scorer, images: Tensor, protocol: Protocol) -> Tensor:
     if protocol.mode == "whole":
-        return _for_summing(scorer(images), protocol)
+        return for_summing(scorer(images), protocol)
     assert protocol.crop is not None and protocol.stride is not None
     height, width = images.shape[-2:]
     windows = sliding_windows(height, width, protocol.crop, protocol.stride)
@@ -215,7 +208,7 @@ def _slide(scorer: Scorer, images: Tensor, windows: list[Window], protocol: Prot
     for first in range(0, len(jobs), protocol.window_batch):
         group = jobs[first : first + protocol.window_batch]
         crops = torch.stack([images[i, :, w.top : w.bottom, w.left : w.right] for i, w in group])
-        scores = _for_summing(scorer(crops), protocol)
+        scores = for_summing(scorer(crops), protocol)
         if total is None:
             total = scores.new_zeros((batch, scores.shape[1], height, width))
         for (image, w), window_scores in zip(group, scores, strict=True):
@@ -227,13 +220,14 @@ def _slide(scorer: Scorer, images: Tensor, windows: list[Window], protocol: Prot
     return total.div_(count)
 
 
-def _for_summing(scores: Tensor, protocol: Protocol) -> Tensor:
+def for_summing(scores: Tensor, protocol: Protocol) -> Tensor:
     """Scores where they are summed, in at least 32 bits: half precision would turn close calls."""
     dtype = torch.promote_types(scores.dtype, torch.float32)
     return scores.to("cpu" if protocol.accumulate_on_cpu else scores.device, dtype)
 
 
-def _resize(images: Tensor, size: HW) -> Tensor:
+def resize(images: Tensor, size: HW) -> Tensor:
+    """Bilinear, as mmsegmentation resizes images and scores alike: ``[B, C, *size]``."""
     if tuple(images.shape[-2:]) == tuple(size):
         return images
     return F.interpolate(images, size=size, mode="bilinear", align_corners=False)
