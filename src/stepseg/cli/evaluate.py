@@ -7,7 +7,6 @@ stepseg-eval ckpt_path=best.ckpt 'sweep.exit_thresholds=[0.8,0.9,0.95]'
 
 import sys
 from collections.abc import Mapping
-from itertools import product
 from typing import Any
 
 import hydra
@@ -27,12 +26,13 @@ from stepseg.cli.config import (
     run_command,
 )
 from stepseg.cli.paths import config_dir, register_experiments
+from stepseg.cli.points import grid_points
 from stepseg.cli.result import Result
 from stepseg.dcts.policy import OraclePolicy
 from stepseg.lit.callbacks.progress import progress
 from stepseg.lit.segmentation import SegmentationModule
 from stepseg.model import StepSegmenter
-from stepseg.model_config import PATCH_SIZE, ReductionConfig
+from stepseg.model_config import PATCH_SIZE
 
 register_experiments()
 
@@ -56,12 +56,9 @@ def evaluate(cfg: DictConfig) -> float | None:
         datamodule = make_datamodule(cfg)
         check_data(checkpoint, datamodule.num_classes, datamodule.spec.name)
         model = _make_model(checkpoint, values["policy"]["name"])
-        points = sweep_points(_reduction_values(values["reduction"], checkpoint), values["sweep"])
-        reductions = {
-            name: ReductionConfig.from_dict(point).build() for name, point in points.items()
-        }
-        for reduction in reductions.values():
-            model.check(reduction)
+        base = _reduction_values(values["reduction"], checkpoint)
+        points = {p.name: p for p in grid_points(base, values["sweep"], model.check)}
+        reductions = {name: point.build() for name, point in points.items()}
         module = SegmentationModule(
             config=checkpoint.config,
             spec=datamodule.spec,
@@ -83,7 +80,10 @@ def evaluate(cfg: DictConfig) -> float | None:
                 module.predictions = folder / f"{index:03d}" if len(reductions) > 1 else folder
             trainer.test(module, datamodule, verbose=False)
             rows[name] = dict(module.results)
-            named = [{"name": n, "reduction": points[n], **row} for n, row in rows.items()]
+            named = [
+                {"name": n, "reduction": points[n].values, **points[n].columns(), **row}
+                for n, row in rows.items()
+            ]
             result.update({**rows[name], "rows": named})
             if trainer.is_global_zero and len(reductions) > 1:
                 done = f"{index + 1}/{len(reductions)}"
@@ -91,43 +91,6 @@ def evaluate(cfg: DictConfig) -> float | None:
         if trainer.is_global_zero:
             print_comparison(rows, f"{datamodule.name}, {checkpoint.path.name}")
     return rows[name]["mIoU"]
-
-
-def sweep_points(
-    base: dict[str, Any], sweep: Mapping[str, list[Any] | None]
-) -> dict[str, dict[str, Any]]:
-    """All combinations of the lists in `sweep` over a reduction, by a name that tells them apart.
-
-    Raises:
-        ValueError: a list for a part that the reduction does not have.
-
-    """
-    targets = {
-        "merge_thresholds": ("merge", "thresholds"),
-        "exit_thresholds": ("exit", "threshold"),
-        "exit_blocks": ("exit", "blocks"),
-        "exit_rules": ("exit", "rule"),
-    }
-    unknown = set(sweep) - set(targets)
-    if unknown:
-        raise ValueError(f"unknown sweep {sorted(unknown)}; known: {sorted(targets)}")
-    lists = {key: choices for key, choices in sweep.items() if choices is not None}
-    for key, choices in lists.items():
-        if not choices:
-            raise ValueError(f"sweep.{key} is empty: list at least one value, or null")
-        if base.get(targets[key][0]) is None:
-            raise ValueError(f"sweep.{key}: the reduction has no {targets[key][0]}")
-    points = {}
-    for chosen in product(*lists.values()):
-        point = {k: dict(v) if isinstance(v, Mapping) else v for k, v in base.items()}
-        labels = []
-        for key, value in zip(lists, chosen, strict=True):
-            part, field = targets[key]
-            point[part][field] = value
-            shown = ",".join(map(str, value)) if isinstance(value, list) else value
-            labels.append(f"{part}.{field}={shown}")
-        points[" ".join(labels) or "reduction"] = point
-    return points
 
 
 def _reduction_values(values: Mapping[str, Any], checkpoint: Checkpoint) -> dict[str, Any]:
