@@ -1,64 +1,108 @@
-"""Pictures: every pixel where it belongs."""
+"""Pictures made of panels: what is in them, where, and under which words."""
 
 import numpy as np
+import pytest
 import torch
 
-from stepseg.report.pictures import (
-    DARK,
-    describe_image,
-    label_overlay,
-    remaining_tokens,
-    superpatch_grid,
+from stepseg.inference import Window
+from stepseg.report.panels import (
+    arrange,
+    captioned,
+    colour_bar,
+    enlarge,
+    font_size,
+    good_columns,
+    legend,
 )
+from stepseg.report.pictures import (
+    change_figure,
+    class_entries,
+    confidence_figure,
+    describe_image,
+    error_figure,
+    exit_figure,
+    superpatch_figure,
+)
+from stepseg.report.token_maps import TokenMaps, View
 from toys import SYSTEMS, toy_images, toy_segmenter
 
-GREY = np.full((8, 10, 3), 100, np.uint8)
-"""8 x 10 px: with patches of 4 px a grid of 2 x 3 whose last column is cropped."""
+PALETTE = [(40 * c, 0, 255 - 40 * c) for c in range(5)]
+CLASSES = ["sky", "road", "tree", "car", "person"]
 
 
-def test_superpatch_grid_outlines_every_token():
-    windows = np.array([[2, 2, 1], [2, 2, 1]])
-    picture = superpatch_grid(GREY, windows, 4)
-    white = (picture == 255).all(-1)
-    # the merged window of 8 px has its frame at row 0 and column 0, none inside
-    assert white[0, :8].all()
-    assert white[:, 0].all()
-    assert not white[1:, 1:8].any()
-    # the single patches have a frame each
-    assert white[4, 8:].all()
-    assert white[:, 8].all()
-    assert (picture[1:, 1:8] != 100).any(-1).all()  # tinted
-    assert (picture[1, 9] == 100).all()  # not merged: untouched
-
-
-def test_tokens_that_left_are_dark():
-    exits = np.array([[0, 1, 2], [2, 2, 2]])
-    first = remaining_tokens(GREY, exits, 0, 4)
-    assert (first[:4, :4] == round(100 * DARK)).all()
-    assert (first[:4, 4:] == 100).all()
-    assert (first[4:] == 100).all()
-    second = remaining_tokens(GREY, exits, 1, 4)
-    assert (second[:4, :8] == round(100 * DARK)).all()
-    assert (second[:, 8:] == 100).all()
-
-
-def test_overlay_mixes_colours():
-    labels = np.zeros((8, 10), np.uint8)
-    labels[:, 5:] = 1
-    picture = label_overlay(GREY, labels, [(0, 0, 0), (200, 100, 0)], opacity=0.5)
-    assert picture[0, 0].tolist() == [50, 50, 50]
-    assert picture[0, 9].tolist() == [150, 100, 50]
-
-
-def test_the_whole_row():
-    model = toy_segmenter()
+@pytest.fixture(scope="module")
+def scene():
+    torch.manual_seed(0)
     images = toy_images(1, 75, 101)
     with torch.no_grad():
-        output = model(images, reduction=SYSTEMS["step"])
+        output = toy_segmenter()(images, reduction=SYSTEMS["step"])
     picture = (images[0].permute(1, 2, 0).numpy() * 255).astype(np.uint8)
-    palette = [(40 * c, 0, 255 - 40 * c) for c in range(5)]
-    label = np.zeros((75, 101), np.uint8)
-    row = describe_image(picture, output, palette, label)
+    return picture, output, output.prediction()[0].numpy().astype(np.uint8)
+
+
+def test_one_row_for_trackers(scene):
+    picture, output, _ = scene
+    row = describe_image(picture, output, PALETTE, np.zeros((75, 101), np.uint8))
     # image, superpatches, two exits, prediction, label
-    assert row.shape == (75 + 24, 6 * 101, 3)
-    assert (row[24:, :101] == picture).all()
+    assert row.shape[1] == 6 * 101 + 7 * 6
+    caption = row.shape[0] - 2 * 6 - 75
+    assert (row[6 + caption : -6, 6 : 6 + 101] == picture).all()
+    thin = describe_image(picture, output, PALETTE, thin=2)
+    assert thin.shape[1] == 5 * 51 + 6 * 6
+
+
+def test_figures_hold_their_panels_at_whole_factors(scene):
+    picture, output, labels = scene
+    maps = TokenMaps.of(output)
+    figure = exit_figure(picture, maps, (1, 3), labels, CLASSES, PALETTE, labels)
+    factor = -(-320 // 101)
+    enlarged = picture.repeat(factor, 0).repeat(factor, 1)
+    pixels = np.asarray(figure)
+    top = 6 + round(font_size(101 * factor) * 1.6)
+    assert (pixels[top : top + 75 * factor, 6 : 6 + 101 * factor] == enlarged).all()
+    for other in (
+        superpatch_figure(picture, maps),
+        confidence_figure(maps, 0.9),
+        error_figure(picture, labels, labels, CLASSES, PALETTE),
+        change_figure(picture, labels, labels, CLASSES, PALETTE, labels),
+    ):
+        assert other.width >= 101 * factor
+        assert other.height >= 75 * factor
+
+
+def test_legends_name_the_classes_that_occur_by_frequency():
+    labels = np.array([[3, 3, 1], [1, 3, 255]], np.uint8)
+    expected = [("car", PALETTE[3]), ("road", PALETTE[1])]
+    assert class_entries([labels], CLASSES, PALETTE) == expected
+
+
+def test_views_are_cut_halfway_and_keep_their_tokens_apart():
+    def view(left, value):
+        cells = np.full((1, 2), value)
+        window = Window(0, left, 4, left + 8)
+        return View(window, 4, np.array([[0, 1]]), cells, cells, cells.astype(np.float32))
+
+    maps = TokenMaps.assemble([view(0, 1), view(6, 2)])
+    # two windows of 8 px overlap in columns 6 and 7: the cut is at 7
+    assert maps.superpatch_HW.shape == (4, 14)
+    assert maps.superpatch_HW[0].tolist() == [1] * 7 + [2] * 7
+    assert maps.token_HW[0].tolist() == [0] * 4 + [1] * 3 + [2] * 3 + [3] * 4
+    assert maps.thinned(2).exit_HW[0].tolist() == [1] * 4 + [2] * 3
+
+
+def test_panels_keep_to_their_sizes():
+    from PIL import Image
+
+    red = Image.new("RGB", (100, 40), "red")
+    assert enlarge(red).size == (400, 160)
+    assert enlarge(red, 100) is red
+    out = captioned(red, "a caption that is much too long for such a narrow picture")
+    assert out.width == 100
+    assert out.getpixel((50, out.height - 1)) == (255, 0, 0)
+    assert arrange([red, red, red], 2, gap=5).size == (215, 95)
+    names = [(f"class number {index}", (index, 0, 0)) for index in range(20)]
+    assert legend(names, 300).height > legend(names, 3000).height
+    assert colour_bar(200, marks=[(0.9, "exit")]).height == 200
+    assert good_columns(3, 480, 360) == 3
+    assert good_columns(6, 480, 360) == 3
+    assert good_columns(5, 2048, 1024) in (2, 3)
