@@ -27,7 +27,9 @@ from stepseg.reduction import Reduction
 from stepseg.segmentation import HeadOutput, Segmentation
 from stepseg.vit.staged import StagedViT
 
-__all__ = ["HeadOutput", "Reduction", "Segmentation", "StepSegmenter"]
+__all__ = ["RUNTIMES", "HeadOutput", "Reduction", "Segmentation", "StepSegmenter"]
+
+RUNTIMES = ("eager", "compile")
 
 
 class StepSegmenter(nn.Module):
@@ -111,11 +113,21 @@ class StepSegmenter(nn.Module):
                 f"the policy scores windows {self.policy.windows}, not {sorted(unknown)}"
             )
 
-    def prepare_for_inference(self) -> Self:
-        """Set evaluation mode for good, in place: no gradients, the policy's BatchNorms folded."""
+    def prepare_for_inference(self, runtime: str = "eager") -> Self:
+        """Set evaluation mode for good, in place: no gradients, the policy's BatchNorms folded.
+
+        Args:
+            runtime: ``eager``, or ``compile``: the blocks between exits become compiled graphs at
+                their first use (`stepseg.vit.compiled`).
+
+        """
+        if runtime not in RUNTIMES:
+            raise ValueError(f"runtime={runtime!r}: choose one of {', '.join(RUNTIMES)}")
         self.eval().requires_grad_(False)
         if isinstance(self.policy, PolicyNetwork):
             self.policy.fold_batch_norm()
+        if runtime == "compile":
+            self.backbone.compile_stages()
         return self
 
     def forward(

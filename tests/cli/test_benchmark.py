@@ -76,7 +76,7 @@ def test_rows_have_the_promised_figures(tmp_path):
         assert sum(row["gmacs_by_part"].values()) == pytest.approx(row["gmacs"])
         protocol = row["protocol"]
         assert (protocol["warmup"], protocol["iterations"]) == (0, 2)
-        assert (protocol["dtype"], protocol["compile"]) == ("float32", None)
+        assert (protocol["dtype"], protocol["runtime"]) == ("float32", "eager")
         assert protocol["attention_backend"] == {"uniform": "dense", "ragged": "loop"}
         assert "maps of class ids" in protocol["clock"]
         assert protocol["tokens"] == "paper"
@@ -201,6 +201,8 @@ def test_what_a_checkpoint_decides_cannot_be_said_again(checkpoint, tmp_path):
         (["batch_sizes=[1,0]"], "batch_sizes are positive"),
         (["map=maybe"], "true, false or both"),
         (["dtype=fp16"], "choose one of fp32, bf16"),
+        (["runtime=graphs"], "choose one of eager, compile"),
+        (["runtime=compile", "parts=true"], "use runtime=eager"),
         (["iterations=0"], "iterations must be at least 1"),
         (["device=tpu9"], "choose auto, cpu, cuda"),
         pytest.param(["device=cuda"], "sees no CUDA device here; use device=cpu", marks=NO_GPU),

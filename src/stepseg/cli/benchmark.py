@@ -25,7 +25,6 @@ from stepseg.cli.benchmark_options import Options, systems, with_tokens
 from stepseg.cli.config import make_datamodule, output_dir, overrides, plain, run_command
 from stepseg.cli.paths import config_dir, register_experiments
 from stepseg.cli.result import Result
-from stepseg.lit.segmentation import compile_inner_modules
 from stepseg.model import Reduction, StepSegmenter
 from stepseg.model_config import PATCH_SIZE, ModelConfig
 from stepseg.profile.benchmark import (
@@ -148,10 +147,7 @@ def _model(
 ) -> StepSegmenter:
     torch.manual_seed(values["seed"])
     model = checkpoint.build() if checkpoint else build_segmenter(config)
-    model = model.prepare_for_inference().to(options.device, options.dtype)
-    if values["compile"]:
-        compile_inner_modules(model)
-    return model
+    return model.prepare_for_inference(options.runtime).to(options.device, options.dtype)
 
 
 def _rows(
@@ -177,7 +173,7 @@ def _rows(
                 described = _describe(name, row, options, reductions[name], protocol)
                 described |= {"batch_size": batch_size, "images": whole}
                 described["protocol"] |= {
-                    "compile": "mlp" if values["compile"] else None,
+                    "runtime": options.runtime,
                     **environment(options.device, model, options.dtype),
                 }
                 rows.append(described)

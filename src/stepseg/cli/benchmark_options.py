@@ -9,7 +9,7 @@ import torch
 
 from stepseg.checkpoint import Checkpoint, read_checkpoint
 from stepseg.cli.config import model_config, reduction_config
-from stepseg.model import Reduction
+from stepseg.model import RUNTIMES, Reduction
 from stepseg.model_config import ExitConfig, ModelConfig, ReductionConfig
 from stepseg.profile.benchmark import DTYPES, Protocol
 from stepseg.profile.tokens import prescribe, prescribe_paper
@@ -29,6 +29,7 @@ class Options:
     """``paper``, ``measured``, or counts per stage."""
     device: torch.device
     dtype: torch.dtype
+    runtime: str
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> Self:
@@ -49,6 +50,13 @@ class Options:
             raise ValueError(f"map is true, false or both, got {values['map']!r}")
         if values["dtype"] not in DTYPES:
             raise ValueError(f"dtype={values['dtype']!r}: choose one of {', '.join(DTYPES)}")
+        if values["runtime"] not in RUNTIMES:
+            raise ValueError(f"runtime={values['runtime']!r}: choose one of {', '.join(RUNTIMES)}")
+        if values["parts"] and values["runtime"] != "eager":
+            raise ValueError(
+                f"parts=true times every block, and runtime={values['runtime']} has no borders "
+                f"between them: use runtime=eager"
+            )
         for key, least in (("warmup", 0), ("iterations", 1), ("num_images", 1)):
             if not isinstance(values[key], int) or values[key] < least:
                 raise ValueError(f"{key} must be at least {least}, got {values[key]!r}")
@@ -60,6 +68,7 @@ class Options:
             tokens=_tokens(values),
             device=_device(values["device"]),
             dtype=DTYPES[values["dtype"]],
+            runtime=values["runtime"],
         )
 
 

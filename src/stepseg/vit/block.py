@@ -6,12 +6,17 @@ Parameter names equal timm's (``norm1``, ``attn.qkv``, ``attn.proj``, ``norm2``,
 Letters: T packed tokens, D channels, N heads, K channels of a head.
 """
 
+from collections.abc import Callable
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stepseg.ops.attention import varlen_attention
 from stepseg.ops.drop_path import DropPath
-from stepseg.packed import PackedTokens, Segments
+from stepseg.packed import PackedTokens
+
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Queries, keys and values ``[T, N, K]`` to attended values; knows which rows form an image."""
 
 
 class Attention(nn.Module):
@@ -25,10 +30,9 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x_TD: Tensor, segments: Segments) -> Tensor:
+    def forward(self, x_TD: Tensor, attend: Attend) -> Tensor:
         q_TNK, k_TNK, v_TNK = self.qkv(x_TD).unflatten(1, (3, self.num_heads, -1)).unbind(1)
-        out_TNK = varlen_attention(q_TNK, k_TNK, v_TNK, segments, segments)
-        return self.proj(out_TNK.flatten(1))
+        return self.proj(attend(q_TNK, k_TNK, v_TNK).flatten(1))
 
 
 class Mlp(nn.Module):
@@ -55,8 +59,19 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, tokens: PackedTokens) -> PackedTokens:
-        x_TD, images, count = tokens.values_TD, tokens.image_ids_T, tokens.segments.num_images
-        attended = self.attn(self.norm1(x_TD), tokens.segments)
-        x_TD = x_TD + self.drop_path(attended, images, count)
-        x_TD = x_TD + self.drop_path(self.mlp(self.norm2(x_TD)), images, count)
-        return tokens.with_values(x_TD)
+        segments = tokens.segments
+
+        def attend(q_TNK: Tensor, k_TNK: Tensor, v_TNK: Tensor) -> Tensor:
+            return varlen_attention(q_TNK, k_TNK, v_TNK, segments, segments)
+
+        def drop(branch_TD: Tensor) -> Tensor:
+            return self.drop_path(branch_TD, tokens.image_ids_T, segments.num_images)
+
+        return tokens.with_values(self.residuals(tokens.values_TD, attend, drop))
+
+    def residuals(
+        self, x_TD: Tensor, attend: Attend, drop: Callable[[Tensor], Tensor] = lambda x: x
+    ) -> Tensor:
+        """The arithmetic of the block, free of the layout: both branches added to their input."""
+        x_TD = x_TD + drop(self.attn(self.norm1(x_TD), attend))
+        return x_TD + drop(self.mlp(self.norm2(x_TD)))

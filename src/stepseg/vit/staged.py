@@ -7,12 +7,15 @@ Letters: B images, H x W pixels, Y x X cells of the patch grid, P patch side in 
 after merging, D channels.
 """
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from stepseg.packed import PackedTokens, TokenLayout
 from stepseg.vit.block import Block
+from stepseg.vit.compiled import CompiledStages
 from stepseg.vit.patch_embed import PatchEmbed, Resize, shrink_image
 from stepseg.vit.pos_embed import pool_pos_embed, resize_pos_embed
 
@@ -55,6 +58,7 @@ class StagedViT(nn.Module):
         self.dim, self.depth, self.num_heads = dim, depth, num_heads
         self.mlp_ratio, self.patch_size = mlp_ratio, patch_size
         self.checkpoint_blocks = checkpoint_blocks
+        self.compiled: CompiledStages | None = None
         self.patch_embed = PatchEmbed(dim=dim, patch_size=patch_size)
         self.pos_embed = nn.Parameter(torch.zeros(1, pos_grid**2, dim))
         rates = torch.linspace(0, drop_path, depth, device="cpu").tolist()
@@ -93,8 +97,15 @@ class StagedViT(nn.Module):
         values_T0D = self.patch_embed(layout.gather_windows(pixels))
         return PackedTokens.from_layout(values_T0D + layout.gather_windows(positions), layout)
 
+    def compile_stages(self) -> None:
+        """For inference: the blocks between exits become graphs at first use; weights are final."""
+        self.compiled = CompiledStages([cast(Block, block) for block in self.blocks])
+
     def run_blocks(self, tokens: PackedTokens, start: int, stop: int) -> PackedTokens:
         """Run the blocks ``start + 1`` to ``stop``, counted from 1 as in the paper."""
+        # Sizes of 0 and 1 are constants to the compiler: they would cost a graph of their own.
+        if self.compiled and not torch.is_grad_enabled() and start < stop and len(tokens) > 1:
+            return self.compiled.run(tokens, start, stop)
         for block in self.blocks[start:stop]:
             if self.checkpoint_blocks and torch.is_grad_enabled():
                 values_TD = checkpoint(
