@@ -24,7 +24,8 @@ from stepseg.safetensors_file import is_safetensors, read_safetensors, write_saf
 from stepseg.state_dict import check_fit
 
 __all__ = [
-    "KEY", "Checkpoint", "check_data", "describe", "read_checkpoint", "write_inference_checkpoint",
+    "KEY", "Checkpoint", "check_data", "describe", "read_checkpoint", "without_local_paths",
+    "write_inference_checkpoint",
 ]  # fmt: skip
 
 PREFIX = "model."
@@ -103,7 +104,7 @@ def write_inference_checkpoint(
 
     """
     entry = Entry(
-        model=_without_local_paths(checkpoint.config),
+        model=without_local_paths(checkpoint.config),
         data=checkpoint.data,
         protocol=checkpoint.protocol,
         step=checkpoint.step,
@@ -121,6 +122,13 @@ def check_data(checkpoint: Checkpoint, num_classes: int, name: str) -> None:
             f"checkpoint {str(checkpoint.path)!r} predicts {checkpoint.config.num_classes} classes "
             f"({checkpoint.data.get('name')}), data {name!r} has {num_classes}"
         )
+
+
+def without_local_paths(config: ModelConfig) -> ModelConfig:
+    """The configuration without the files that its weights once came from."""
+    backbone = replace(config.backbone, checkpoint=None)
+    policy = config.policy and replace(config.policy, checkpoint=None)
+    return replace(config, backbone=backbone, policy=policy)
 
 
 def _read_trainers(path: Path) -> tuple[dict[str, Tensor], Any, int]:
@@ -178,10 +186,3 @@ def _check_counts(config: ModelConfig, state: Mapping[str, Tensor], problem: str
             raise ValueError(
                 f"{problem}: its configuration counts {claimed} of {prefix}*, it holds {len(held)}"
             )
-
-
-def _without_local_paths(config: ModelConfig) -> ModelConfig:
-    """The configuration without the files that its weights once came from."""
-    backbone = replace(config.backbone, checkpoint=None)
-    policy = config.policy and replace(config.policy, checkpoint=None)
-    return replace(config, backbone=backbone, policy=policy)

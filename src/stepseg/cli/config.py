@@ -61,6 +61,24 @@ def reduction_config(values: Mapping[str, Any]) -> ReductionConfig:
     return ReductionConfig.from_dict(reduction_values(values))
 
 
+def checkpoint_reduction(values: Mapping[str, Any], config: ModelConfig) -> dict[str, Any]:
+    """The reduction to use with a checkpoint; what is null within a part is the checkpoint's."""
+    own = config.to_dict()["reduction"]
+    chosen: dict[str, Any] = {}
+    for part, given in reduction_values(values).items():
+        base = own.get(part)
+        if given is None or (values["name"] == "checkpoint" and base is None):
+            chosen[part] = None
+            continue
+        merged = {**(base or {}), **{k: v for k, v in given.items() if v is not None}}
+        if part == "merge" and given.get("top_k") is not None:
+            merged["thresholds"] = None
+        elif part == "merge" and given.get("thresholds") is not None:
+            merged |= {"top_k": None, "top_k_cells": None}
+        chosen[part] = merged
+    return chosen
+
+
 def make_datamodule(cfg: DictConfig) -> SegmentationDataModule:
     """Make the data module of `data=...`; `exit_threshold` there is a default for the reduction."""
     values = {key: value for key, value in cfg.data.items() if key != "exit_threshold"}

@@ -6,7 +6,6 @@ stepseg-eval ckpt_path=best.ckpt 'sweep.exit_thresholds=[0.8,0.9,0.95]'
 """
 
 import sys
-from collections.abc import Mapping
 from typing import Any
 
 import hydra
@@ -16,13 +15,13 @@ from omegaconf import DictConfig
 from stepseg.checkpoint import Checkpoint, check_data, read_checkpoint
 from stepseg.cli.comparison import print_comparison
 from stepseg.cli.config import (
+    checkpoint_reduction,
     make_all,
     make_datamodule,
     make_trainer,
     output_dir,
     overrides,
     plain,
-    reduction_values,
     run_command,
 )
 from stepseg.cli.paths import config_dir, register_experiments
@@ -56,7 +55,7 @@ def evaluate(cfg: DictConfig) -> float | None:
         datamodule = make_datamodule(cfg)
         check_data(checkpoint, datamodule.num_classes, datamodule.spec.name)
         model = _make_model(checkpoint, values["policy"]["name"])
-        base = _reduction_values(values["reduction"], checkpoint)
+        base = checkpoint_reduction(values["reduction"], checkpoint.config)
         points = {p.name: p for p in grid_points(base, values["sweep"], model.check)}
         reductions = {name: point.build() for name, point in points.items()}
         module = SegmentationModule(
@@ -91,24 +90,6 @@ def evaluate(cfg: DictConfig) -> float | None:
         if trainer.is_global_zero:
             print_comparison(rows, f"{datamodule.name}, {checkpoint.path.name}")
     return rows[name]["mIoU"]
-
-
-def _reduction_values(values: Mapping[str, Any], checkpoint: Checkpoint) -> dict[str, Any]:
-    """The reduction to evaluate; what is null within a part is the checkpoint's."""
-    own = checkpoint.config.to_dict()["reduction"]
-    chosen: dict[str, Any] = {}
-    for part, given in reduction_values(values).items():
-        base = own.get(part)
-        if given is None or (values["name"] == "checkpoint" and base is None):
-            chosen[part] = None
-            continue
-        merged = {**(base or {}), **{k: v for k, v in given.items() if v is not None}}
-        if part == "merge" and given.get("top_k") is not None:
-            merged["thresholds"] = None
-        elif part == "merge" and given.get("thresholds") is not None:
-            merged |= {"top_k": None, "top_k_cells": None}
-        chosen[part] = merged
-    return chosen
 
 
 def _make_model(checkpoint: Checkpoint, policy: str) -> StepSegmenter:

@@ -1,0 +1,103 @@
+"""`stepseg-export`: a checkpoint as a file to share, or for another runtime.
+
+stepseg-export ckpt_path=best.ckpt
+stepseg-export ckpt_path=best.ckpt format=onnx image_size=[360,480] reduction=none
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import hydra
+from omegaconf import DictConfig
+
+from stepseg.checkpoint import read_checkpoint, write_inference_checkpoint
+from stepseg.cli.config import checkpoint_reduction, output_dir, overrides, plain, run_command
+from stepseg.cli.paths import config_dir, register_experiments
+from stepseg.cli.result import Result
+from stepseg.export.job import StaticExport, export_static
+from stepseg.model_config import ReductionConfig
+
+register_experiments()
+
+SUFFIXES = {"safetensors": ".safetensors", "onnx": ".onnx", "torch": ".pt2"}
+
+
+@hydra.main(config_path=config_dir(), config_name="export", version_base="1.3")
+def main(cfg: DictConfig) -> None:
+    """Export."""
+    run_command("stepseg-export", lambda: export(cfg))
+
+
+def export(cfg: DictConfig) -> None:
+    """Write the file and a `result.json` about it."""
+    values = plain(cfg)
+    with Result(
+        output_dir(), command="stepseg-export", overrides=overrides(), config=values
+    ) as result:
+        target = _target(values["format"], values["output"])
+        if not values["ckpt_path"]:
+            raise ValueError("ckpt_path= is missing: give a checkpoint of stepseg-train")
+        checkpoint = read_checkpoint(values["ckpt_path"])
+        if values["format"] == "safetensors":
+            write_inference_checkpoint(target, checkpoint)
+            result.update({"device": "cpu", "bytes": target.stat().st_size})
+        else:
+            given = checkpoint_reduction(values["reduction"], checkpoint.config)
+            job = StaticExport(
+                reduction=ReductionConfig.from_dict(given),
+                image_size=_size(values["image_size"]),
+                **{key: values[key] for key in _OPTIONS},
+            )
+            result.update(export_static(checkpoint, target, values["format"], job))
+        result.update({"file": str(target)})
+    print("\n".join(_summary(result.values)))
+
+
+_OPTIONS = ("batch_size", "scores", "opset", "verify", "images", "seed")
+
+
+def _target(format_: str, output: str | None) -> Path:
+    """The file to write, from a file or a folder."""
+    if format_ not in SUFFIXES:
+        raise ValueError(f"format={format_!r}: choose one of {', '.join(SUFFIXES)}")
+    suffix = SUFFIXES[format_]
+    path = Path(output) if output else output_dir()
+    if path.suffix == suffix:
+        return path
+    if path.suffix in SUFFIXES.values():
+        raise ValueError(f"output={output!r}: files of format={format_} end in {suffix}")
+    return path / f"model{suffix}"
+
+
+def _size(value: Any) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    sides = [value, value] if isinstance(value, int) else value
+    if not isinstance(sides, list) or len(sides) != 2 or not all(type(s) is int for s in sides):
+        raise ValueError(f"image_size is pixels or [height, width], got {value!r}")
+    return sides[0], sides[1]
+
+
+def _summary(result: Mapping[str, Any]) -> list[str]:
+    """What the terminal says."""
+    lines = [f"{result['file']}: {result['bytes'] / 1e6:.1f} MB"]
+    if "tokens_per_stage" in result:
+        height, width = result["image_size"]
+        tokens = ", ".join(map(str, result["tokens_per_stage"]))
+        lines.append(f"{width} x {height} pixels; tokens by stage: {tokens}")
+    agreement = result.get("agreement")
+    if agreement:
+        lines.append(
+            f"same class in {100 * agreement['equal']:.4f} % of {agreement['pixels']} pixels; "
+            f"elsewhere the two were at most {agreement['largest_margin']:.1e} apart"
+        )
+        lines.append(
+            f"{result['exported_ms_p50']:.1f} ms against {result['model_ms_p50']:.1f} ms of the "
+            f"model itself, {result['threads']} thread(s)"
+        )
+    return lines
+
+
+if __name__ == "__main__":
+    main()

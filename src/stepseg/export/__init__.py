@@ -1,0 +1,1 @@
+"""Models for other runtimes: static shapes, `torch.export` programs and ONNX files."""

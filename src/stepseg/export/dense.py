@@ -1,0 +1,62 @@
+"""Blocks and heads on a dense ``[B, T, D]`` batch, with the weights of the packed modules.
+
+Only inference: no dropout, no stochastic depth.
+
+Letters: B images, T tokens of each, D channels, d channels of a head, N attention heads, K channels
+of one, C classes.
+"""
+
+import math
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stepseg.heads.atm import AtmHead, AtmLayer
+from stepseg.vit.block import Block
+
+
+def take_rows(x_BTD: Tensor, index_BS: Tensor) -> Tensor:
+    """Rows of every image by number: ``[B, T, D]`` and int64 ``[B, S]`` give ``[B, S, D]``."""
+    batch, tokens, _ = x_BTD.shape
+    # One gather of whole rows; gathering along the axis would index every single number.
+    offset_B1 = (index_BS.new_ones(batch, 1).cumsum(0) - 1) * tokens
+    return x_BTD.flatten(0, 1)[(index_BS + offset_B1).flatten()].unflatten(0, index_BS.shape)
+
+
+def run_block(block: nn.Module, x_BTD: Tensor) -> Tensor:
+    """A block of the ViT."""
+    assert isinstance(block, Block)
+    qkv = block.attn.qkv(block.norm1(x_BTD)).unflatten(2, (3, block.attn.num_heads, -1))
+    q_BNTK, k_BNTK, v_BNTK = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+    x_BTD = x_BTD + block.attn.proj(_attend(q_BNTK, k_BNTK, v_BNTK))
+    return x_BTD + block.mlp(block.norm2(x_BTD))
+
+
+def run_head(head: AtmHead, x_BTD: Tensor) -> tuple[Tensor, Tensor]:
+    """Mask logits ``[B, T, C]`` and class logits (present, absent) ``[B, C, 2]``."""
+    x_BTd = head.input_norm(head.input_proj(x_BTD))
+    query_BCd = head.query_Cd.expand(x_BTD.shape[0], -1, -1)
+    for layer in head.layers:
+        assert isinstance(layer, AtmLayer)
+        query_BCd, q_BCd, k_BTd = _run_layer(layer, query_BCd, x_BTd)
+    scale = head.num_heads * math.sqrt(head.head_dim // head.num_heads)
+    return k_BTd @ (q_BCd / scale).transpose(1, 2), head.presence(query_BCd)
+
+
+def _run_layer(layer: AtmLayer, query_BCd: Tensor, x_BTd: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    qkv = layer.self_qkv(query_BCd).unflatten(2, (3, layer.num_heads, -1))
+    attended = layer.self_proj(_attend(*qkv.permute(2, 0, 3, 1, 4).unbind(0)))
+    query_BCd = layer.norm1(query_BCd + attended)
+    q_BCd = layer.cross_q(query_BCd)
+    k_BTd, v_BTd = layer.cross_kv(x_BTd).chunk(2, dim=2)
+    q_BNCK, k_BNTK, v_BNTK = (
+        x.unflatten(2, (layer.num_heads, -1)).transpose(1, 2) for x in (q_BCd, k_BTd, v_BTd)
+    )
+    query_BCd = layer.norm2(query_BCd + layer.cross_proj(_attend(q_BNCK, k_BNTK, v_BNTK)))
+    hidden = F.relu(layer.fc1(query_BCd))
+    return layer.norm3(query_BCd + layer.fc2(hidden)), q_BCd, k_BTd
+
+
+def _attend(q_BNTK: Tensor, k_BNSK: Tensor, v_BNSK: Tensor) -> Tensor:
+    """Attention of all heads, ``[B, T, N * K]``."""
+    return F.scaled_dot_product_attention(q_BNTK, k_BNSK, v_BNSK).transpose(1, 2).flatten(2)

@@ -1,0 +1,122 @@
+"""`stepseg-export` from checkpoint to file."""
+
+import json
+
+import pytest
+import torch
+
+from commands import compose_config, start_command
+from stepseg.build import ModelConfig, build_segmenter
+from stepseg.checkpoint import describe, read_checkpoint
+from stepseg.cli.export import export
+from stepseg.data.specs import get_spec
+from stepseg.export import job
+from stepseg.export.agreement import Agreement
+from stepseg.export.program import read_metadata
+from stepseg.inference import Protocol
+
+STATIC = [
+    "reduction.merge.windows=[2]", "reduction.merge.top_k=2", "reduction.exit.rule=budget",
+    "reduction.exit.tokens=[9]",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A segmenter as `stepseg-train` writes it, untrained."""
+    values = {
+        "num_classes": 11,
+        "backbone": {"name": "vit_tiny", "depth": 2},
+        "policy": {"name": "lcnet_050", "windows": [2, 4]},
+        "heads": {"num_layers": 1},
+        "reduction": {
+            "merge": {"windows": [2, 4], "thresholds": [0.3, 0.6]},
+            "exit": {"blocks": [1], "threshold": 0.25},
+        },
+    }
+    config = ModelConfig.from_dict(values)
+    torch.manual_seed(0)
+    state = {f"model.{k}": v for k, v in build_segmenter(config).state_dict().items()}
+    path = tmp_path_factory.mktemp("checkpoint") / "best.ckpt"
+    entry = describe(config, get_spec("camvid"), Protocol(mode="slide", crop=(64, 96)))
+    torch.save({"state_dict": state, "stepseg": entry, "global_step": 1}, path)
+    return path
+
+
+def run(output, *overrides):
+    export(compose_config("export", list(overrides), output))
+    return json.loads((output / "result.json").read_text())
+
+
+def test_weights_are_the_default(checkpoint, tmp_path):
+    result = run(tmp_path / "a", f"ckpt_path={checkpoint}", f"output={tmp_path}/shared")
+    path = tmp_path / "shared" / "model.safetensors"
+    assert (result["status"], result["file"]) == ("completed", str(path))
+    assert result["bytes"] == path.stat().st_size
+    assert read_checkpoint(path).config == read_checkpoint(checkpoint).config
+
+
+def test_a_program_of_step(checkpoint, tmp_path, capsys):
+    target = tmp_path / "step.pt2"
+    arguments = [f"ckpt_path={checkpoint}", "format=torch", f"output={target}", "scores=true"]
+    result = run(tmp_path / "a", *arguments, *STATIC, "verify=1")
+    assert result["image_size"] == [64, 96]  # the windows of the protocol
+    assert result["tokens_per_stage"] == [24 - 2 * 3, 9]
+    assert result["agreement"]["equal"] == 1
+    assert result["agreement"]["pixels"] == 64 * 96
+    assert result["agreement"]["largest_score_difference"] < 1e-5
+    assert result["model_ms_p50"] > 0
+    assert result["exported_ms_p50"] > 0
+    assert "100.0000 %" in capsys.readouterr().out
+    metadata = read_metadata(target)
+    assert metadata["classes"][0] == "sky"
+    assert metadata["palette"][0] == [128, 128, 128]
+    assert metadata["model"]["reduction"]["merge"]["top_k"] == 2
+    assert metadata["model"]["reduction"]["exit"]["tokens"] == [9]
+    assert metadata["batch_size"] == 1
+    assert set(metadata["outputs"]) == {"labels", "scores"}
+
+
+def test_a_file_that_disagrees_is_not_passed_on(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(job, "compare", lambda *args: Agreement(100, 0.5, 0.3, None))
+    arguments = [f"ckpt_path={checkpoint}", "format=torch", "reduction=none"]
+    with pytest.raises(ValueError, match=r"disagrees with the model.*0\.500000"):
+        run(tmp_path, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["format=tflite"], "format='tflite': choose one of safetensors, onnx, torch"),
+        (["format=onnx", "output=model.pt2"], r"files of format=onnx end in \.onnx"),
+        (["format=onnx"], "cannot be exported with static shapes.*top_k.*rule=budget.*=none"),
+        (["format=torch", "reduction=none", "image_size=[64]"], "pixels or .height, width., got"),
+        (["format=torch", "reduction=none", "image_size=0"], "must be positive"),
+        (["format=torch", "reduction=none", "batch_size=0"], "batch_size=0: at least 1"),
+        (["format=torch", "reduction=none", "verify=-1"], "verify=-1 counts images"),
+        (["format=onnx", "reduction=none", "opset=11"], "opset=11: the exporter writes opset 18"),
+        (["format=torch", "reduction=none", "images=/nowhere"], "'/nowhere' is not a folder"),
+    ],
+)
+def test_bad_wishes_are_refused(overrides, message, checkpoint, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path, f"ckpt_path={checkpoint}", *overrides)
+    assert json.loads((tmp_path / "result.json").read_text())["status"] == "failed"
+    assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_a_size_is_needed_where_the_protocol_has_none(checkpoint, tmp_path):
+    content = torch.load(checkpoint, weights_only=True)
+    del content["stepseg"]["protocol"]
+    torch.save(content, tmp_path / "old.ckpt")
+    arguments = [f"ckpt_path={tmp_path}/old.ckpt", "format=torch", "reduction=none"]
+    with pytest.raises(ValueError, match=r"image_size= is missing.*image_size=\[512,512\]"):
+        run(tmp_path / "out", *arguments)
+
+
+def test_command_line_shows_one_message(tmp_path):
+    done = start_command("export", output=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "stepseg-export: error: ckpt_path= is missing: give a checkpoint of stepseg-train\n"
+    )
