@@ -63,7 +63,14 @@ def run_python(code: str) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.parametrize(
-    "module", ["stepseg.packed", "stepseg.model", "stepseg.build", "stepseg.data"]
+    "module",
+    [
+        "stepseg.packed",
+        "stepseg.model",
+        "stepseg.build",
+        "stepseg.data",
+        "stepseg.predict.segmenter",
+    ],
 )
 def test_core_imports_without_frameworks(module):
     code = f"""

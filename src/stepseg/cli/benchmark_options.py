@@ -9,6 +9,7 @@ import torch
 
 from stepseg.checkpoint import Checkpoint, read_checkpoint
 from stepseg.cli.config import model_config, reduction_config
+from stepseg.device import choose_device
 from stepseg.model import RUNTIMES, Reduction
 from stepseg.model_config import ExitConfig, ModelConfig, ReductionConfig
 from stepseg.profile.benchmark import DTYPES, Protocol
@@ -66,7 +67,7 @@ class Options:
             batch_sizes=tuple(batch_sizes),
             protocols=tuple(Protocol(values["warmup"], values["iterations"], m) for m in maps),
             tokens=_tokens(values),
-            device=_device(values["device"]),
+            device=choose_device(values["device"]),
             dtype=DTYPES[values["dtype"]],
             runtime=values["runtime"],
         )
@@ -172,22 +173,6 @@ def _tokens(values: Mapping[str, Any]) -> str | tuple[int, ...]:
             "or prescribe counts (tokens=paper, tokens=[...])"
         )
     return str(tokens)
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"device={name!r}: choose auto, cpu, cuda or cuda:<index>") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(
-            f"device={name}: PyTorch {torch.__version__} sees no CUDA device here; use device=cpu"
-        )
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device={name}: there are {torch.cuda.device_count()} CUDA device(s)")
-    return device
 
 
 def _list(value: Any) -> list[Any]:

@@ -13,7 +13,7 @@ from torch import Tensor
 # Pillow stores 16-bit greyscale PNGs in these modes.
 _WIDE_MODES = ("I", "I;16", "I;16B", "I;16L")
 # What Pillow raises on damaged files, by type of file and of damage.
-_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 
 
 class ImageFileError(ValueError):
@@ -21,22 +21,36 @@ class ImageFileError(ValueError):
 
 
 def read_image(path: Path) -> Tensor:
-    """Decode a file to uint8 [3, H, W] RGB; grey images are replicated, alpha is dropped.
+    """Decode a file to uint8 [3, H, W] RGB, see `rgb_pixels`.
 
     Raises:
         ImageFileError: missing, truncated or not an image; names the file.
     """
     try:
         with Image.open(path) as image:
-            if image.mode in _WIDE_MODES:
-                # Pillow clips 16-bit values to 255 instead of scaling them.
-                grey = (np.asarray(image, dtype=np.int64) >> 8).clip(0, 255).astype(np.uint8)
-                pixels = np.repeat(grey[:, :, None], 3, axis=2)
-            else:
-                pixels = np.array(image if image.mode == "RGB" else image.convert("RGB"))
-    except _UNREADABLE as error:
+            pixels = rgb_pixels(image)
+    except UNREADABLE as error:
         raise ImageFileError(f"{path}: cannot read this image ({error})") from error
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def rgb_pixels(image: Image.Image) -> NDArray[np.uint8]:
+    """Pixels of a Pillow image of any mode, uint8 ``[H, W, 3]``.
+
+    16-bit values are divided by 256, grey is replicated, palettes are looked up, CMYK is converted
+    without its colour profile, and transparency is dropped: the colours beneath it count.
+
+    Raises:
+        ValueError: floating-point pixels, whose range nobody knows.
+
+    """
+    if image.mode in _WIDE_MODES:
+        # Pillow clips 16-bit values to 255 instead of scaling them.
+        grey = (np.asarray(image, dtype=np.int64) >> 8).clip(0, 255).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if image.mode == "F":
+        raise ValueError("floating-point pixels: convert the image to 8 or 16 bits first")
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def read_label(path: Path) -> NDArray[np.integer]:
@@ -51,7 +65,7 @@ def read_label(path: Path) -> NDArray[np.integer]:
         with Image.open(path) as image:
             # In palette files the index is the id; the colours are only for viewing.
             mode, ids = image.mode, np.array(image)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise ImageFileError(f"{path}: cannot read this label file ({error})") from error
     if mode == "1":  # black and white: ids 0 and 1
         return ids.astype(np.uint8)

@@ -6,7 +6,7 @@ their overlaps and laid side by side, so that every pixel has one token.
 Letters: H x W pixels of the image as the model saw it, Y x X cells of a view's patch grid.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from stepseg.inference import Window
 from stepseg.report.maps import (
     CellMap,
-    confidence_map,
     exit_map,
     superpatch_map,
     to_pixels,
@@ -40,15 +39,24 @@ class View:
     @classmethod
     def of(cls, output: Segmentation, index: int = 0, window: Window | None = None) -> "View":
         """Read image `index` of a batch back from the device."""
+        return cls.of_batch(output, {index: window})[0]
+
+    @classmethod
+    def of_batch(cls, output: Segmentation, windows: Mapping[int, Window | None]) -> "list[View]":
+        """Read images of a batch back from the device, each with its window (None: all of it)."""
+        confidence_BYX = output.cell_scores().amax(1).float().cpu().numpy()
         height, width = output.image_size
-        return cls(
-            window=window or Window(0, 0, height, width),
-            patch_size=output.patch_size,
-            tokens_YX=token_map(output, index),
-            superpatches_YX=superpatch_map(output, index),
-            exits_YX=exit_map(output, index),
-            confidence_YX=confidence_map(output, index),
-        )
+        return [
+            cls(
+                window=window or Window(0, 0, height, width),
+                patch_size=output.patch_size,
+                tokens_YX=token_map(output, index),
+                superpatches_YX=superpatch_map(output, index),
+                exits_YX=exit_map(output, index),
+                confidence_YX=confidence_BYX[index],
+            )
+            for index, window in windows.items()
+        ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,193 @@
+"""A trained model that takes any image: the Python interface.
+
+Letters: B images of one size.
+"""
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Self, overload
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stepseg.checkpoint import read_checkpoint
+from stepseg.dcts.policy import OraclePolicy
+from stepseg.device import choose_device
+from stepseg.heads.exit import ConfidenceExit
+from stepseg.inference import Protocol, resized_size
+from stepseg.labelling import predict_map, run_matched
+from stepseg.model import Reduction, Segmentation, StepSegmenter
+from stepseg.predict.batches import batches_of_one_size, read_ahead
+from stepseg.predict.images import ImageLike, Pixels, as_pixels, is_image
+from stepseg.predict.notes import Notes, views_of_size
+from stepseg.predict.prediction import Prediction
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+class Segmenter:
+    """A model with its class names, ready for images.
+
+    Args:
+        model: set to inference in place and moved to the device.
+        classes: names by id.
+        palette: RGB colours by id.
+        protocol: how images are shown to the model; None: whole, at their own size.
+        reduction: which tokens merge and leave; None: the model's own.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
+        dtype: ``fp32`` or ``bf16``.
+
+    Raises:
+        ValueError: no such device or type, or a reduction that this model cannot carry out.
+
+    """
+
+    def __init__(
+        self,
+        model: StepSegmenter,
+        *,
+        classes: Sequence[str],
+        palette: Sequence[Sequence[int]],
+        protocol: Protocol | None = None,
+        reduction: Reduction | None = None,
+        device: str = "auto",
+        dtype: str = "fp32",
+    ) -> None:
+        if dtype not in DTYPES:
+            raise ValueError(f"dtype={dtype!r}: choose from {', '.join(DTYPES)}")
+        if not model.num_classes == len(classes) == len(palette) <= 255:
+            raise ValueError(
+                f"the model has {model.num_classes} classes, of at most 255; there are "
+                f"{len(classes)} names and {len(palette)} colours"
+            )
+        self.device, self.dtype = choose_device(device), DTYPES[dtype]
+        self.protocol = protocol or Protocol()
+        self.reduction = _possible(model, reduction or model.reduction)
+        self.model = model.prepare_for_inference().to(self.device, self.dtype)
+        self.classes = tuple(classes)
+        self.palette = tuple((int(r), int(g), int(b)) for r, g, b in palette)
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        path: str | Path,
+        *,
+        protocol: Protocol | None = None,
+        reduction: Reduction | None = None,
+        device: str = "auto",
+        dtype: str = "fp32",
+    ) -> Self:
+        """Load what `stepseg-train` wrote, or a safetensors file made from it.
+
+        Args:
+            path: of the checkpoint.
+            protocol: None: the one that the checkpoint was evaluated with, or whole images.
+            reduction: None: the checkpoint's; ``Reduction()``: the dense model.
+            device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
+            dtype: ``fp32`` or ``bf16``.
+
+        Raises:
+            ValueError: no such file, or not one of ours; names it.
+
+        """
+        checkpoint = read_checkpoint(path)
+        return cls(
+            checkpoint.build(),
+            classes=checkpoint.data["classes"],
+            palette=checkpoint.data["palette"],
+            protocol=protocol or checkpoint.protocol,
+            reduction=reduction,
+            device=device,
+            dtype=dtype,
+        )
+
+    def with_reduction(self, reduction: Reduction) -> "Segmenter":
+        """The same weights, not copied, under another reduction."""
+        other = object.__new__(Segmenter)
+        other.__dict__.update(self.__dict__)
+        other.reduction = _possible(self.model, reduction)
+        return other
+
+    @overload
+    def predict(self, images: ImageLike) -> Prediction: ...  # type: ignore[overload-overlap]
+    @overload
+    def predict(
+        self, images: Iterable[ImageLike], *, batch_size: int = 1
+    ) -> Iterator[Prediction]: ...
+
+    def predict(
+        self, images: ImageLike | Iterable[ImageLike], *, batch_size: int = 1
+    ) -> Prediction | Iterator[Prediction]:
+        """Segment one image, or any number of them as they come.
+
+        Args:
+            images: one image (see `stepseg.predict.images.as_pixels`), or an iterable of images.
+            batch_size: images of one size are computed together, up to so many. What comes out
+                does not depend on it.
+
+        Returns:
+            The prediction, or an iterator of them in the order of the images, which reads on as it
+            is read.
+
+        """
+        if is_image(images):
+            return self.predict_pixels([as_pixels(images)])[0]  # type: ignore[arg-type]
+        if batch_size < 1:
+            raise ValueError(f"batch_size is at least 1, got {batch_size}")
+        return self._stream(iter(images), batch_size)  # type: ignore[arg-type]
+
+    def _stream(self, images: Iterator[ImageLike], batch_size: int) -> Iterator[Prediction]:
+        pixels = (as_pixels(image) for image in images)
+        for ahead in read_ahead(pixels, batch_size):
+            done: dict[int, Prediction] = {}
+            for rows in batches_of_one_size([p.shape[:2] for p in ahead], batch_size):
+                batch = self.predict_pixels([ahead[row] for row in rows])
+                done.update(zip(rows, batch, strict=True))
+            yield from (done[row] for row in range(len(ahead)))
+
+    @torch.no_grad()
+    def predict_pixels(self, images: Sequence[Pixels]) -> list[Prediction]:
+        """Segment images of one size as one batch; uint8 ``[H, W, 3]`` each."""
+        start = time.perf_counter()
+        size = (images[0].shape[0], images[0].shape[1])
+        batch = torch.from_numpy(np.stack(images)).to(self.device).permute(0, 3, 1, 2)
+        notes = Notes(self.model, len(images), views_of_size(size, self.protocol), self.device)
+
+        def segment(x_B3HW: Tensor) -> Segmentation:
+            output = run_matched(self.model, self.reduction, x_B3HW.to(self.dtype))
+            notes.take(output)
+            return output
+
+        labels_BHW = predict_map(segment, batch, self.protocol, size)
+        labels = labels_BHW.to("cpu", torch.uint8).numpy()
+        seconds = (time.perf_counter() - start - notes.seconds) / len(images)
+        rule = self.reduction.exit
+        return [
+            Prediction(
+                image=image,
+                labels=labels[index],
+                classes=self.classes,
+                palette=self.palette,
+                tokens=tuple(int(n) for n in notes.tokens[index]),
+                superpatches=notes.superpatches[index],
+                exit_blocks=self.reduction.exit_blocks,
+                threshold=rule.threshold if isinstance(rule, ConfidenceExit) else None,
+                gmacs=notes.macs[index] / 1e9,
+                seconds=seconds,
+                views=tuple(notes.views[index]),
+                seen_size=resized_size(*size, self.protocol, self.protocol.scales[0]),
+            )
+            for index, image in enumerate(images)
+        ]
+
+
+def _possible(model: StepSegmenter, reduction: Reduction) -> Reduction:
+    model.check(reduction)
+    if reduction.merge and isinstance(model.policy, OraclePolicy):
+        raise ValueError(
+            "this model's policy is the oracle, which merges by ground truth: predict with a "
+            "reduction without merging"
+        )
+    return reduction
