@@ -1,6 +1,5 @@
 """What `stepseg-benchmark` was asked for, checked before anything is built or timed."""
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -8,7 +7,8 @@ from typing import Any, Self
 import torch
 
 from stepseg.checkpoint import Checkpoint, read_checkpoint
-from stepseg.cli.config import model_config, reduction_config
+from stepseg.cli.config import model_config
+from stepseg.cli.systems import named_system
 from stepseg.device import choose_device
 from stepseg.model import RUNTIMES, Reduction
 from stepseg.model_config import ExitConfig, ModelConfig, ReductionConfig
@@ -87,10 +87,11 @@ def systems(
                 f"{', '.join(given)}: the checkpoint {values['ckpt_path']!r} decides that, drop it"
             )
         checkpoint = read_checkpoint(values["ckpt_path"])
-    names = _list(values["reductions"])
+    names = [str(name) for name in _list(values["reductions"])]
     if not names or len(set(names)) != len(names):
         raise ValueError(f"reductions must name each system once and at least one, got {names}")
-    chosen = {name: _system(name, values, checkpoint, overrides) for name in names}
+    own = checkpoint.config.reduction if checkpoint else None
+    chosen = {n: named_system(n, values["systems"], own, overrides) for n in names}
     if checkpoint is not None:
         return checkpoint.config, chosen, checkpoint
     config = model_config(
@@ -120,40 +121,6 @@ def with_tokens(
         except ValueError as error:
             raise ValueError(f"reductions={name}: {error}") from error
     return result
-
-
-def _system(
-    name: Any, values: Mapping[str, Any], checkpoint: Checkpoint | None, overrides: Sequence[str]
-) -> ReductionConfig:
-    base, _, placement = str(name).partition("@")
-    known = values["systems"]
-    if base not in known:
-        near = difflib.get_close_matches(base, known, 1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"reductions={name!r}: {hint}choose from {', '.join(known)}")
-    system = reduction_config(known[base])
-    if checkpoint is not None and not any(o.startswith(f"systems.{base}") for o in overrides):
-        system = _as_trained(base, system, checkpoint.config.reduction)
-    if not placement:
-        return system
-    if system.exit is None:
-        raise ValueError(f"reductions={name!r}: {base} has no exits to place")
-    try:
-        blocks = tuple(int(block) for block in placement.split("+"))
-    except ValueError:
-        raise ValueError(
-            f"reductions={name!r}: exits are placed as in {base}@6+8, after blocks 6 and 8"
-        ) from None
-    return replace(system, exit=replace(system.exit, blocks=blocks, heads=None))
-
-
-def _as_trained(name: str, system: ReductionConfig, own: ReductionConfig) -> ReductionConfig:
-    """Thresholds and exit blocks of the checkpoint, in the systems that it contains."""
-    if name in ("dcts", "step") and own.merge is not None:
-        system = replace(system, merge=own.merge)
-    if system.exit is not None and own.exit is not None:
-        system = replace(system, exit=own.exit)
-    return system
 
 
 def _tokens(values: Mapping[str, Any]) -> str | tuple[int, ...]:

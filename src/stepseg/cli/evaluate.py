@@ -2,10 +2,12 @@
 
 stepseg-eval ckpt_path=best.ckpt data=camvid
 stepseg-eval ckpt_path=best.ckpt reduction=none
+stepseg-eval ckpt_path=best.ckpt 'reductions=[none,cts,dcts,step@6,step@6+8]'
 stepseg-eval ckpt_path=best.ckpt 'sweep.exit_thresholds=[0.8,0.9,0.95]'
 """
 
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import hydra
@@ -25,8 +27,9 @@ from stepseg.cli.config import (
     run_command,
 )
 from stepseg.cli.paths import config_dir, register_experiments
-from stepseg.cli.points import grid_points
+from stepseg.cli.points import Point, grid_points
 from stepseg.cli.result import Result
+from stepseg.cli.systems import system_points
 from stepseg.dcts.policy import OraclePolicy
 from stepseg.lit.callbacks.progress import progress
 from stepseg.lit.segmentation import SegmentationModule
@@ -55,8 +58,7 @@ def evaluate(cfg: DictConfig) -> float | None:
         datamodule = make_datamodule(cfg)
         check_data(checkpoint, datamodule.num_classes, datamodule.spec.name)
         model = _make_model(checkpoint, values["policy"]["name"])
-        base = checkpoint_reduction(values["reduction"], checkpoint.config)
-        points = {p.name: p for p in grid_points(base, values["sweep"], model.check)}
+        points = {p.name: p for p in _points(values, checkpoint, model)}
         reductions = {name: point.build() for name, point in points.items()}
         module = SegmentationModule(
             config=checkpoint.config,
@@ -90,6 +92,26 @@ def evaluate(cfg: DictConfig) -> float | None:
         if trainer.is_global_zero:
             print_comparison(rows, f"{datamodule.name}, {checkpoint.path.name}")
     return rows[name]["mIoU"]
+
+
+def _points(values: Mapping[str, Any], checkpoint: Checkpoint, model: StepSegmenter) -> list[Point]:
+    if values["reductions"] is None:
+        base = checkpoint_reduction(values["reduction"], checkpoint.config)
+        return grid_points(base, values["sweep"], model.check)
+    said = [o for o in overrides() if o.lstrip("+").startswith(("reduction=", "reduction."))]
+    if said:
+        raise ValueError(
+            f"{', '.join(said)} says nothing of reductions={values['reductions']}: change a system "
+            f"by systems.<name>..., for all of them use sweep"
+        )
+    return system_points(
+        values["reductions"],
+        values["systems"],
+        checkpoint.config.reduction,
+        values["sweep"],
+        model.check,
+        overrides(),
+    )
 
 
 def _make_model(checkpoint: Checkpoint, policy: str) -> StepSegmenter:

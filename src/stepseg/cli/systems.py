@@ -1,0 +1,115 @@
+"""Systems by name: `reductions=[none,cts,dcts,step@6+8]` of stepseg-benchmark and stepseg-eval.
+
+A name is an entry of the config group `systems`; behind an ``@`` stand the blocks after which
+tokens leave. With a checkpoint, what it was trained with takes the place of the defaults.
+"""
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from stepseg.cli.config import reduction_values
+from stepseg.cli.points import AXES, ONE_THRESHOLD, Point, grid_points
+from stepseg.model_config import ReductionConfig
+from stepseg.reduction import Reduction
+
+
+def named_system(
+    name: str,
+    known: Mapping[str, Mapping[str, Any]],
+    own: ReductionConfig | None = None,
+    overrides: Sequence[str] = (),
+) -> ReductionConfig:
+    """The reduction behind a name.
+
+    Args:
+        name: such as ``dcts`` or ``step@6+8``.
+        known: the config group `systems`.
+        own: the reduction of the checkpoint: `dcts` and `step` merge and everybody exits as it
+            does, unless `overrides` change the system.
+        overrides: what the user typed.
+
+    Raises:
+        ValueError: an unknown name, or a placement that cannot be read.
+
+    """
+    base, _, placement = name.partition("@")
+    if base not in known:
+        near = difflib.get_close_matches(base, known, 1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(f"reductions={name!r}: {hint}choose from {', '.join(known)}")
+    values = reduction_values(known[base])
+    trained = asdict(own) if own else {}
+    changed = any(o.lstrip("+").startswith(f"systems.{base}.") for o in overrides)
+    if base in ("dcts", "step") and trained.get("merge") and not changed:
+        values["merge"] = trained["merge"]
+    if values["exit"] and trained.get("exit"):
+        said = values["exit"] if changed else {}
+        values["exit"] = trained["exit"] | {k: v for k, v in said.items() if v is not None}
+    if placement and not values["exit"]:
+        raise ValueError(f"reductions={name!r}: {base} has no exits to place")
+    if placement:
+        values["exit"] = {**values["exit"], "blocks": _blocks(name, placement), "heads": None}
+    return ReductionConfig.from_dict(values)
+
+
+def system_points(
+    names: Sequence[str],
+    known: Mapping[str, Mapping[str, Any]],
+    own: ReductionConfig,
+    sweep: Mapping[str, list[Any] | None],
+    check: Callable[[Reduction], None],
+    overrides: Sequence[str] = (),
+) -> list[Point]:
+    """The systems as points of a grid; a list of `sweep` multiplies those that have its part.
+
+    Raises:
+        ValueError: as `named_system` and `grid_points`, naming the system; a list that no system
+            has a part for.
+
+    """
+    if not names or len(set(names)) != len(names):
+        raise ValueError(f"reductions must name each system once and at least one, got {names}")
+    lists = {key: choices for key, choices in sweep.items() if choices is not None}
+    unused = set(lists)
+    points = []
+    for name in names:
+        base = asdict(named_system(name, known, own, overrides))
+        placed = "@" in name
+        fitting = {k: v for k, v in lists.items() if _has_part(base, k) and not _placed(placed, k)}
+        unused -= set(fitting)
+        try:
+            found = grid_points(base, fitting, check)
+        except ValueError as error:
+            raise ValueError(f"reductions={name}: {error}") from error
+        points += [replace(p, name=name if not p.axes else f"{name} {p.name}") for p in found]
+    if unused:
+        raise ValueError(
+            f"{', '.join(f'sweep.{key}' for key in sorted(unused))}: none of the systems "
+            f"{', '.join(names)} has that part"
+        )
+    return points
+
+
+def _blocks(name: str, placement: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(block) for block in placement.split("+"))
+    except ValueError:
+        raise ValueError(
+            f"reductions={name!r}: exits are placed as in step@6+8, after blocks 6 and 8"
+        ) from None
+
+
+def _has_part(values: Mapping[str, Any], key: str) -> bool:
+    part, field = AXES.get(key) or ("merge", "thresholds")
+    numbers = values.get(part)
+    if numbers is None:
+        return key not in AXES and not key.startswith(ONE_THRESHOLD)  # refused by its name
+    if field == "thresholds" or field == "top_k":
+        return bool(numbers.get(field))
+    return True
+
+
+def _placed(placed: bool, key: str) -> bool:
+    return placed and key == "exit_blocks"

@@ -1,0 +1,112 @@
+"""Systems by name: what they are without and with a checkpoint, placements, lists, refusals."""
+
+from typing import Any
+
+import pytest
+
+from stepseg.cli.systems import named_system, system_points
+from stepseg.model_config import ReductionConfig
+
+OWN = ReductionConfig.from_dict(
+    {
+        "merge": {"windows": [2, 4], "thresholds": [0.5, 0.7]},
+        "exit": {"blocks": [6, 8], "threshold": 0.8},
+    }
+)
+MERGE = {"windows": [2, 4, 8, 16], "thresholds": [0.6, 0.8, 0.9, 0.9]}
+KNOWN: dict[str, dict[str, Any]] = {
+    "none": {"name": "none", "merge": None, "exit": None},
+    "cts": {
+        "name": "cts",
+        "merge": {"windows": [2], "thresholds": None, "top_k": 103},
+        "exit": None,
+    },
+    "dcts": {"name": "dcts", "merge": MERGE, "exit": None},
+    "step": {"name": "step", "merge": MERGE, "exit": {"blocks": [6], "threshold": 0.9}},
+    "step_4999": {
+        "name": "step",
+        "merge": {**MERGE, "thresholds": [0.4, 0.9, 0.9, 0.9]},
+        "exit": {"blocks": None, "threshold": None},
+    },
+}
+
+
+def points(names, **sweep):
+    return system_points(names, KNOWN, OWN, sweep, lambda reduction: None)
+
+
+def test_without_a_checkpoint_a_system_is_as_configured():
+    step = named_system("step@3+9", KNOWN)
+    assert step.merge is not None
+    assert step.exit is not None
+    assert step.merge.thresholds == (0.6, 0.8, 0.9, 0.9)
+    assert (step.exit.blocks, step.exit.threshold) == ((3, 9), 0.9)
+    assert named_system("none", KNOWN) == ReductionConfig()
+
+
+def test_a_checkpoint_decides_what_it_was_trained_with():
+    assert named_system("step", KNOWN, OWN) == OWN
+    assert named_system("dcts", KNOWN, OWN) == ReductionConfig(merge=OWN.merge)
+    own_merge = named_system("step_4999@8", KNOWN, OWN)
+    assert own_merge.merge is not None
+    assert own_merge.exit is not None
+    assert own_merge.merge.thresholds == (0.4, 0.9, 0.9, 0.9)
+    assert (own_merge.exit.blocks, own_merge.exit.threshold) == ((8,), 0.8)
+    cts = named_system("cts", KNOWN, OWN).merge
+    assert cts is not None
+    assert cts.top_k == 103
+
+
+def test_what_the_user_changes_is_the_users():
+    changed = named_system("step", KNOWN, OWN, ["systems.step.exit.threshold=0.9"])
+    assert changed.merge is not None
+    assert changed.exit is not None
+    assert changed.merge.windows == (2, 4, 8, 16)
+    assert (changed.exit.blocks, changed.exit.threshold) == ((6,), 0.9)
+
+
+def test_lists_multiply_the_systems_that_have_the_part():
+    found = points(
+        ["none", "cts", "dcts", "step@8"],
+        merge_thresholds=[[0.1, 0.2], [0.3, 0.4]],
+        exit_thresholds=[0.5, 0.6],
+    )
+    assert [point.name for point in found] == [
+        "none",
+        "cts",
+        "dcts merge.thresholds=0.1,0.2",
+        "dcts merge.thresholds=0.3,0.4",
+        *(
+            f"step@8 merge.thresholds={merge} exit.threshold={threshold}"
+            for merge in ("0.1,0.2", "0.3,0.4")
+            for threshold in (0.5, 0.6)
+        ),
+    ]
+    last = found[-1].build()
+    assert last.merge is not None
+    assert last.merge.thresholds == (0.3, 0.4)
+    assert last.exit_blocks == (8,)
+
+
+def test_placed_exits_are_not_swept():
+    found = points(["step", "step@8"], exit_blocks=[[6], [6, 8]])
+    assert [p.build().exit_blocks for p in found] == [(6,), (6, 8), (8,)]
+
+
+@pytest.mark.parametrize(
+    ("names", "sweep", "message"),
+    [
+        ([], {}, "at least one"),
+        (["none", "none"], {}, "each system once"),
+        (["stepp"], {}, "did you mean 'step'"),
+        (["dcts@6"], {}, "dcts has no exits to place"),
+        (["step@6-8"], {}, r"placed as in step@6\+8"),
+        (["none", "dcts"], {"exit_thresholds": [0.5]}, r"sweep\.exit_thresholds: none of the syst"),
+        (["cts"], {"merge_threshold_2": [0.5]}, r"sweep\.merge_threshold_2: none"),
+        (["step"], {"exit_thresholds": [1.5]}, r"reductions=step: .*exit_thresholds=1\.5"),
+        (["none"], {"exit_threshold": [0.5]}, r"sweep\.exit_threshold is unknown"),
+    ],
+)
+def test_refusals(names, sweep, message):
+    with pytest.raises(ValueError, match=message.replace(".*", r"(?s:.)*")):
+        points(names, **sweep)
