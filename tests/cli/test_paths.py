@@ -210,7 +210,7 @@ def test_sdist_carries_configs(build):
     assert names >= {*CARRIED, "LICENSE", "constraints.txt", "src/stepseg/cli/paths.py"}
 
 
-def test_real_configs_all_go_into_the_wheel(tmp_path):
+def test_real_configs_and_pages_all_go_into_the_wheel(tmp_path):
     command = [sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", tmp_path]
     result = subprocess.run([*command, ROOT], capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stdout + result.stderr
@@ -219,4 +219,9 @@ def test_real_configs_all_go_into_the_wheel(tmp_path):
     for folder in ("conf", "experiments"):
         wanted = {f"stepseg/{file.relative_to(ROOT)}" for file in (ROOT / folder).rglob("*.yaml")}
         assert wanted
+        assert wanted <= packed
+    package = ROOT / "src" / "stepseg"
+    for suffix in ("html", "css", "js"):
+        wanted = {f"stepseg/{file.relative_to(package)}" for file in package.rglob(f"*.{suffix}")}
+        assert wanted, f"no page of {suffix}"
         assert wanted <= packed

@@ -1,0 +1,30 @@
+"""The numbers from which the page counts multiply-accumulates, as `stepseg.profile.macs` does."""
+
+from typing import Any
+
+from stepseg.heads.atm import AtmHead
+from stepseg.model import StepSegmenter
+from stepseg.profile.macs import NORM_OPERATIONS
+
+
+def cost_constants(model: StepSegmenter) -> dict[str, Any]:
+    """Sizes of encoder and heads; the heads in order, the decoder last."""
+    vit = model.backbone
+    heads = [*zip(model.exit_head_blocks, model.exit_heads.values(), strict=True)]
+    return {
+        "dim": vit.dim,
+        "patch": vit.patch_size,
+        "linear": (4 + 2 * vit.mlp_ratio) * vit.dim**2,
+        "norm": NORM_OPERATIONS,
+        "heads": [_head(block, head) for block, head in [*heads, (vit.depth, model.decoder)]],
+    }
+
+
+def _head(block: int, head: Any) -> dict[str, int]:
+    assert isinstance(head, AtmHead)
+    return {
+        "block": block,
+        "dim": head.head_dim,
+        "classes": head.num_classes,
+        "layers": len(head.layers),
+    }

@@ -1,0 +1,49 @@
+"""Arrays and pictures as text in a page.
+
+Arrays are compressed by zlib and read by the browser's own `DecompressionStream`; numbers that are
+compared keep their 32 bits. Pictures are WebP.
+"""
+
+import base64
+import io
+import json
+import zlib
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from stepseg.report.drawing import Picture
+
+QUALITY = 88
+THUMBNAIL = 144
+"""Longer side of a thumbnail in pixels."""
+
+
+def pack(values: NDArray) -> str:
+    """The bytes of an array, little-endian and compressed, as base64."""
+    little = np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<"))
+    return base64.b64encode(zlib.compress(little.tobytes(), 9)).decode()
+
+
+def unpack(text: str, dtype: Any) -> NDArray:
+    """The flat array that was packed."""
+    data = zlib.decompress(base64.b64decode(text))
+    return np.frombuffer(data, dtype=np.dtype(dtype).newbyteorder("<"))
+
+
+def picture_uri(picture: Picture, longest: int | None = None) -> str:
+    """A picture as a data URI, made smaller where a side is longer than `longest`."""
+    image = Image.fromarray(picture)
+    if longest is not None:
+        image.thumbnail((longest, longest))
+    buffer = io.BytesIO()
+    image.save(buffer, "WEBP", quality=QUALITY)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def json_in_html(value: object) -> str:
+    """JSON that cannot end the script element it stands in."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")

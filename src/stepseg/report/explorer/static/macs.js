@@ -1,0 +1,33 @@
+// Multiply-accumulates from token counts, as stepseg.profile.macs counts them. All numbers are
+// whole and below 2^53, hence exact.
+
+/** By part. stages: [{head: index into costs.heads, tokens}], the decoder last. */
+function countMacs(costs, stages, policyMacs) {
+  const parts = {policy: policyMacs};
+  parts.embedding = stages[0].tokens * 3 * costs.patch ** 2 * costs.dim;
+  let norms = 0, start = 0;
+  for (const {head: index, tokens} of stages) {
+    const head = costs.heads[index], blocks = head.block - start;
+    const isDecoder = index === costs.heads.length - 1;
+    parts[`blocks_${start + 1}-${head.block}`] =
+      blocks * Math.trunc(tokens * costs.linear + 2 * tokens ** 2 * costs.dim);
+    parts[isDecoder ? "decoder" : `exit_head_${head.block}`] = headMacs(head, tokens, costs.dim);
+    norms += blocks * 2 * costs.norm * tokens * costs.dim;
+    norms += costs.norm * (tokens + 3 * head.layers * head.classes) * head.dim;
+    start = head.block;
+  }
+  parts.norms = norms;
+  return parts;
+}
+
+function headMacs({dim: d, classes: c, layers}, tokens, dim) {
+  const selfAttention = 4 * c * d * d + 2 * c * c * d;
+  const crossAttention = 2 * c * d * d + 2 * tokens * d * d + 2 * c * tokens * d;
+  const feedForward = 8 * c * d * d;
+  return tokens * dim * d + layers * (selfAttention + crossAttention + feedForward)
+    + tokens * c * d + 2 * c * d;
+}
+
+function sum(parts) {
+  return Object.values(parts).reduce((total, part) => total + part, 0);
+}
