@@ -58,6 +58,7 @@ def evaluate(cfg: DictConfig) -> float | None:
         datamodule = make_datamodule(cfg)
         check_data(checkpoint, datamodule.num_classes, datamodule.spec.name)
         model = _make_model(checkpoint, values["policy"]["name"])
+        result.update({"model": checkpoint.config.to_dict()})
         points = {p.name: p for p in _points(values, checkpoint, model)}
         reductions = {name: point.build() for name, point in points.items()}
         module = SegmentationModule(

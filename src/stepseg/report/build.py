@@ -13,7 +13,7 @@ from stepseg.report.plots.collection import plots_of_arena, plots_of_parts
 from stepseg.report.plots.style import Plot
 from stepseg.report.published import Match, Published, match
 from stepseg.report.rows import Row, rows_of_runs
-from stepseg.report.runs import Collection, Problem, collect
+from stepseg.report.runs import Collection, Problem, Run, collect
 from stepseg.report.summaries import Arena, show, summarise
 from stepseg.report.tables import (
     Grid,
@@ -71,6 +71,8 @@ def build_report(
     """
     collection = collect(folders)
     rows, problems = rows_of_runs(collection.completed)
+    with_rows = {id(row.run) for row in rows} | {id(run) for run in _runs_of(collection, problems)}
+    silent = [run for run in collection.completed if id(run) not in with_rows]
     rows = _choose(rows, options.where)
     if not rows and not collection.unfinished and not collection.pending:
         reasons = "; ".join(map(str, [*collection.problems, *problems])) or "no row is left"
@@ -84,6 +86,7 @@ def build_report(
     parts, more = plots_of_parts(drawn)
     collection = replace(collection, problems=[*collection.problems, *problems, *more])
     notices = [*notices, *_notices(collection)]
+    notices += [f"{run.path}: {run.command} left no figures for a table" for run in silent]
     sections = _sections(arenas, options, matches, parts)
     _write(out, rows, sections, collection, notices, options, made)
     kinds = (
@@ -93,6 +96,11 @@ def build_report(
     )
     grids = [grid for section in sections for grid in section.grids]
     return Report(grids, notices, collection.problems, kinds)
+
+
+def _runs_of(collection: Collection, problems: Sequence[Problem]) -> list[Run]:
+    paths = {problem.path for problem in problems}
+    return [run for run in collection.completed if run.path in paths]
 
 
 def _choose(rows: Sequence[Row], where: Mapping[str, str]) -> list[Row]:

@@ -28,6 +28,7 @@ def reduction_of_entry(entry: Mapping[str, Any], run: Run) -> dict[str, Any]:
         if entry.get("name") == "dense":
             reduction["merge"] = None
     for part, key, source in (
+        ("merge", "windows", "merge_windows"),
         ("merge", "thresholds", "merge_thresholds"),
         ("merge", "top_k", "top_k"),
         ("exit", "blocks", "exit_blocks"),
@@ -36,6 +37,8 @@ def reduction_of_entry(entry: Mapping[str, Any], run: Run) -> dict[str, Any]:
     ):
         if entry.get(source) not in (None, []):
             reduction[part] = {**(reduction[part] or {}), key: entry[source]}
+    if not mapping(reduction["exit"]).get("blocks"):
+        reduction["exit"] = None
     return reduction
 
 

@@ -78,6 +78,11 @@ class Plot:
     tips: Mapping[str, str] = field(default_factory=dict)
     """Text to show over a point, by the point's id in the figure."""
 
+    def __post_init__(self) -> None:
+        # once settled, the layout is the same in every file and on every drawing
+        self.figure.draw_without_rendering()
+        self.figure.set_layout_engine("none")
+
     def save(self, folder: Path, kinds: Sequence[str] = ("png", "svg")) -> list[Path]:
         """Write it, for each kind of file."""
         paths = []
