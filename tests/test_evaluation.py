@@ -23,9 +23,10 @@ def batch():
 
 
 def evaluate(model, reduction, batch, protocol=None):
-    evaluator = Evaluator(model, reduction, SPEC, protocol or Protocol())
-    prediction, outputs = evaluator.update(*batch)
-    return prediction, outputs, evaluator.compute()
+    evaluator = Evaluator(model, [reduction], SPEC, protocol or Protocol())
+    predictions = []
+    [outputs] = evaluator.update(*batch, lambda index, prediction: predictions.append(prediction))
+    return predictions[0], outputs, evaluator.compute()[0]
 
 
 @pytest.mark.parametrize("rule", [RandomExit(CONFIDENCE, seed=1), UniformExit(CONFIDENCE)])
