@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -94,3 +95,37 @@ def test_bare_import_loads_no_framework():
         "print([m for m in ('torch', 'numpy', 'hydra', 'timm') if m in sys.modules])"
     )
     assert result.stdout.strip() == "[]", result.stderr
+
+
+def test_wheel_carries_configs_and_launchers(tmp_path):
+    """Unpacked somewhere else, stepseg finds its configs and Hydra finds the launchers."""
+    build = "from hatchling.build import build_wheel; import sys; print(build_wheel(sys.argv[1]))"
+    made = subprocess.run(
+        [sys.executable, "-c", build, str(tmp_path)],
+        cwd=ROOT, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    site = tmp_path / "site"
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(site)
+    assert not (site / "hydra_plugins" / "__init__.py").exists()  # a namespace of many plugins
+    result = run_python(
+        f"""
+import sys
+sys.path.insert(0, {str(site)!r})
+from hydra.core.plugins import Plugins
+from hydra.plugins.launcher import Launcher
+from importlib.metadata import entry_points
+import stepseg.cli.paths
+found = Plugins.instance().discover(Launcher)
+names = {{c.__name__: sys.modules[c.__module__].__file__ for c in found}}
+assert names["GpuPoolLauncher"].startswith({str(site)!r}), names
+assert "SlurmLauncher" in names
+assert all(p.load().__name__ in names for p in entry_points(group="hydra.plugins")
+           if p.name.startswith("stepseg"))
+assert stepseg.cli.paths.config_dir() == {str(site / "stepseg" / "conf")!r}
+"""
+    )
+    assert result.returncode == 0, result.stderr
+    assert (site / "stepseg" / "conf" / "hydra" / "launcher" / "slurm.yaml").is_file()

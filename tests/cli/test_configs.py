@@ -1,8 +1,10 @@
 """Every choice of every group composes, and becomes what the library asks for."""
 
+import inspect
 from pathlib import Path
 
 import pytest
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
@@ -10,6 +12,8 @@ from commands import compose_config
 from stepseg.cli.config import make_all, model_config, plain, reduction_config
 from stepseg.cli.paths import config_dir, experiments_dir
 from stepseg.data.specs import get_spec
+from stepseg.launcher import register_launchers
+from stepseg.launcher.sweep import run_sweep
 from stepseg.lit.optim import OptimConfig
 from stepseg.losses import LossWeights
 
@@ -115,3 +119,16 @@ def test_experiments(name, tmp_path):
     cfg = compose_config("train", [f"+experiments={name}"], tmp_path)
     assert OmegaConf.to_container(cfg, resolve=True)
     model_config(plain(cfg), 11)
+
+
+@pytest.mark.parametrize("name", ["gpu_pool", *choices("hydra/launcher")])
+@pytest.mark.parametrize("command", ["train", "eval", "benchmark"])
+def test_launchers(name, command, tmp_path):
+    register_launchers()
+    compose_config(command, [f"hydra/launcher={name}"], tmp_path)
+    launcher = HydraConfig.get().launcher
+    assert launcher["_target_"].startswith("hydra_plugins.stepseg_launcher.launcher.")
+    made = instantiate(launcher)
+    if name == "gpu_pool":  # every option is one that the launcher knows
+        known = set(inspect.signature(run_sweep).parameters)
+        assert set(made.options) <= known

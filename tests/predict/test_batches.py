@@ -3,11 +3,7 @@
 import numpy as np
 
 from stepseg.predict import batches
-from stepseg.predict.batches import batches_of_one_size
-
-
-def read_ahead(images, batch_size):
-    return batches.read_ahead(images, batch_size, lambda image: image.shape)
+from stepseg.predict.batches import batches_of_one_size, read_ahead
 
 
 def test_equal_sizes_share_a_batch():

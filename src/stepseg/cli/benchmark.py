@@ -25,6 +25,7 @@ from stepseg.cli.benchmark_options import Options, systems, with_tokens
 from stepseg.cli.config import make_datamodule, output_dir, overrides, plain, run_command
 from stepseg.cli.paths import config_dir, register_experiments
 from stepseg.cli.result import Result
+from stepseg.launcher import register_launchers
 from stepseg.model import Reduction, StepSegmenter
 from stepseg.model_config import PATCH_SIZE, ModelConfig
 from stepseg.profile.benchmark import (
@@ -42,6 +43,7 @@ from stepseg.profile.images import load_images
 from stepseg.profile.parts import profile_parts
 
 register_experiments()
+register_launchers()
 
 WIDTH = 130
 """Columns of tables where no terminal says how wide it is."""
@@ -65,7 +67,6 @@ def run(cfg: DictConfig) -> None:
         if datamodule is not None:
             values["num_classes"] = datamodule.num_classes
         config, chosen, checkpoint = systems(values, overrides())
-        result.update({"model": config.to_dict()})
         if checkpoint is not None and datamodule is not None:
             check_data(checkpoint, datamodule.num_classes, datamodule.spec.name)
         reductions = with_tokens(

@@ -30,6 +30,8 @@ from stepseg.cli.paths import config_dir, register_experiments
 from stepseg.cli.result import Result
 from stepseg.dcts.policy import PolicyNetwork
 from stepseg.dcts.targets import HomogeneityRule
+from stepseg.launcher import register_launchers
+from stepseg.launcher.guard import check_sweep
 from stepseg.lit.callbacks.progress import progress
 from stepseg.lit.datamodule import SegmentationDataModule
 from stepseg.lit.optim import OptimConfig
@@ -41,6 +43,7 @@ from stepseg.model_config import PATCH_SIZE, ModelConfig
 from stepseg.safetensors_file import is_safetensors
 
 register_experiments()
+register_launchers()
 
 
 @hydra.main(config_path=config_dir(), config_name="train", version_base="1.3")
@@ -55,6 +58,7 @@ def train(cfg: DictConfig) -> float | None:
     with Result(
         output_dir(), command="stepseg-train", overrides=overrides(), config=values
     ) as result:
+        check_sweep(values)
         L.seed_everything(cfg.seed, workers=True, verbose=False)
         datamodule = make_datamodule(cfg)
         if cfg.task not in ("segmentation", "policy"):
@@ -116,7 +120,7 @@ def _finish(
     if best:
         module.model.load_state_dict(read_checkpoint(best).state)
     if not cfg.compare:
-        return {**figures, **module.results[0]}
+        return {**figures, **module.results}
     rows = compare(trainer, module, datamodule)
     last = list(rows.values())[-1]
     return {**figures, **last, "rows": [{"name": name, **row} for name, row in rows.items()]}
@@ -127,9 +131,11 @@ def compare(
 ) -> dict[str, dict[str, Any]]:
     """Evaluate dense, dCTS and the full reduction on the same weights, and time them in turns."""
     reductions = systems(module.model.reduction)
-    module.evaluate_with(list(reductions.values()))
-    trainer.test(module, datamodule, verbose=False)
-    rows = dict(zip(reductions, module.results, strict=True))
+    rows: dict[str, dict[str, Any]] = {}
+    for name, reduction in reductions.items():
+        module.evaluate_with(reduction)
+        trainer.test(module, datamodule, verbose=False)
+        rows[name] = dict(module.results)
     if trainer.is_global_zero:
         device = trainer.strategy.root_device
         model = copy.deepcopy(module.model).prepare_for_inference().to(device)

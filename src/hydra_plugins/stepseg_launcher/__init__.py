@@ -1,0 +1,1 @@
+"""The launchers of stepseg as Hydra plugins."""

@@ -1,0 +1,103 @@
+"""``hydra/launcher=gpu_pool`` and the launcher behind ``hydra/launcher=slurm``.
+
+Hydra imports this file whenever any Hydra application starts, so it imports nothing of weight.
+`hydra_plugins` is a namespace package shared with other plugins: it has no `__init__.py`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.utils import JobReturn, configure_log, setup_globals
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+
+@dataclass
+class GpuPoolConf:
+    """Options of ``hydra/launcher=gpu_pool``, as ``hydra.launcher.<name>=<value>``."""
+
+    _target_: str = "hydra_plugins.stepseg_launcher.launcher.GpuPoolLauncher"
+    gpus: Any = "auto"
+    """auto, or a list of positions among the visible GPUs, or of UUIDs."""
+    gpus_per_job: int = 1
+    cpu_slots: int | None = None
+    """Jobs at a time without any GPU; null: one, and only where there is no GPU."""
+    max_parallel: int | None = None
+    """At most so many jobs at a time."""
+    retries: int = 0
+    """How often a failed job is tried again."""
+    resume: bool = True
+    """Trainings that failed or were interrupted go on from their last checkpoint."""
+    grace_seconds: float = 30.0
+    """Between asking a job to end and killing it."""
+    objective: Any = None
+    """Figure of result.json handed to the sweeper, or a list; null: mIoU, or mAP of a policy."""
+
+
+ConfigStore.instance().store(
+    group="hydra/launcher", name="gpu_pool", node=GpuPoolConf, provider="stepseg"
+)
+
+
+class _StepsegLauncher(Launcher):
+    """Keeps what Hydra hands over."""
+
+    def __init__(self, **options: Any) -> None:
+        self.options: dict[str, Any] = {
+            key: OmegaConf.to_container(value, resolve=True)
+            if OmegaConf.is_config(value)
+            else value
+            for key, value in options.items()
+        }
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """Called by Hydra before `launch`."""
+        self.hydra_context = hydra_context
+        self.task_function = task_function
+        self.config = config
+        setup_globals()
+        configure_log(config.hydra.hydra_logging, config.hydra.verbose)
+
+
+class GpuPoolLauncher(_StepsegLauncher):
+    """One process per job, as many jobs at a time as GPUs allow."""
+
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
+        """Run the jobs of one batch of the sweeper."""
+        from stepseg.launcher.sweep import run_sweep
+
+        return run_sweep(
+            self.hydra_context.config_loader,
+            self.config,
+            job_overrides,
+            initial_job_idx,
+            **self.options,
+        )
+
+
+class SlurmLauncher(_StepsegLauncher):
+    """hydra-submitit-launcher, with as many tasks as the jobs have devices."""
+
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
+        """Submit the jobs of one batch of the sweeper and wait for them."""
+        from stepseg.launcher.plan import job_config
+        from stepseg.launcher.slurm import submitit_launcher, with_counts
+
+        cfgs = [
+            job_config(self.hydra_context.config_loader, self.config, overrides, number)
+            for number, overrides in enumerate(job_overrides, initial_job_idx)
+        ]
+        launcher = submitit_launcher(with_counts(self.options, cfgs))
+        launcher.setup(
+            hydra_context=self.hydra_context, task_function=self.task_function, config=self.config
+        )
+        return launcher.launch(job_overrides, initial_job_idx)

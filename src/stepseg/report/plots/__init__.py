@@ -1,1 +1,0 @@
-"""Plots of a report: each is made when its data are there."""
