@@ -9,6 +9,7 @@ import torch
 from stepseg.evaluation import Evaluator
 from stepseg.heads.exit import RandomExit, UniformExit
 from stepseg.inference import Protocol
+from stepseg.model import Reduction
 from stepseg.profile.macs import count_macs, total_macs
 from toys import CLASSES, CONFIDENCE, SYSTEMS, toy_images, toy_labels, toy_segmenter
 
@@ -23,9 +24,10 @@ def batch():
 
 
 def evaluate(model, reduction, batch, protocol=None):
-    evaluator = Evaluator(model, reduction, SPEC, protocol or Protocol())
-    prediction, outputs = evaluator.update(*batch)
-    return prediction, outputs, evaluator.compute()
+    evaluator = Evaluator(model, [reduction], SPEC, protocol or Protocol())
+    predictions = []
+    [outputs] = evaluator.update(*batch, lambda index, prediction: predictions.append(prediction))
+    return predictions[0], outputs, evaluator.compute()[0]
 
 
 @pytest.mark.parametrize("rule", [RandomExit(CONFIDENCE, seed=1), UniformExit(CONFIDENCE)])
@@ -67,3 +69,31 @@ def test_deviation_between_images(batch):
     macs = torch.tensor(total_macs(count_macs(model, outputs[0])), dtype=torch.float64) / 1e9
     assert figures["gmacs_std"] == pytest.approx(macs.std(correction=0).item())
     assert figures["gmacs_std"] > 0
+
+
+SLIDE = Protocol(mode="slide", crop=(48, 64), stride=(32, 48), window_batch=3)
+
+
+@pytest.mark.parametrize(
+    "protocol",
+    [Protocol(), SLIDE, Protocol(scales=(1.0, 0.75), flip=True), Protocol(resize_short=64)],
+    ids=["whole", "slide", "scales", "resized"],
+)
+def test_a_grid_gives_every_point_what_it_gets_alone(protocol, batch):
+    """Same maps and same figures, one by one."""
+    model = toy_segmenter()
+    step = SYSTEMS["step"]
+    points = [
+        step, SYSTEMS["dense"], replace(step, exit=RandomExit(CONFIDENCE, seed=1)),
+        replace(step, exit=replace(CONFIDENCE, threshold=0.8)), SYSTEMS["dcts"], step,
+        Reduction(step.merge, CONFIDENCE, (3,)),
+    ]  # fmt: skip
+    evaluator = Evaluator(model, points, SPEC, protocol)
+    maps = {}
+    evaluator.update(*batch, maps.__setitem__)
+    figures = evaluator.compute()
+    for index, point in enumerate(points):
+        prediction, _, alone = evaluate(model, point, batch, protocol)
+        assert torch.equal(maps[index], prediction)
+        assert figures[index] == alone
+    assert len({(f["mIoU"], f["gmacs_mean"]) for f in figures}) == 6  # `step` is there twice

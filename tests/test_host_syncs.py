@@ -6,6 +6,7 @@ that read values, or whose result has a size that depends on values. Most reach 
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,11 +17,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import stepseg.packed
 from stepseg.dcts.targets import HomogeneityRule
+from stepseg.grid import segment_all
 from stepseg.heads.exit import ConfidenceExit
 from stepseg.losses import LossWeights, head_loss, policy_loss
 from stepseg.model import Reduction, StepSegmenter
 from stepseg.packed import PackedTokens
-from toys import SYSTEMS, toy_images, toy_labels, toy_oracle, toy_segmenter
+from toys import DCTS, SYSTEMS, toy_images, toy_labels, toy_oracle, toy_segmenter
 
 WAITING_OPERATORS = {
     "_local_scalar_dense",  # item, bool, int, float, index, is_nonzero, and scalars from tensors
@@ -238,6 +240,28 @@ class TestModel:
     def test_scores(self, system):
         result = toy_segmenter()(toy_images(), reduction=SYSTEMS[system])
         assert syncs_of(result.scores) == []
+
+
+class TestGrid:
+    """Once per layout and branch, and once per set of decisions that are compared."""
+
+    def test_one_reduction_waits_as_alone(self):
+        model, images, points = toy_segmenter(), toy_images(), [SYSTEMS["step"]]
+        seen = syncs_of(lambda: segment_all(model, points, images))
+        assert seen == ["tolist"] * 3
+
+    def test_merging(self):
+        model, images = toy_segmenter(), toy_images()
+        points = [Reduction(DCTS), Reduction(replace(DCTS, thresholds=(1, 1)))]
+        seen = syncs_of(lambda: segment_all(model, points, images))
+        assert seen == ["cpu", "numpy", "tolist", "tolist"]
+
+    def test_exits(self):
+        model, images = toy_segmenter(), toy_images()
+        rules = [ConfidenceExit(threshold, 1) for threshold in (0.5, 0.9)]
+        points = [Reduction(exit=rule, exit_blocks=(3,)) for rule in rules]
+        seen = syncs_of(lambda: segment_all(model, points, images))
+        assert seen == ["cpu", "numpy", "tolist", "tolist"]
 
 
 class TestControl:

@@ -1,64 +1,34 @@
 """Evaluate a segmenter on labelled images: the protocol around the model, the metrics behind it.
 
-Plain PyTorch; `stepseg.lit` runs it inside a trainer, over several processes.
+One or many reductions of the same weights at once; what they share is computed once
+(`stepseg.grid`). Plain PyTorch; `stepseg.lit` runs it inside a trainer, over several processes.
 """
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torchmetrics import Metric
 
 from stepseg.data.specs import DatasetSpec
 from stepseg.dcts.policy import OraclePolicy
+from stepseg.grid import segment_all
 from stepseg.inference import Protocol
-from stepseg.labelling import predict_map, run_matched
+from stepseg.labelling import predict_map
 from stepseg.metrics.segmentation import SegmentationMetric
 from stepseg.metrics.tokens import TokenMetric
 from stepseg.model import Reduction, Segmentation, StepSegmenter
 
+Sums = dict[str, Tensor]
+"""Everything counted for one reduction; the sums of two sets of images are the sums of both."""
 
-class Evaluator(nn.Module):
-    """Accuracy and cost of one reduction over a data set.
 
-    Args:
-        model: the segmenter.
-        reduction: what is merged and who leaves.
-        spec: of the data set.
-        protocol: how images are shown to the model.
+class Figures(nn.Module):
+    """Accuracy and cost of one reduction over a data set."""
 
-    """
-
-    model: StepSegmenter
-
-    def __init__(
-        self, model: StepSegmenter, reduction: Reduction, spec: DatasetSpec, protocol: Protocol
-    ) -> None:
+    def __init__(self, accuracy: SegmentationMetric, tokens: TokenMetric) -> None:
         super().__init__()
-        model.check(reduction)
-        self.__dict__["model"] = model  # the trainer's, not a second registration of its weights
-        self.reduction, self.protocol = reduction, protocol
-        windows = model.policy.windows if model.policy else ()
-        self.accuracy = SegmentationMetric(spec.num_classes, spec.ignore_index)
-        self.tokens = TokenMetric((*reduction.exit_blocks, model.backbone.depth), windows)
-
-    @torch.no_grad()
-    def update(self, images_B3HW: Tensor, labels_BHW: Tensor) -> tuple[Tensor, list[Segmentation]]:
-        """Segment a batch of uint8 images and count.
-
-        Returns:
-            The prediction, int64 ``[B, H, W]``, and the model's outputs, one per forward pass.
-
-        """
-        outputs: list[Segmentation] = []
-
-        def segment(images: Tensor) -> Segmentation:
-            labels = self._oracle_labels(images, labels_BHW)
-            outputs.append(run_matched(self.model, self.reduction, images, labels))
-            return outputs[-1]
-
-        size = (labels_BHW.shape[1], labels_BHW.shape[2])
-        prediction = predict_map(segment, images_B3HW, self.protocol, size)
-        self.accuracy.update(prediction, labels_BHW)
-        self.tokens.update(self.model, outputs, len(images_B3HW))
-        return prediction, outputs
+        self.accuracy, self.tokens = accuracy, tokens
 
     def compute(self) -> dict:
         """All figures, plain values under the names of `result.json`."""
@@ -68,13 +38,123 @@ class Evaluator(nn.Module):
             **{name: float(value) for name, value in accuracy.items()},
             "per_class_IoU": [None if value != value else value for value in per_class],
             **self.tokens.compute(),
-            "protocol": self.protocol.as_dict(),
         }
+
+    def metrics(self) -> Mapping[str, Metric]:
+        """By name."""
+        return {"accuracy": self.accuracy, "tokens": self.tokens}
+
+
+class Evaluator(nn.Module):
+    """Accuracy and cost of reductions over a data set.
+
+    Args:
+        model: the segmenter, in evaluation mode when it is used.
+        reductions: what is merged and who leaves, one or many.
+        spec: of the data set.
+        protocol: how images are shown to the model.
+
+    """
+
+    model: StepSegmenter
+
+    def __init__(
+        self,
+        model: StepSegmenter,
+        reductions: Sequence[Reduction],
+        spec: DatasetSpec,
+        protocol: Protocol,
+    ) -> None:
+        super().__init__()
+        for reduction in reductions:
+            model.check(reduction)
+        self.__dict__["model"] = model  # the trainer's, not a second registration of its weights
+        self.reductions, self.protocol = tuple(reductions), protocol
+        windows = model.policy.windows if model.policy else ()
+        self.figures = nn.ModuleList(
+            Figures(
+                SegmentationMetric(spec.num_classes, spec.ignore_index),
+                TokenMetric((*reduction.exit_blocks, model.backbone.depth), windows),
+            )
+            for reduction in reductions
+        )
+
+    @torch.no_grad()
+    def update(
+        self,
+        images_B3HW: Tensor,
+        labels_BHW: Tensor,
+        take: Callable[[int, Tensor], None] | None = None,
+    ) -> list[tuple[Segmentation, ...]]:
+        """Segment a batch of uint8 images under every reduction and count.
+
+        Args:
+            images_B3HW: uint8.
+            labels_BHW: training ids.
+            take: called with the index of each reduction and its prediction, int64 ``[B, H, W]``.
+
+        Returns:
+            Per reduction the model's outputs, one per forward pass.
+
+        """
+        passes: list[list[Segmentation]] = []
+
+        def segment(images: Tensor) -> Segmentation:
+            labels = self._oracle_labels(images, labels_BHW)
+            passes.append(segment_all(self.model, self.reductions, images, labels))
+            return passes[-1][0]
+
+        size = (labels_BHW.shape[1], labels_BHW.shape[2])
+        prediction = predict_map(segment, images_B3HW, self.protocol, size)
+        runs = list(zip(*passes, strict=True))
+        for number, (indices, run) in enumerate(_same_outputs(runs)):
+            if number:  # the first prediction is there; others replay what the model said
+                said = iter(run)
+                prediction = predict_map(lambda _: next(said), images_B3HW, self.protocol, size)  # noqa: B023
+            for index in indices:
+                figures = self.figures[index]
+                assert isinstance(figures, Figures)
+                figures.accuracy.update(prediction, labels_BHW)
+                figures.tokens.update(self.model, run, len(images_B3HW))
+                if take is not None:
+                    take(index, prediction)
+        return runs
+
+    def compute(self) -> list[dict]:
+        """All figures of every reduction, plain values under the names of `result.json`."""
+        protocol = self.protocol.as_dict()
+        return [{**figures.compute(), "protocol": protocol} for figures in self._all()]
 
     def reset(self) -> None:
         """Forget all counts."""
-        self.accuracy.reset()
-        self.tokens.reset()
+        for figures in self._all():
+            for metric in figures.metrics().values():
+                metric.reset()
+
+    def sums(self) -> list[Sums]:
+        """Everything counted by this process, on the host, to go on from later."""
+        return [
+            {
+                f"{name}.{state}": value.detach().cpu().clone()
+                for name, metric in figures.metrics().items()
+                for state, value in metric.metric_state.items()
+                if isinstance(value, Tensor)
+            }
+            for figures in self._all()
+        ]
+
+    def add(self, sums: Sequence[Sums]) -> None:
+        """Count what was counted before."""
+        for figures, earlier in zip(self._all(), sums, strict=True):
+            for key, value in earlier.items():
+                name, state = key.split(".")
+                total = getattr(figures.metrics()[name], state)
+                total.add_(value.to(total.device))
+
+    def _all(self) -> Iterator[Figures]:
+        for figures in self.figures:
+            assert isinstance(figures, Figures)
+            yield figures
 
     def _oracle_labels(self, images: Tensor, labels_BHW: Tensor) -> Tensor | None:
         if not isinstance(self.model.policy, OraclePolicy):
@@ -85,3 +165,13 @@ class Evaluator(nn.Module):
                 "mode=whole, without resizing, scales and flip"
             )
         return labels_BHW
+
+
+def _same_outputs(
+    runs: Sequence[tuple[Segmentation, ...]],
+) -> list[tuple[list[int], tuple[Segmentation, ...]]]:
+    """Indices of the reductions that share one and the same outputs, with these."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for index, run in enumerate(runs):
+        groups.setdefault(tuple(map(id, run)), []).append(index)
+    return [(indices, runs[indices[0]]) for indices in groups.values()]

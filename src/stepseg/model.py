@@ -2,7 +2,8 @@
 
 The control flow of "Where Do Tokens Go?" (arXiv 2509.14165), Figure 2. Every system of the paper is
 a `Reduction` of the same weights: the dense baseline merges nothing and lets nobody leave, CTS and
-dCTS only merge, DToP only exits, STEP does both. What the parts compute lives with the parts.
+dCTS only merge, DToP only exits, STEP does both. What the parts compute lives with the parts,
+many reductions of the same images at once in `stepseg.grid`.
 
 Host synchronisations: one after merging (`stepseg.dcts.merge.build_layout`) and one per active exit
 (`PackedTokens.select`). Everything else only queues work.
@@ -17,11 +18,12 @@ from typing import Self, cast
 import torch
 from torch import Tensor, nn
 
+from stepseg.board import Board
 from stepseg.dcts.edges import edge_density
-from stepseg.dcts.merge import build_layout, merge_windows
+from stepseg.dcts.merge import MergeRule, build_layout, merge_windows
 from stepseg.dcts.policy import OraclePolicy, PolicyNetwork
 from stepseg.dcts.targets import pad_to_multiple
-from stepseg.heads.atm import AtmHead, presence_probability
+from stepseg.heads.atm import AtmHead
 from stepseg.packed import PackedTokens, TokenLayout
 from stepseg.reduction import Reduction
 from stepseg.segmentation import HeadOutput, Segmentation
@@ -148,120 +150,82 @@ class StepSegmenter(nn.Module):
             reduction = self.reduction
         else:
             self.check(reduction)
-        layout, policy_logits = self._merge(images_B3HW, labels_BHW, reduction)
-        images = pad_to_multiple(images_B3HW, self.patch_size, 0.5)
-        resize = reduction.merge.resize if reduction.merge else "bilinear"
-        tokens = self.backbone.embed(images, layout, resize)
-
-        board = _Board(layout, reduction, self.class_source)
-        start = 0
-        for block, head in self._heads_to_run(reduction):
+        logits = self.policy_logits(images_B3HW, labels_BHW) if self._asks(reduction) else {}
+        layout = self.merge(images_B3HW, logits, reduction.merge)
+        tokens = self.embed(images_B3HW, layout, reduction.merge)
+        board = Board.empty(layout, own_presence=self.class_source == "own")
+        start = exits = 0
+        for block in self._blocks_with_heads(reduction):
             tokens = self.backbone.run_blocks(tokens, start, block)
-            tokens = board.write(block, tokens, *head(tokens))
+            mask_logits_TC, class_logits_BC2 = self.head(block)(tokens)
+            board = board.write(block, tokens, mask_logits_TC, class_logits_BC2)
+            if block in reduction.exit_blocks:
+                assert reduction.exit is not None
+                with torch.no_grad():
+                    p_TC = board.probabilities(tokens, mask_logits_TC)
+                    keep_T = reduction.exit.keep(p_TC, tokens, exits)
+                board = board.release(tokens, keep_T, exits)
+                tokens = tokens.select(keep_T)  # with gradients: who stays carries them back
+                exits += 1
             start = block
-        return Segmentation(
-            image_size=(images_B3HW.shape[2], images_B3HW.shape[3]),
-            patch_size=self.patch_size,
-            layout=layout,
-            heads=board.heads,
-            exit_T0=board.exit_T0,
-            presence_T0C=board.presence_T0C,
-            presence_BC=board.presence_BC,
-            policy_logits=policy_logits,
-        )
+        size = (images_B3HW.shape[2], images_B3HW.shape[3])
+        return board.result(size, self.patch_size, logits)
 
-    def _merge(
-        self, images_B3HW: Tensor, labels_BHW: Tensor | None, reduction: Reduction
-    ) -> tuple[TokenLayout, Mapping[int, Tensor]]:
-        batch, _, height, width = images_B3HW.shape
-        grid = (-(-height // self.patch_size), -(-width // self.patch_size))
-        logits = self._policy_logits(images_B3HW, labels_BHW, reduction)
-        if reduction.merge is None:
-            return TokenLayout.full(batch, grid, images_B3HW.device), logits
-        with torch.no_grad():
-            scores = {window: logit.sigmoid() for window, logit in logits.items()}
-            edges = None
-            if reduction.merge.edge_weight:
-                edges = edge_density(images_B3HW, self.patch_size, reduction.merge.windows)
-            window_BYX = merge_windows(scores, reduction.merge, batch, grid, edges)
-            return build_layout(window_BYX, reduction.merge.windows), logits
-
-    def _policy_logits(
-        self, images_B3HW: Tensor, labels_BHW: Tensor | None, reduction: Reduction
+    def policy_logits(
+        self, images_B3HW: Tensor, labels_BHW: Tensor | None = None
     ) -> Mapping[int, Tensor]:
-        if isinstance(self.policy, OraclePolicy):
-            if reduction.merge is None:
-                return {}
-            if labels_BHW is None:
-                raise ValueError("the oracle policy merges by labels: pass labels_BHW to forward")
-            return self.policy(labels_BHW)
-        learns = self.policy is not None and self.policy.training
-        if self.policy is None or not (reduction.merge or learns):
-            return {}
-        return self.policy(images_B3HW)
-
-    def _heads_to_run(self, reduction: Reduction) -> list[tuple[int, AtmHead]]:
-        heads = [
-            (int(block), cast(AtmHead, head))  # or what stands in for one, such as a compiled head
-            for block, head in self.exit_heads.items()
-            if self.training or int(block) in reduction.exit_blocks
-        ]
-        return [*heads, (self.backbone.depth, self.decoder)]
-
-
-class _Board:
-    """What has been said about every token so far; exits are decided here."""
-
-    def __init__(self, layout: TokenLayout, reduction: Reduction, class_source: str) -> None:
-        self.layout, self.reduction = layout, reduction
-        self.own_presence = class_source == "own"
-        self.heads: list[HeadOutput] = []
-        self.exit_T0 = torch.full_like(layout.anchor_T0, len(reduction.exit_blocks))
-        self.presence_T0C: Tensor | None = None
-        self.presence_BC: Tensor
-
-    def write(
-        self, block: int, tokens: PackedTokens, mask_logits_TC: Tensor, class_logits_BC2: Tensor
-    ) -> PackedTokens:
-        """Record a head's answer for the active tokens; returns the tokens that stay."""
-        presence_BC = presence_probability(class_logits_BC2)
-        if self.heads:  # an image without tokens has nothing to ask this head
-            seen_B1 = tokens.segments.cu_seqlens.diff()[:, None] > 0
-            presence_BC = torch.where(seen_B1, presence_BC, self.presence_BC)
-        self.presence_BC = presence_BC
-        previous = self.heads[-1].mask_logits_T0C if self.heads else None
-        self.heads.append(
-            HeadOutput(
-                block=block,
-                mask_logits_T0C=_overwrite(previous, tokens, mask_logits_TC),
-                class_logits_BC2=class_logits_BC2,
-                tokens_per_image=tokens.segments.lengths,
-            )
-        )
-        leaving = block in self.reduction.exit_blocks
-        if not (self.own_presence or leaving):
-            return tokens
-        presence_TC = presence_BC[tokens.image_ids_T]
-        if self.own_presence:
-            self.presence_T0C = _overwrite(self.presence_T0C, tokens, presence_TC)
-        if not leaving:
-            return tokens
-        keep_T = self._who_stays(block, tokens, presence_TC * mask_logits_TC.sigmoid())
-        return tokens.select(keep_T)  # with gradients: the tokens that stay carry them back
+        """What the policy says about every window; an oracle reads the labels."""
+        assert self.policy is not None
+        if not isinstance(self.policy, OraclePolicy):
+            return self.policy(images_B3HW)
+        if labels_BHW is None:
+            raise ValueError("the oracle policy merges by labels: pass labels_BHW to forward")
+        return self.policy(labels_BHW)
 
     @torch.no_grad()
-    def _who_stays(self, block: int, tokens: PackedTokens, p_TC: Tensor) -> Tensor:
-        """Apply the exit rule and note who leaves here; boolean ``[T]``."""
-        assert self.reduction.exit is not None
-        index = self.reduction.exit_blocks.index(block)
-        keep_T = self.reduction.exit.keep(p_TC, tokens, index)
-        stage_T = torch.where(keep_T, len(self.reduction.exit_blocks), index)
-        self.exit_T0 = self.exit_T0.index_copy(0, tokens.token_ids_T, stage_T)
-        return keep_T
+    def merge(
+        self, images_B3HW: Tensor, logits: Mapping[int, Tensor], rule: MergeRule | None
+    ) -> TokenLayout:
+        """Turn the policy's logits into the layout of superpatches; without a rule all stay."""
+        if rule is None:
+            batch, (rows, columns) = len(images_B3HW), self._grid(images_B3HW)
+            return TokenLayout.full(batch, (rows, columns), images_B3HW.device)
+        return build_layout(self.windows(images_B3HW, logits, rule), rule.windows)
 
+    @torch.no_grad()
+    def windows(self, images_B3HW: Tensor, logits: Mapping[int, Tensor], rule: MergeRule) -> Tensor:
+        """Side of the window that covers each cell, int64 ``[B, Y, X]``; waits for nothing."""
+        scores = {window: logit.sigmoid() for window, logit in logits.items()}
+        edges = None
+        if rule.edge_weight:
+            edges = edge_density(images_B3HW, self.patch_size, rule.windows)
+        return merge_windows(scores, rule, len(images_B3HW), self._grid(images_B3HW), edges)
 
-def _overwrite(previous: Tensor | None, tokens: PackedTokens, values_TC: Tensor) -> Tensor:
-    """Put the active tokens' values over the previous ones of all tokens."""
-    if previous is None or len(previous) == len(tokens):
-        return values_TC
-    return previous.index_copy(0, tokens.token_ids_T, values_TC)
+    def embed(
+        self, images_B3HW: Tensor, layout: TokenLayout, rule: MergeRule | None
+    ) -> PackedTokens:
+        """One token per superpatch."""
+        images = pad_to_multiple(images_B3HW, self.patch_size, 0.5)
+        return self.backbone.embed(images, layout, rule.resize if rule else "bilinear")
+
+    def head(self, block: int) -> AtmHead:
+        """The head that reads the output of a block: the decoder after the last."""
+        if block == self.backbone.depth:
+            return self.decoder
+        return cast(
+            AtmHead, self.exit_heads[str(block)]
+        )  # or what stands in, such as a compiled one
+
+    def _asks(self, reduction: Reduction) -> bool:
+        """Whether the policy is asked: to merge, or to learn."""
+        if isinstance(self.policy, PolicyNetwork) and self.policy.training:
+            return True
+        return reduction.merge is not None
+
+    def _blocks_with_heads(self, reduction: Reduction) -> list[int]:
+        exits = self.exit_head_blocks if self.training else list(reduction.exit_blocks)
+        return [*exits, self.backbone.depth]
+
+    def _grid(self, images_B3HW: Tensor) -> tuple[int, int]:
+        height, width = images_B3HW.shape[2:]
+        return -(-height // self.patch_size), -(-width // self.patch_size)

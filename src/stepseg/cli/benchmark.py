@@ -67,6 +67,7 @@ def run(cfg: DictConfig) -> None:
         if datamodule is not None:
             values["num_classes"] = datamodule.num_classes
         config, chosen, checkpoint = systems(values, overrides())
+        result.update({"model": config.to_dict()})
         if checkpoint is not None and datamodule is not None:
             check_data(checkpoint, datamodule.num_classes, datamodule.spec.name)
         reductions = with_tokens(

@@ -4,10 +4,10 @@ stepseg-eval ckpt_path=best.ckpt data=camvid
 stepseg-eval ckpt_path=best.ckpt reduction=none
 stepseg-eval ckpt_path=best.ckpt 'reductions=[none,cts,dcts,step@6,step@6+8]'
 stepseg-eval ckpt_path=best.ckpt 'sweep.exit_thresholds=[0.8,0.9,0.95]'
+stepseg-eval ckpt_path=best.ckpt 'sweep.merge_threshold_2=[0.4,0.6]' 'sweep.exit_blocks=[[6],[6,8]]'
 """
 
-import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import hydra
@@ -26,14 +26,19 @@ from stepseg.cli.config import (
     plain,
     run_command,
 )
+from stepseg.cli.grid_run import GridRun
+from stepseg.cli.grid_store import GridStore, data_identity, file_hash
+from stepseg.cli.grid_table import print_grid, write_grid_csv
 from stepseg.cli.paths import config_dir, register_experiments
 from stepseg.cli.points import Point, grid_points
-from stepseg.cli.result import Result
+from stepseg.cli.result import Result, is_first_process
 from stepseg.cli.systems import system_points
 from stepseg.dcts.policy import OraclePolicy
 from stepseg.launcher import register_launchers
 from stepseg.launcher.guard import check_sweep
 from stepseg.lit.callbacks.progress import progress
+from stepseg.lit.callbacks.snapshot import SnapshotCallback
+from stepseg.lit.datamodule import SegmentationDataModule
 from stepseg.lit.segmentation import SegmentationModule
 from stepseg.model import StepSegmenter
 from stepseg.model_config import PATCH_SIZE
@@ -49,7 +54,7 @@ def main(cfg: DictConfig) -> float | None:
 
 
 def evaluate(cfg: DictConfig) -> float | None:
-    """Evaluate every point of the sweep and write one `result.json`."""
+    """Evaluate every point of the grid that has no row yet and write `result.json`."""
     values = plain(cfg)
     with Result(
         output_dir(), command="stepseg-eval", overrides=overrides(), config=values
@@ -62,40 +67,63 @@ def evaluate(cfg: DictConfig) -> float | None:
         datamodule = make_datamodule(cfg)
         check_data(checkpoint, datamodule.num_classes, datamodule.spec.name)
         model = _make_model(checkpoint, values["policy"]["name"])
-        points = {p.name: p for p in _points(values, checkpoint, model)}
-        reductions = {name: point.build() for name, point in points.items()}
+        result.update({"model": checkpoint.config.to_dict()})
+        points = _points(values, checkpoint, model)
         module = SegmentationModule(
             config=checkpoint.config,
             spec=datamodule.spec,
             protocol=datamodule.protocol,
             model=model,
         )
+        snapshot = SnapshotCallback(cfg.grid.snapshot_seconds)
         trainer = make_trainer(
             cfg,
-            callbacks=[progress()],
+            callbacks=[progress(), snapshot],
             logger=make_all(cfg.logger),
             default_root_dir=str(output_dir()),
         )
         result.update({"device": str(trainer.strategy.root_device), "dtype": trainer.precision})
-        rows: dict[str, dict[str, Any]] = {}
-        for index, (name, reduction) in enumerate(reductions.items()):
-            module.evaluate_with(reduction)
-            if cfg.save_predictions:
-                folder = output_dir() / "predictions"
-                module.predictions = folder / f"{index:03d}" if len(reductions) > 1 else folder
-            trainer.test(module, datamodule, verbose=False)
-            rows[name] = dict(module.results)
-            named = [
-                {"name": n, "reduction": points[n].values, **points[n].columns(), **row}
-                for n, row in rows.items()
-            ]
-            result.update({**rows[name], "rows": named})
-            if trainer.is_global_zero and len(reductions) > 1:
-                done = f"{index + 1}/{len(reductions)}"
-                print(f"{done}  {name}  mIoU {rows[name]['mIoU']:.2f}", file=sys.stderr, flush=True)
+        store = _open_store(cfg, datamodule, points)
+        grid = GridRun(
+            trainer=trainer,
+            module=module,
+            datamodule=datamodule,
+            store=store,
+            points=points,
+            predictions=output_dir() / "predictions" if cfg.save_predictions else None,
+        )
+        rows = grid.run(cfg.grid.points_per_pass, result)
         if trainer.is_global_zero:
-            print_comparison(rows, f"{datamodule.name}, {checkpoint.path.name}")
-    return rows[name]["mIoU"]
+            title = f"{datamodule.name}, {checkpoint.path.name}"
+            _show(rows, points, title)
+            write_grid_csv(output_dir() / "results.csv", rows, datamodule.spec.classes)
+    return rows[-1]["mIoU"]
+
+
+def _open_store(
+    cfg: DictConfig, datamodule: SegmentationDataModule, points: Sequence[Point]
+) -> GridStore:
+    """The finished rows in the output directory, which must be figures of the same things."""
+    datamodule.prepare_data()
+    names = [point.name for point in points] if cfg.save_predictions else None
+    identity = {
+        "checkpoint": file_hash(str(cfg.ckpt_path)),
+        "policy": cfg.policy.name,
+        "data": data_identity(datamodule.dataset("test"), str(datamodule.name)),
+        "protocol": datamodule.protocol.as_dict(),
+        "precision": str(cfg.trainer.precision),
+        "list of points with saved predictions": names,
+    }
+    return GridStore(output_dir() / "grid", identity, writes=is_first_process())
+
+
+def _show(rows: Sequence[Mapping[str, Any]], points: Sequence[Point], title: str) -> None:
+    if len(rows) > 1:
+        axes = [point.axes for point in points]
+        told_apart = len({str(values) for values in axes}) == len(axes) and all(axes)
+        print_grid(rows, axes if told_apart else [{"system": p.name} for p in points], title)
+    else:
+        print_comparison({rows[0]["name"]: rows[0]}, title)
 
 
 def _points(values: Mapping[str, Any], checkpoint: Checkpoint, model: StepSegmenter) -> list[Point]:

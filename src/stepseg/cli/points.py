@@ -61,7 +61,7 @@ class Point:
         if not exit_.get("blocks"):
             exit_ = {}
         exit_ = {field: value for field, value in exit_.items() if _is_read(field, exit_)}
-        return {
+        columns = {
             "merge_windows": merge.get("windows"),
             "merge_thresholds": merge.get("thresholds"),
             "top_k": merge.get("top_k"),
@@ -75,6 +75,7 @@ class Point:
             "exit_tokens": exit_.get("tokens"),
             "exit_seed": exit_.get("seed"),
         }
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in columns.items()}
 
 
 def grid_points(

@@ -81,8 +81,17 @@ class Result:
             self.values["status"] = "failed"
             self.values["error"] = f"{kind.__name__}: {error}"
         self.values["seconds"] = round(time.perf_counter() - self._start, 3)
-        if getattr(rank_zero_only, "rank", 0) == 0 and int(os.environ.get("LOCAL_RANK", 0)) == 0:
+        self.save()
+
+    def save(self) -> None:
+        """Write the file as it is now."""
+        if is_first_process():
             write_json(self.path, _finite(self.values))
+
+
+def is_first_process() -> bool:
+    """Whether this is the one process of a run that writes files; known before they connect."""
+    return getattr(rank_zero_only, "rank", 0) == 0 and int(os.environ.get("LOCAL_RANK", 0)) == 0
 
 
 def read_result(path: str | Path) -> dict[str, Any]:

@@ -120,7 +120,7 @@ def _finish(
     if best:
         module.model.load_state_dict(read_checkpoint(best).state)
     if not cfg.compare:
-        return {**figures, **module.results}
+        return {**figures, **module.results[0]}
     rows = compare(trainer, module, datamodule)
     last = list(rows.values())[-1]
     return {**figures, **last, "rows": [{"name": name, **row} for name, row in rows.items()]}
@@ -131,11 +131,9 @@ def compare(
 ) -> dict[str, dict[str, Any]]:
     """Evaluate dense, dCTS and the full reduction on the same weights, and time them in turns."""
     reductions = systems(module.model.reduction)
-    rows: dict[str, dict[str, Any]] = {}
-    for name, reduction in reductions.items():
-        module.evaluate_with(reduction)
-        trainer.test(module, datamodule, verbose=False)
-        rows[name] = dict(module.results)
+    module.evaluate_with(list(reductions.values()))
+    trainer.test(module, datamodule, verbose=False)
+    rows = dict(zip(reductions, module.results, strict=True))
     if trainer.is_global_zero:
         device = trainer.strategy.root_device
         model = copy.deepcopy(module.model).prepare_for_inference().to(device)

@@ -6,13 +6,13 @@ over the ranks, in evaluation without the padding that would count images twice.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 
 from stepseg.data.dataset import AugmentedDataset, SegmentationDataset, collate
 from stepseg.data.loader import TrainLoader
@@ -86,6 +86,7 @@ class SegmentationDataModule(L.LightningDataModule):
                 f"{batch_size=}, {val_batch_size=}, {num_workers=}"
             )
         self.spec: DatasetSpec = get_spec(name, self.root)
+        self._seen: frozenset[str] = frozenset()
 
     @property
     def num_classes(self) -> int:
@@ -122,10 +123,17 @@ class SegmentationDataModule(L.LightningDataModule):
 
     def test_dataloader(self) -> DataLoader[Any]:
         """Full-size test samples, every one on exactly one rank."""
-        return self._evaluation_loader("test")
+        return self._evaluation_loader("test", self._seen)
 
-    def _evaluation_loader(self, split: str) -> DataLoader[Any]:
-        dataset = self.dataset(split)
+    def skip(self, names: Iterable[str]) -> None:
+        """Leave these images out of the tests that follow: they have been counted before."""
+        self._seen = frozenset(names)
+
+    def _evaluation_loader(
+        self, split: str, seen: Collection[str] = frozenset()
+    ) -> DataLoader[Any]:
+        pairs = self.dataset(split)
+        dataset = Subset(pairs, [i for i, p in enumerate(pairs.pairs) if p.name not in seen])
         rank, world = self._rank_and_world()
         if len(dataset) < world:
             # A rank without images would log nothing and leave the others waiting for it.

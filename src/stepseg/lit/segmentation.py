@@ -4,7 +4,7 @@ Thin on purpose: the model is `stepseg.model`, terms of the loss are `stepseg.lo
 `stepseg.evaluation`. Here are the steps, the logging and what a checkpoint says about itself.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,21 +69,21 @@ class SegmentationModule(L.LightningModule):
         self.optim, self.loss = optim or OptimConfig(), loss or LossWeights()
         self.schedule, self.rule = schedule or ReductionSchedule(), rule or HomogeneityRule()
         self.model = model or build_segmenter(config)
-        self.results: dict[str, Any] = {}
-        """Figures of the last evaluation, plain values."""
+        self.results: list[dict[str, Any]] = []
+        """Figures of the last evaluation, plain values, per reduction."""
         self.evaluator: Evaluator
-        self.predictions: Path | None = None
-        """Folder for label maps of training ids, one PNG per test image; None: not written."""
-        self.evaluate_with(self.model.reduction)
+        self.predictions: list[Path] = []
+        """Per reduction a folder for label maps of training ids, one PNG per test image."""
+        self.evaluate_with([self.model.reduction])
         stages = (*self.model.exit_head_blocks, self.model.backbone.depth)
         windows = self.model.policy.windows if self.model.policy else ()
         self.train_tokens = TokenMetric(stages, windows)
         if compile:
             compile_inner_modules(self.model)
 
-    def evaluate_with(self, reduction: Reduction) -> None:
-        """Set the reduction of the evaluations that follow."""
-        self.evaluator = Evaluator(self.model, reduction, self.spec, self.protocol)
+    def evaluate_with(self, reductions: Sequence[Reduction]) -> None:
+        """Set the reductions of the evaluations that follow, all evaluated at once."""
+        self.evaluator = Evaluator(self.model, reductions, self.spec, self.protocol)
 
     def training_step(self, batch: Mapping[str, Any], batch_index: int) -> Tensor:
         images, labels = batch["image"].float() / 255, batch["label"].long()
@@ -99,7 +99,7 @@ class SegmentationModule(L.LightningModule):
         self.evaluator.reset()
 
     def validation_step(self, batch: Mapping[str, Any], batch_index: int) -> None:
-        _, outputs = self.evaluator.update(batch["image"], batch["label"])
+        outputs = self.evaluator.update(batch["image"], batch["label"])[0]
         labels = batch["label"].long()
         if len(outputs) == 1 and outputs[0].image_size == tuple(labels.shape[1:]):
             terms = self.losses(outputs[0], labels)
@@ -109,14 +109,15 @@ class SegmentationModule(L.LightningModule):
     def on_validation_epoch_end(self) -> None:
         self._finish_evaluation("val")
 
-    def on_test_epoch_start(self) -> None:
-        self.evaluator.reset()
+    def on_test_start(self) -> None:
+        self.evaluator.reset()  # before the epoch starts, when callbacks may add earlier counts
 
     def test_step(self, batch: Mapping[str, Any], batch_index: int) -> None:
-        prediction, _ = self.evaluator.update(batch["image"], batch["label"])
-        if self.predictions is not None:
-            for name, ids in zip(batch["name"], prediction.cpu().numpy(), strict=True):
-                write_png(self.predictions / f"{name}.png", ids.astype(np.uint8))
+        def write(index: int, prediction_BHW: Tensor) -> None:
+            for name, ids in zip(batch["name"], prediction_BHW.cpu().numpy(), strict=True):
+                write_png(self.predictions[index] / f"{name}.png", ids.astype(np.uint8))
+
+        self.evaluator.update(batch["image"], batch["label"], write if self.predictions else None)
 
     def on_test_epoch_end(self) -> None:
         self._finish_evaluation("test")
@@ -162,24 +163,30 @@ class SegmentationModule(L.LightningModule):
         logged = dict(zip((f"train/{name}" for name in terms), values, strict=True))
         self.log("train/loss", values.sum(), prog_bar=True, batch_size=batch_size)
         self.log_dict(logged, batch_size=batch_size)
-        self._log_tokens("train", self.train_tokens.compute())
+        tokens = logged_tokens("train", self.train_tokens.compute())
+        self.log_dict(tokens, sync_dist=True)
         self.train_tokens.reset()
 
     def _finish_evaluation(self, split: str) -> None:
         self.results = self.evaluator.compute()
-        names = ("mIoU", "mAcc", "aAcc", "fwIoU", "boundary_IoU")
         # All ranks hold the same figures; all log them, because callbacks on all ranks read them.
-        figures = {f"{split}/{name}": self.results[name] for name in names}
-        self.log_dict(figures, sync_dist=True)
-        self._log_tokens(split, self.results)
+        self.log_dict(logged_figures(split, self.results[-1]), sync_dist=True)
 
-    def _log_tokens(self, split: str, figures: Mapping[str, Any]) -> None:
-        values = {f"{split}/gmacs": figures["gmacs_mean"]}
-        for index, tokens in enumerate(figures["tokens_per_stage"], start=1):
-            values[f"{split}/tokens_stage_{index}"] = tokens
-        for side, number in figures["superpatches"].items():
-            values[f"{split}/superpatches_{side}x{side}"] = number
-        self.log_dict(values, sync_dist=True)
+
+def logged_figures(split: str, figures: Mapping[str, Any]) -> dict[str, float]:
+    """What loggers get of an evaluation."""
+    names = ("mIoU", "mAcc", "aAcc", "fwIoU", "boundary_IoU")
+    return {f"{split}/{name}": figures[name] for name in names} | logged_tokens(split, figures)
+
+
+def logged_tokens(split: str, figures: Mapping[str, Any]) -> dict[str, float]:
+    """What loggers get of where tokens went."""
+    values = {f"{split}/gmacs": figures["gmacs_mean"]}
+    for index, tokens in enumerate(figures["tokens_per_stage"], start=1):
+        values[f"{split}/tokens_stage_{index}"] = tokens
+    for side, number in figures["superpatches"].items():
+        values[f"{split}/superpatches_{side}x{side}"] = number
+    return values
 
 
 def compile_inner_modules(model: StepSegmenter) -> None:

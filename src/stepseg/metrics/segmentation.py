@@ -7,6 +7,8 @@ matrix exact and also runs where deterministic algorithms are asked for.
 Letters: C classes, H x W pixels.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -103,11 +105,22 @@ def boundary_band(classes: Tensor, distance: int) -> Tensor:
     For every class at once this is its mask minus the mask eroded by a square of side
     ``2 * distance + 1``: a pixel survives erosion when its whole neighbourhood has its class.
     """
-    flat = classes.reshape(-1, 1, *classes.shape[-2:]).float()
-    padded = F.pad(flat, (distance,) * 4, value=-1)  # outside the image is no class
-    side = 2 * distance + 1
-    highest, lowest = padded, -padded
-    for kernel in ((side, 1), (1, side)):  # separable
-        highest = F.max_pool2d(highest, kernel, stride=1)
-        lowest = F.max_pool2d(lowest, kernel, stride=1)
-    return (highest != -lowest).view(classes.shape)
+    flat = classes.reshape(-1, *classes.shape[-2:]).to(torch.int16)
+    lowest = highest = F.pad(flat, (distance,) * 4, value=-1)  # outside the image is no class
+    for dim in (1, 2):  # separable
+        lowest = _slide(torch.minimum, lowest, 2 * distance + 1, dim)
+        highest = _slide(torch.maximum, highest, 2 * distance + 1, dim)
+    return (highest != lowest).view(classes.shape)
+
+
+def _slide(
+    reduce: Callable[[Tensor, Tensor], Tensor], values: Tensor, length: int, dim: int
+) -> Tensor:
+    """Reduce over every run of `length` values; runs double, hence some log2(length) passes."""
+    run = 1
+    while run < length:
+        step = min(run, length - run)
+        size = values.shape[dim] - step
+        values = reduce(values.narrow(dim, 0, size), values.narrow(dim, step, size))
+        run += step
+    return values

@@ -8,7 +8,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from stepseg.model import Segmentation, StepSegmenter
-from stepseg.profile.macs import count_macs
+from stepseg.profile.macs import count_macs, part_names
 
 
 class TokenMetric(Metric):
@@ -32,13 +32,12 @@ class TokenMetric(Metric):
     def __init__(self, stages: Sequence[int], windows: Sequence[int] = (2, 4, 8, 16)) -> None:
         super().__init__()
         self.stages, self.windows = tuple(stages), (1, *windows)
-        self.part_names: tuple[str, ...] = ()
+        self.part_names = part_names(self.stages)
         numbers = torch.float64  # exact for integers up to 2**53
         self.add_state("images", torch.tensor(0), "sum")
         self.add_state("tokens", torch.zeros(len(stages), dtype=numbers), "sum")
         self.add_state("superpatches", torch.zeros(len(self.windows), dtype=numbers), "sum")
-        # per stage its blocks and its head, and room for what happens once per image
-        self.add_state("macs", torch.zeros(2 * len(stages) + 6, dtype=numbers), "sum")
+        self.add_state("macs", torch.zeros(len(self.part_names), dtype=numbers), "sum")
         self.add_state("macs_squared", torch.tensor(0.0, dtype=numbers), "sum")
 
     def update(
@@ -46,7 +45,7 @@ class TokenMetric(Metric):
     ) -> None:
         """Count the forward passes of a batch; rows cycle through its images."""
         per_image = [0.0] * num_images
-        sums: dict[str, float] = {}
+        sums = dict.fromkeys(self.part_names, 0.0)
         row = 0
         for output in outputs:
             parts = count_macs(model, output)
@@ -54,15 +53,14 @@ class TokenMetric(Metric):
                 per_image[index % num_images] += sum(total)
             row += output.layout.segments.num_images
             for name, values in parts.items():
-                sums[name] = sums.get(name, 0.0) + sum(values)
+                sums[name] += sum(values)
             stages = [float(sum(lengths)) for lengths in output.tokens_per_stage]
             self.tokens += torch.tensor(stages, dtype=self.tokens.dtype, device=self.tokens.device)
             sides = output.layout.window_T0[:, None]
             known = torch.tensor(self.windows, device=sides.device)
             self.superpatches += (sides == known).sum(0).to(self.superpatches)
         self.images += num_images
-        self.part_names = tuple(sums)
-        self.macs[: len(sums)] += torch.tensor(list(sums.values())).to(self.macs)
+        self.macs += torch.tensor(list(sums.values())).to(self.macs)
         self.macs_squared += sum(total**2 for total in per_image)
 
     def compute(self) -> dict[str, float | list[float] | Mapping[str, float]]:
@@ -77,7 +75,7 @@ class TokenMetric(Metric):
             "images": int(self.images),
             "gmacs_mean": mean,
             "gmacs_std": max(variance, 0.0) ** 0.5,
-            "gmacs_by_part": dict(zip(self.part_names, gmacs, strict=False)),
+            "gmacs_by_part": dict(zip(self.part_names, gmacs, strict=True)),
             "tokens_mean": tokens[0],
             "tokens_per_stage": tokens,
             "exited_per_head": [a - b for a, b in pairwise(tokens)],

@@ -4,10 +4,11 @@ Only equal sizes share a batch. Padding a smaller image would be simpler, but th
 the edges would see the padding, and a result would depend on its neighbours.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
+from typing import TypeVar
 
-from stepseg.predict.images import Pixels
+Thing = TypeVar("Thing")
 
 LOOKAHEAD = 4
 """Batches that are read ahead in search of images of one size."""
@@ -15,19 +16,30 @@ MAX_PIXELS = 2**26
 """Pixels of all images that are held at once, unless one alone has more."""
 
 
-def read_ahead(images: Iterable[Pixels], batch_size: int) -> Iterator[list[Pixels]]:
-    """A few batches of images at a time, of no more than `MAX_PIXELS` in all, or one image."""
+def read_ahead(
+    things: Iterable[Thing], batch_size: int, size: Callable[[Thing], tuple[int, ...]]
+) -> Iterator[list[Thing]]:
+    """A few batches at a time, of no more than `MAX_PIXELS` in all, or one image.
+
+    Args:
+        things: that hold an image each.
+        batch_size: images that are computed together at most.
+        size: (height, width) of a thing's image.
+
+    """
     limit = batch_size * LOOKAHEAD if batch_size > 1 else 1
-    held: list[Pixels] = []
-    for image in images:
-        area = sum(p.shape[0] * p.shape[1] for p in (*held, image))
-        if held and area > MAX_PIXELS:
+    held: list[Thing] = []
+    held_pixels = 0
+    for thing in things:
+        height, width = size(thing)[:2]
+        if held and held_pixels + height * width > MAX_PIXELS:
             yield held
-            held = []
-        held.append(image)
+            held, held_pixels = [], 0
+        held.append(thing)
+        held_pixels += height * width
         if len(held) >= limit:
             yield held
-            held = []
+            held, held_pixels = [], 0
     if held:
         yield held
 

@@ -140,7 +140,7 @@ class Segmenter:
 
     def _stream(self, images: Iterator[ImageLike], batch_size: int) -> Iterator[Prediction]:
         pixels = (as_pixels(image) for image in images)
-        for ahead in read_ahead(pixels, batch_size):
+        for ahead in read_ahead(pixels, batch_size, lambda image: image.shape):
             done: dict[int, Prediction] = {}
             for rows in batches_of_one_size([p.shape[:2] for p in ahead], batch_size):
                 batch = self.predict_pixels([ahead[row] for row in rows])

@@ -75,6 +75,17 @@ def macs_of_stages(model: StepSegmenter, stages: Sequence[tuple[int, int]]) -> d
     return parts | {"norms": norms}
 
 
+def part_names(blocks: Sequence[int]) -> tuple[str, ...]:
+    """The parts of `count_macs` for heads after these blocks; the last one is the decoder."""
+    names = ["policy", "embedding"]
+    start = 0
+    for block in blocks:
+        head = "decoder" if block == blocks[-1] else f"exit_head_{block}"
+        names += [f"blocks_{start + 1}-{block}", head]
+        start = block
+    return (*names, "norms")
+
+
 def block_macs(vit: StagedViT, tokens: int) -> int:
     """Products of one transformer block on `tokens` tokens."""
     linear = (4 + 2 * vit.mlp_ratio) * vit.dim**2

@@ -76,7 +76,7 @@ def legend(entries: Sequence[Entry], width: int, size: int = 16) -> Image.Image:
     places: list[tuple[int, int]] = []
     x, y, line = 4, 4, round(size * 1.5)
     for name, _ in entries:
-        length = size + 6 + int(face.getlength(name)) + size
+        length = size + size // 2 + int(face.getlength(name)) + size
         if x + length > width and x > 4:
             x, y = 4, y + line
         places.append((x, y))
@@ -85,7 +85,7 @@ def legend(entries: Sequence[Entry], width: int, size: int = 16) -> Image.Image:
     draw = ImageDraw.Draw(out)
     for (name, colour), (left, top) in zip(entries, places, strict=True):
         draw.rectangle((left, top, left + size, top + size), fill=colour, outline=(90, 90, 90))
-        draw.text((left + size + 6, top + size / 2), name, fill=INK, font=face, anchor="lm")
+        draw.text((left + size + size // 2, top + size / 2), name, fill=INK, font=face, anchor="lm")
     return out
 
 

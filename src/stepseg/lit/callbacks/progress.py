@@ -10,18 +10,20 @@ from lightning.pytorch.utilities import rank_zero_only
 
 
 class LineProgress(ProgressBar):
-    """One plain line every few steps and after every validation: for files and batch systems.
+    """Plain lines every few steps, after validations and in tests: for files and batch systems.
 
     Args:
         every_n_steps: of the optimiser.
+        every_n_seconds: in tests, besides a line at their end.
 
     """
 
-    def __init__(self, every_n_steps: int = 50) -> None:
+    def __init__(self, every_n_steps: int = 50, every_n_seconds: float = 10.0) -> None:
         super().__init__()
-        self.every_n_steps = every_n_steps
+        self.every_n_steps, self.every_n_seconds = every_n_steps, every_n_seconds
         self._enabled = True
         self._started = (0.0, 0)
+        self._said = 0.0
 
     def disable(self) -> None:
         self._enabled = False
@@ -57,6 +59,30 @@ class LineProgress(ProgressBar):
         metric = trainer.callback_metrics.get("val/mIoU")
         if metric is not None and not trainer.sanity_checking:
             self._say(f"step {trainer.global_step}/{trainer.max_steps}  mIoU {float(metric):.2f}")
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._started = (time.perf_counter(), 0)
+        self._said = self._started[0]
+
+    def on_test_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        done, total = batch_idx + 1, int(trainer.num_test_batches[0])
+        now = time.perf_counter()
+        if now - self._said < self.every_n_seconds and done < total:
+            return
+        self._said = now
+        per_batch = (now - self._started[0]) / done
+        left = int(per_batch * (total - done))
+        self._say(
+            f"batch {done}/{total}  {per_batch:.2f} s/batch  {left // 60}:{left % 60:02d} left"
+        )
 
     @rank_zero_only
     def _say(self, line: str) -> None:

@@ -1,0 +1,96 @@
+"""What the heads have said about every token so far, and where it left.
+
+A board is a value: writing on it makes a new one, so that several reductions can go on from the
+same place (`stepseg.grid`). Who leaves is decided by `stepseg.heads.exit`.
+
+Letters: B images, T active tokens, T0 tokens after merging, C classes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from stepseg.heads.atm import presence_probability
+from stepseg.packed import PackedTokens, TokenLayout
+from stepseg.segmentation import HeadOutput, Segmentation
+
+
+@dataclass(frozen=True, slots=True)
+class Board:
+    """The answers so far, over all tokens of a layout."""
+
+    layout: TokenLayout
+    own_presence: bool
+    """Whether a token's class probabilities are those of the head at which it left."""
+    exit_T0: Tensor
+    """int64; the number of exits that each token has passed."""
+    heads: tuple[HeadOutput, ...] = ()
+    presence_T0C: Tensor | None = None
+    presence_BC: Tensor | None = None
+    """P(class present) by the last head that saw the image; None: no head has spoken yet."""
+
+    @classmethod
+    def empty(cls, layout: TokenLayout, *, own_presence: bool) -> Self:
+        """Nothing said, nobody gone."""
+        return cls(layout, own_presence, torch.zeros_like(layout.anchor_T0))
+
+    def write(
+        self, block: int, tokens: PackedTokens, mask_logits_TC: Tensor, class_logits_BC2: Tensor
+    ) -> Self:
+        """Record the answer of the head after a block for the active tokens."""
+        presence_BC = presence_probability(class_logits_BC2)
+        if self.presence_BC is not None:  # an image without tokens has nothing to ask this head
+            seen_B1 = tokens.segments.cu_seqlens.diff()[:, None] > 0
+            presence_BC = torch.where(seen_B1, presence_BC, self.presence_BC)
+        presence_T0C = None
+        if self.own_presence:
+            presence_T0C = _overwrite(self.presence_T0C, tokens, presence_BC[tokens.image_ids_T])
+        previous = self.heads[-1].mask_logits_T0C if self.heads else None
+        head = HeadOutput(
+            block=block,
+            mask_logits_T0C=_overwrite(previous, tokens, mask_logits_TC),
+            class_logits_BC2=class_logits_BC2,
+            tokens_per_image=tokens.segments.lengths,
+        )
+        return replace(
+            self,
+            heads=(*self.heads, head),
+            presence_T0C=presence_T0C,
+            presence_BC=presence_BC,
+        )
+
+    def probabilities(self, tokens: PackedTokens, mask_logits_TC: Tensor) -> Tensor:
+        """p of every active token and class, for exit rules, ``[T, C]``."""
+        assert self.presence_BC is not None
+        return self.presence_BC[tokens.image_ids_T] * mask_logits_TC.sigmoid()
+
+    def release(self, tokens: PackedTokens, keep_T: Tensor, exit_index: int) -> Self:
+        """Note who leaves at an exit: the active tokens where `keep_T` is False."""
+        passed_T = exit_index + keep_T.long()
+        return replace(self, exit_T0=self.exit_T0.index_copy(0, tokens.token_ids_T, passed_T))
+
+    def result(
+        self, image_size: tuple[int, int], patch_size: int, policy_logits: Mapping[int, Tensor]
+    ) -> Segmentation:
+        """The segmentation, once the last head has spoken."""
+        assert self.presence_BC is not None
+        return Segmentation(
+            image_size=image_size,
+            patch_size=patch_size,
+            layout=self.layout,
+            heads=list(self.heads),
+            exit_T0=self.exit_T0,
+            presence_T0C=self.presence_T0C,
+            presence_BC=self.presence_BC,
+            policy_logits=policy_logits,
+        )
+
+
+def _overwrite(previous: Tensor | None, tokens: PackedTokens, values_TC: Tensor) -> Tensor:
+    """Put the active tokens' values over the previous ones of all tokens."""
+    if previous is None or len(previous) == len(tokens):
+        return values_TC
+    return previous.index_copy(0, tokens.token_ids_T, values_TC)

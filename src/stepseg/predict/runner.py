@@ -1,0 +1,133 @@
+"""Through any number of images in bounded memory: read, segment, write, go on when one fails."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from stepseg.data.files import ImageFileError
+from stepseg.metrics.segmentation import SegmentationMetric
+from stepseg.predict.batches import batches_of_one_size, read_ahead
+from stepseg.predict.images import Pixels
+from stepseg.predict.inputs import File, Item, items_of
+from stepseg.predict.outputs import OutputFolder
+from stepseg.predict.prediction import Prediction
+from stepseg.predict.segmenter import Segmenter
+from stepseg.predict.truth import TruthFolder
+from stepseg.report.drawing import Labels
+
+Loaded = tuple[Item, Pixels]
+
+
+@dataclass
+class Runner:
+    """One pass over files."""
+
+    segmenter: Segmenter
+    outputs: OutputFolder
+    truths: TruthFolder | None = None
+    dense: Segmenter | None = None
+    """The same weights without reduction, to compare with."""
+    batch_size: int = 1
+    frames: int = 1
+    """Of videos every so many frames."""
+    on_done: Callable[[str], None] = lambda name: None
+    """Called with the name of every image that is done or has failed."""
+    records: list[dict[str, Any]] = field(default_factory=list)
+    """Of all finished images, those of earlier runs included."""
+    failures: list[dict[str, str]] = field(default_factory=list)
+    """``source`` and ``error`` of what could not be segmented."""
+    finished_before: int = 0
+    without_label: int = 0
+
+    def __post_init__(self) -> None:
+        self.accuracy = SegmentationMetric(len(self.segmenter.classes))
+
+    def run(self, files: Sequence[File]) -> None:
+        """Segment all images and frames that have no finished result yet."""
+        for held in read_ahead(self._load(files), self.batch_size, lambda one: one[1].shape):
+            sizes = [pixels.shape[:2] for _, pixels in held]
+            for rows in batches_of_one_size(sizes, self.batch_size):
+                self._segment([held[row] for row in rows])
+
+    def _load(self, files: Iterable[File]) -> Iterator[Loaded]:
+        for file in files:
+            try:
+                for item in items_of([file], self.frames):
+                    yield from self._load_item(item)
+            except (ImageFileError, OSError) as error:  # of a video, or a file that vanished
+                self._fail(str(file.path), error)
+
+    def _load_item(self, item: Item) -> Iterator[Loaded]:
+        record = self.outputs.finished(item)
+        if record is None:
+            try:
+                yield item, item.read()
+            except ImageFileError as error:
+                self._fail(str(item.file.path), error)
+            return
+        self.finished_before += 1
+        try:
+            truth = self._truth(item, (record["height"], record["width"]))
+            labels = self.outputs.labels(item.name)
+        except ValueError as error:
+            self._fail(str(item.file.path), error)
+            return
+        self._count(record, labels, truth)
+
+    def _segment(self, batch: list[Loaded]) -> None:
+        try:
+            predictions = self.segmenter.predict_pixels([pixels for _, pixels in batch])
+            dense: Sequence[Prediction | None] = [None] * len(batch)
+            if self.dense is not None:
+                dense = self.dense.predict_pixels([pixels for _, pixels in batch])
+        except RuntimeError as error:
+            if not _is_out_of_memory(error):
+                raise
+            if len(batch) > 1:
+                for one in batch:
+                    self._segment([one])
+                return
+            height, width = batch[0][1].shape[:2]
+            self._fail(
+                str(batch[0][0].file.path),
+                f"{width}x{height} pixels at once do not fit into memory: use protocol=slide "
+                f"crop=[512,512], or resize_short",
+            )
+            return
+        for (item, _), prediction, reference in zip(batch, predictions, dense, strict=True):
+            self._finish(item, prediction, reference)
+
+    def _finish(self, item: Item, prediction: Prediction, dense: Prediction | None) -> None:
+        height, width = prediction.labels.shape
+        try:
+            truth = self._truth(item, (height, width))
+        except ValueError as error:
+            self._fail(str(item.file.path), error)
+            return
+        record = self.outputs.write(item, prediction, truth, dense)
+        self._count(record, prediction.labels, truth)
+
+    def _truth(self, item: Item, size: tuple[int, int]) -> Labels | None:
+        if self.truths is None or item.file.is_video:
+            return None
+        truth = self.truths.read(item.file, size)
+        self.without_label += truth is None
+        return truth
+
+    def _count(self, record: dict[str, Any], labels: Labels, truth: Labels | None) -> None:
+        if truth is not None:
+            self.accuracy.update(torch.from_numpy(labels.copy()), torch.from_numpy(truth))
+        kept = {key: value for key, value in record.items() if key not in ("files", "classes")}
+        self.records.append(kept)
+        self.on_done(record["name"])
+
+    def _fail(self, source: str, error: object) -> None:
+        self.failures.append({"source": source, "error": str(error)})
+        self.on_done(source)
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    named = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in named

@@ -1,0 +1,86 @@
+"""Ground truth beside predictions: which label file belongs to an image, and what it says."""
+
+from pathlib import Path, PurePosixPath
+
+from stepseg.data.files import read_label
+from stepseg.data.labels import LabelError, LabelMap
+from stepseg.data.specs import DatasetSpec, get_spec
+from stepseg.predict.inputs import File
+from stepseg.report.drawing import Labels
+
+LABEL_IDS = ("published", "training")
+
+
+class TruthFolder:
+    """A folder of label files, named like the images or as the data set publishes them.
+
+    Args:
+        folder: of the label files, with the subfolders of the images.
+        data_name: the data set that the model was trained on; its published ids are understood.
+        num_classes: of the model.
+        label_ids: ``published``, the ids of that data set's files where it has its own, or
+            ``training``: 0 to C-1, 255 ignored.
+
+    Raises:
+        ValueError: no such folder or kind of ids.
+
+    """
+
+    def __init__(
+        self, folder: str | Path, data_name: str, num_classes: int, label_ids: str = "published"
+    ) -> None:
+        self.folder = Path(folder)
+        if not self.folder.is_dir():
+            raise ValueError(f"labels={str(folder)!r} is not a folder")
+        if label_ids not in LABEL_IDS:
+            raise ValueError(f"label_ids={label_ids!r}: choose from {', '.join(LABEL_IDS)}")
+        self.spec = _published(data_name, num_classes) if label_ids == "published" else None
+        self.identity = LabelMap.identity(num_classes)
+
+    def find(self, file: File) -> tuple[Path, LabelMap] | None:
+        """The label file of an image and the map of its ids, None if there is none."""
+        for relative, label_map in self._candidates(file.relative):
+            if (self.folder / relative).is_file():
+                return self.folder / relative, label_map
+        return None
+
+    def read(self, file: File, size: tuple[int, int]) -> Labels | None:
+        """Training ids of an image of (height, width), uint8 ``[H, W]``, None if there are none.
+
+        Raises:
+            ValueError: unreadable, an unknown id, or another size; names the file.
+
+        """
+        found = self.find(file)
+        if found is None:
+            return None
+        path, label_map = found
+        labels_HW = label_map.apply(read_label(path), path)
+        if labels_HW.shape != size:
+            raise LabelError(
+                f"{file.path} is {size[1]}x{size[0]} pixels, but its label {path} is "
+                f"{labels_HW.shape[1]}x{labels_HW.shape[0]}"
+            )
+        return labels_HW
+
+    def _candidates(self, relative: str) -> list[tuple[str, LabelMap]]:
+        stem = PurePosixPath(relative).with_suffix("").as_posix()
+        if self.spec is None:
+            return [(f"{stem}.png", self.identity)]
+        found = []
+        for arrangements in self.spec.layout.splits.values():
+            for dirs in arrangements:
+                for suffix in dirs.image_suffixes:
+                    if relative.endswith(suffix):
+                        name = relative.removesuffix(suffix) + dirs.label_suffix
+                        found.append((name, self.spec.label_maps[dirs.encoding]))
+        return [*found, (f"{stem}.png", self.spec.label_map)]
+
+
+def _published(name: str, num_classes: int) -> DatasetSpec | None:
+    """The data set's own ids, where they are known without its folder."""
+    try:
+        spec = get_spec(name)
+    except ValueError:
+        return None
+    return spec if spec.num_classes == num_classes else None

@@ -1,0 +1,192 @@
+"""What was set in a run, read from its configuration and that of the training behind it."""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from stepseg.report.runs import Run, read_run
+from stepseg.report.values import mapping, number, plain, size_words
+
+PLACES = {"root", "save_dir", "dirpath", "default_root_dir", "num_workers", "val_batch_size"}
+PLACES |= {"logger", "callbacks", "compare", "ckpt_path", "monitor", "best_by", "seed"}
+"""Keys of a training's configuration that say where and how it ran, not what was trained."""
+
+
+def reduction_of_entry(entry: Mapping[str, Any], run: Run) -> dict[str, Any]:
+    """What was reduced in an evaluation: from the row, else from its name and the configuration."""
+    given = entry.get("reduction")
+    configured = mapping(run.config.get("reduction"))
+    if isinstance(given, Mapping):
+        reduction = {part: given.get(part) for part in ("merge", "exit")}
+    else:
+        reduction = {part: configured.get(part) for part in ("merge", "exit")}
+        if entry.get("name") in ("dense", "dCTS") and reduction["exit"]:
+            reduction["exit"] = None
+        if entry.get("name") == "dense":
+            reduction["merge"] = None
+    for part, key, source in (
+        ("merge", "windows", "merge_windows"),
+        ("merge", "thresholds", "merge_thresholds"),
+        ("merge", "top_k", "top_k"),
+        ("exit", "blocks", "exit_blocks"),
+        ("exit", "threshold", "exit_threshold"),
+        ("exit", "rule", "exit_rule"),
+    ):
+        if entry.get(source) not in (None, []):
+            reduction[part] = {**(reduction[part] or {}), key: entry[source]}
+    if not mapping(reduction["exit"]).get("blocks"):
+        reduction["exit"] = None
+    return reduction
+
+
+def reduction_of_system(entry: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """What was reduced in a benchmark: ``step@6+8`` is the system ``step`` with other exits."""
+    base = str(entry.get("name", "")).partition("@")[0]
+    values = mapping(mapping(config.get("systems")).get(base))
+    if not values and base != "none":
+        raise ValueError(f"row {entry.get('name')!r} names no system of the run's configuration")
+    blocks = entry.get("exit_blocks")
+    leave = {**mapping(values.get("exit")), "blocks": blocks} if blocks else None
+    return {"merge": values.get("merge"), "exit": leave}
+
+
+def without_thresholds(reduction: Mapping[str, Any]) -> dict[str, Any]:
+    """Where counts are prescribed, thresholds and rules decide nothing."""
+    merge, leave = reduction.get("merge"), reduction.get("exit")
+    return {
+        "merge": merge and {k: v for k, v in merge.items() if k in ("windows", "top_k")},
+        "exit": leave and {"blocks": leave.get("blocks")},
+    }
+
+
+def reduction_fields(reduction: Mapping[str, Any]) -> dict[str, Any]:
+    """The parts of a reduction, one by one."""
+    merge, leave = mapping(reduction.get("merge")), mapping(reduction.get("exit"))
+    fields = {
+        "merge_windows": merge.get("windows"),
+        "merge_thresholds": merge.get("thresholds"),
+        "top_k": merge.get("top_k"),
+        "top_k_cells": merge.get("top_k_cells"),
+        "edge_weight": merge.get("edge_weight") or None,
+        "merge_resize": merge.get("resize"),
+        "exit_blocks": leave.get("blocks"),
+        "exit_threshold": leave.get("threshold"),
+        "exit_rule": leave.get("rule"),
+        "keep_per_class": leave.get("keep_per_class"),
+        "exit_tokens": leave.get("tokens") or None,
+    }
+    if leave.get("rule") == "budget":
+        fields |= {"exit_threshold": None, "keep_per_class": None}
+    return fields
+
+
+def place_fields(run: Run, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Machine, commit and versions."""
+    versions = mapping(run.values.get("versions"))
+    return {
+        "device": run.values.get("device"),
+        "dtype": mapping(entry.get("protocol")).get("dtype") or run.values.get("dtype"),
+        "commit": run.commit,
+        "versions": " ".join(f"{name} {version}" for name, version in sorted(versions.items())),
+    }
+
+
+def training_of(run: Run, trainings: Mapping[str, Run]) -> Run | None:
+    """The training whose weights a run used: itself, one of the collection, or on disk."""
+    if run.command == "stepseg-train":
+        return run
+    path = run.config.get("ckpt_path")
+    if not path:
+        return None
+    if str(path) in trainings:
+        return trainings[str(path)]
+    try:
+        return read_run(Path(path).parent.parent / "result.json")
+    except ValueError:
+        return None
+
+
+def weights_of(run: Run, training: Run | None) -> tuple[dict[str, Any], str]:
+    """What tells the weights apart but for the seed, and the seed."""
+    if training is None:
+        fields = {"checkpoint": run.config.get("ckpt_path")}
+        model = mapping(mapping(run.values.get("model")).get("backbone"))
+        return fields | ({"backbone": backbone_name(model)} if model else {}), str(
+            run.values.get("seed")
+        )
+    config = training.config
+    flat = {f"train.{key}": value for key, value in _flat(config, PLACES)}
+    text = json.dumps([str(item) for item in sorted(flat.items())])
+    backbone = backbone_name(mapping(config.get("backbone")))
+    fields = {"backbone": backbone, "recipe": hashlib.sha1(text.encode()).hexdigest()[:8], **flat}
+    return fields, str(training.values.get("seed"))
+
+
+def _flat(values: Mapping[str, Any], leave_out: set[str], prefix: str = "") -> Iterator[Any]:
+    for key, value in values.items():
+        if key in leave_out:
+            continue
+        if isinstance(value, Mapping):
+            yield from _flat(value, leave_out, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", plain(value)
+
+
+def model_of(run: Run, training: Run | None) -> Mapping[str, Any]:
+    """The model's numbers, where the run or its training knows better than the configuration."""
+    if isinstance(run.values.get("model"), Mapping):
+        return run.values["model"]
+    if training is None or not run.config.get("ckpt_path"):
+        return {}
+    classes = training.values.get("per_class_IoU")
+    known = {"num_classes": len(classes)} if classes else {}
+    return {**training.config, **known}
+
+
+def policy_name(run: Run, training: Run | None) -> str | None:
+    """The network that decided about merging; an evaluation may replace it by the oracle."""
+    own = mapping(run.config.get("policy")).get("name")
+    if own == "oracle" or training is run:
+        return own
+    config = training.config if training else mapping(run.values.get("model"))
+    return mapping(config.get("policy")).get("name")
+
+
+def backbone_name(values: Mapping[str, Any]) -> str | None:
+    """``vit_tiny, 6 blocks``."""
+    name, depth = values.get("name"), values.get("depth")
+    return f"{name}, {depth} blocks" if name and depth else name
+
+
+def cells_of(entry: Mapping[str, Any]) -> float | None:
+    """Patches of an image, all its views together."""
+    counts = mapping(entry.get("superpatches"))
+    cells = sum((number(counts, side) or 0.0) * int(side) ** 2 for side in counts)
+    return round(cells, 3) or None
+
+
+def whole_size(data: Mapping[str, Any], cells: float | None) -> list[int] | None:
+    """The size of images that are shown whole and are all of one configured size."""
+    size = data.get("image_size")
+    if size and cells == math.ceil(size[0] / 16) * math.ceil(size[1] / 16):
+        return list(size)
+    return None
+
+
+def protocol_words(protocol: Mapping[str, Any]) -> str:
+    """The part of a protocol that changes figures, in words."""
+    words = [str(protocol.get("mode", "unknown"))]
+    if protocol.get("resize_short"):
+        words.append(f"short side {protocol['resize_short']}")
+    if protocol.get("mode") == "slide":
+        words.append(
+            f"crop {size_words(protocol.get('crop'))} stride {size_words(protocol.get('stride'))}"
+        )
+    if protocol.get("scales") not in (None, [1.0], [1]):
+        words.append("scales " + ",".join(map(str, protocol["scales"])))
+    if protocol.get("flip"):
+        words.append("flip")
+    return ", ".join(words)

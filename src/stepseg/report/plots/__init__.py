@@ -1,0 +1,1 @@
+"""Plots of a report: each is made when its data are there."""

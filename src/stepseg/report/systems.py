@@ -1,0 +1,70 @@
+"""Names of systems, from what they merge and who leaves; the paper's where it has one."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from stepseg.report.values import mapping
+
+KINDS = ("dense", "CTS", "dCTS", "DToP", "CTS & DToP", "STEP")
+WINDOWS = (2, 4, 8, 16)
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """One way of reducing tokens, as the tables name it."""
+
+    kind: str
+    """One of `KINDS`."""
+    exit_blocks: tuple[int, ...]
+    tau: str | None
+    """The paper's short form of the merging thresholds, such as ``6899``; None without them."""
+
+    def __str__(self) -> str:
+        blocks = f"@[{','.join(map(str, self.exit_blocks))}]" if self.exit_blocks else ""
+        tau = ""
+        if self.tau:
+            # "2x2 0.4" reads "2x2 τ=0.4"
+            tau = (
+                f" τ-{self.tau}"
+                if self.tau.isdigit()
+                else " " + re.sub(r"(x\d+) ", r"\1 τ=", self.tau)
+            )
+        return f"{self.kind}{blocks}{tau}"
+
+
+def system_of(reduction: Mapping[str, Any], *, prescribed: bool = False) -> System:
+    """Name a reduction, a mapping with `merge` and `exit`.
+
+    Args:
+        reduction: as in a configuration; parts may be missing or None.
+        prescribed: token counts were prescribed, so that thresholds decided nothing.
+
+    """
+    merge, leave = mapping(reduction.get("merge")), mapping(reduction.get("exit"))
+    blocks = tuple(leave.get("blocks") or ())
+    fixed = bool(merge) and merge.get("thresholds") is None and merge.get("top_k") is not None
+    if not merge:
+        kind = "DToP" if blocks else "dense"
+    elif fixed:
+        kind = "CTS & DToP" if blocks else "CTS"
+    else:
+        kind = "STEP" if blocks else "dCTS"
+    thresholds = merge.get("thresholds")
+    tau = None
+    if thresholds and not fixed and not prescribed:
+        tau = short_thresholds(merge.get("windows") or WINDOWS, thresholds)
+    return System(kind, blocks, tau)
+
+
+def short_thresholds(windows: Sequence[int], thresholds: Sequence[float]) -> str:
+    """``6899`` for one digit per window of 2, 4, 8, 16; else windows with what they need.
+
+    A threshold of 1 or more never merges and is left out.
+    """
+    used = {w: t for w, t in zip(windows, thresholds, strict=False) if t < 1}
+    digits = [f"{10 * t:.6g}" for t in used.values()]
+    if tuple(used) == WINDOWS and all(len(d) == 1 for d in digits):
+        return "".join(digits)
+    return ", ".join(f"{w}x{w} {t:g}" for w, t in used.items()) or "off"

@@ -1,0 +1,317 @@
+"""`stepseg-predict` from files to files, with a small untrained model."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from commands import compose_config, write_camvid
+from stepseg.build import ModelConfig, build_segmenter
+from stepseg.checkpoint import describe, read_checkpoint, write_inference_checkpoint
+from stepseg.cli.evaluate import evaluate
+from stepseg.cli.predict import predict
+from stepseg.data.specs import get_spec
+from stepseg.inference import Protocol
+from stepseg.predict import runner as runner_module
+from stepseg.predict.prediction import KINDS
+from toys import sharpen
+
+CONFIG = {
+    "num_classes": 11,
+    "backbone": {"name": "vit_tiny", "depth": 3},
+    "policy": {"name": "lcnet_050", "windows": [2, 4]},
+    "reduction": {
+        "merge": {"windows": [2, 4], "thresholds": [0.5, 0.5]},
+        "exit": {"blocks": [1, 2], "threshold": 0.5, "keep_per_class": 1},
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    torch.manual_seed(0)
+    config = ModelConfig.from_dict(CONFIG)
+    model = build_segmenter(config)
+    for head in (*model.exit_heads.values(), model.decoder):
+        sharpen(head)
+    entry = describe(config, get_spec("camvid"), Protocol())
+    state = {f"model.{key}": value for key, value in model.state_dict().items()}
+    path = tmp_path_factory.mktemp("checkpoint") / "best.ckpt"
+    torch.save({"state_dict": state, "stepseg": entry, "global_step": 0}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_camvid(tmp_path_factory.mktemp("camvid"), train=1, val=3)
+
+
+def run(checkpoint, output, *overrides, **given):
+    options = {"ckpt_path": checkpoint, "pictures": "[]", "device": "cpu"} | given
+    typed = [f"{key}={value}" for key, value in options.items()]
+    predict(compose_config("predict", [*typed, *overrides], output))
+    return json.loads((output / "result.json").read_text())
+
+
+def labels_in(folder):
+    files = sorted((folder / "labels").rglob("*.png"))
+    return {str(f.relative_to(folder / "labels")): np.asarray(Image.open(f)) for f in files}
+
+
+def write_image(path, height=40, width=56, seed=0, **options):
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path, **options)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ([], ["data.evaluation.mode=whole"]),
+        (["protocol=slide", "crop=[48,64]", "stride=[32,40]"],
+         ["data.evaluation.mode=slide", "+data.evaluation.crop=[48,64]",
+          "+data.evaluation.stride=[32,40]"]),
+        (["resize_short=48"], ["+data.evaluation.resize_short=48"]),
+    ],
+)  # fmt: skip
+def test_label_maps_and_figures_are_those_of_the_evaluation(
+    ours, theirs, checkpoint, data, tmp_path
+):
+    common = [f"ckpt_path={checkpoint}", "data=camvid", f"data.root={data}", *theirs]
+    common += ["data.num_workers=0", "data.val_batch_size=1", "save_predictions=true"]
+    evaluate(compose_config("eval", common, tmp_path / "eval"))
+    expected = json.loads((tmp_path / "eval" / "result.json").read_text())
+    result = run(
+        checkpoint, tmp_path / "out", *ours, input=data / "images/val",
+        labels=data / "annotations/val", batch_size=2,
+    )  # fmt: skip
+    for file, labels in labels_in(tmp_path / "out").items():
+        theirs = np.asarray(Image.open(tmp_path / "eval" / "predictions" / file))
+        assert (labels == theirs).all()
+    assert result["status"] == "completed"
+    assert result["images"] == 3
+    for key in ("mIoU", "aAcc", "gmacs_mean", "boundary_IoU"):
+        assert result[key] == pytest.approx(expected[key], abs=1e-6)
+    for key in ("tokens_per_stage", "exited_per_head", "superpatches"):
+        assert result[key] == pytest.approx(expected[key])
+    assert min(result["tokens_per_stage"]) < max(result["tokens_per_stage"])
+    assert result["protocol"] == expected["protocol"]
+
+
+def test_every_picture_is_written_and_told(checkpoint, data, tmp_path):
+    result = run(
+        checkpoint, tmp_path, input=data / "images", labels=data / "annotations",
+        pictures=f"[{','.join(KINDS)}]", statistics="true",
+    )  # fmt: skip
+    for kind in ("labels", *KINDS):
+        assert sorted(p.relative_to(tmp_path / kind).as_posix() for p in
+                      (tmp_path / kind).rglob("*.png")) == [
+            "train/000.png", "val/000.png", "val/001.png", "val/002.png"]  # fmt: skip
+    for kind in ("labels", "colours", "overlay"):
+        with Image.open(tmp_path / kind / "val/000.png") as picture:
+            assert picture.size == (96, 64)
+    record = json.loads((tmp_path / "records/val/000.json").read_text())
+    assert record["source"].endswith("images/val/000.png")
+    assert sum(record["superpatches"].values()) == record["tokens_per_stage"][0]
+    assert sum(record["classes"].values()) == pytest.approx(1, abs=1e-4)
+    assert 0 <= record["differs_from_dense"] <= 1
+    with open(tmp_path / "images.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["name"] for row in rows] == ["train/000", "val/000", "val/001", "val/002"]
+    means = {(row["kind"], row["name"]): row["mean"] for row in result["statistics"]}
+    assert means["tokens", "to the end"] == pytest.approx(result["tokens_per_stage"][-1], abs=1e-3)
+    exited = means["exited", "after block 1"] + means["exited", "after block 2"]
+    assert means["exited_until", "block 2"] == pytest.approx(exited, abs=2e-3)
+    assert (tmp_path / "statistics.csv").read_text().startswith("kind,name,mean")
+    assert Image.open(tmp_path / "statistics.png").width > 500
+
+
+def test_unreadable_inputs_are_told_and_the_others_done(checkpoint, tmp_path):
+    source = tmp_path / "in"
+    write_image(source / "good.png")
+    write_image(source / "sub" / "tiny.png", 3, 5)
+    (source / "text.jpg").write_text("no image")
+    cut = write_image(source / "cut.png").read_bytes()
+    (source / "cut.png").write_bytes(cut[: len(cut) // 2])
+    with pytest.raises(ValueError, match=r"2 input\(s\) failed, 2 done; the first: .*cut\.png"):
+        run(checkpoint, tmp_path / "out", input=source)
+    result = json.loads((tmp_path / "out/result.json").read_text())
+    assert result["status"] == "failed"
+    assert [f["source"] for f in result["failed"]] == [
+        str(source / "cut.png"), str(source / "text.jpg")]  # fmt: skip
+    shapes = {name: labels.shape for name, labels in labels_in(tmp_path / "out").items()}
+    assert shapes == {"good.png": (40, 56), "sub/tiny.png": (3, 5)}
+
+
+def test_a_second_run_does_what_is_left(checkpoint, data, tmp_path):
+    def outcome(**options):
+        result = run(checkpoint, tmp_path, input=data / "images/val", **options)
+        return result["images"], result["finished_before"]
+
+    def written():
+        return {f.name: f.stat().st_mtime_ns for f in (tmp_path / "labels").iterdir()}
+
+    assert outcome(labels=data / "annotations/val") == (3, 0)
+    first = written()
+    before = json.loads((tmp_path / "result.json").read_text())
+    assert outcome(labels=data / "annotations/val") == (3, 3)
+    assert written() == first
+    again = json.loads((tmp_path / "result.json").read_text())
+    for key in ("mIoU", "gmacs_mean", "tokens_per_stage"):
+        assert again[key] == before[key]
+    (tmp_path / "labels/001.png").unlink()
+    (tmp_path / "records/002.json").write_text("{")  # cut off
+    assert outcome(labels=data / "annotations/val") == (3, 1)
+    assert written()["000.png"] == first["000.png"]
+    assert outcome() == (3, 0)  # without labels: other settings
+    assert outcome(**{"reduction.exit.threshold": 0.6}) == (3, 0)
+    assert outcome(**{"reduction.exit.threshold": 0.6, "overwrite": "true"}) == (3, 0)
+
+
+def test_a_changed_image_is_done_again(checkpoint, tmp_path):
+    image = write_image(tmp_path / "in" / "a.png")
+    run(checkpoint, tmp_path / "out", input=tmp_path / "in")
+    write_image(image, 48, 32)
+    assert run(checkpoint, tmp_path / "out", input=tmp_path / "in")["finished_before"] == 0
+    assert labels_in(tmp_path / "out")["a.png"].shape == (48, 32)
+
+
+def test_too_little_memory_falls_back_to_single_images(checkpoint, data, tmp_path, monkeypatch):
+    whole = runner_module.Segmenter.predict_pixels
+
+    def limited(self, images):
+        if len(images) > 1 or images[0].shape[0] > 64:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return whole(self, images)
+
+    monkeypatch.setattr(runner_module.Segmenter, "predict_pixels", limited)
+    assert run(checkpoint, tmp_path / "a", input=data / "images/val", batch_size=3)["images"] == 3
+    big = write_image(tmp_path / "big.png", 80, 48)
+    with pytest.raises(ValueError, match=r"48x80 pixels at once .* use protocol=slide"):
+        run(checkpoint, tmp_path / "b", input=big)
+
+
+def test_shared_checkpoints_give_the_same_labels(checkpoint, data, tmp_path):
+    shared = tmp_path / "shared.safetensors"
+    write_inference_checkpoint(shared, read_checkpoint(checkpoint))
+    run(checkpoint, tmp_path / "a", input=data / "images/val/000.png")
+    run(shared, tmp_path / "b", input=data / "images/val/000.png")
+    assert (labels_in(tmp_path / "a")["000.png"] == labels_in(tmp_path / "b")["000.png"]).all()
+
+
+def test_reductions_of_the_command_line(checkpoint, data, tmp_path):
+    result = run(checkpoint, tmp_path, "reduction=none", input=data / "images/val")
+    assert result["tokens_per_stage"] == [24.0]
+    assert result["exited_per_head"] == []
+
+
+def test_frames_of_a_video(checkpoint, tmp_path):
+    pytest.importorskip("av")
+    from fractions import Fraction
+
+    from stepseg.predict.video import read_frames, write_video
+
+    frames = [np.full((50, 71, 3), 40 * index, np.uint8) for index in range(5)]
+    clip = tmp_path / "clip.mp4"
+    write_video(clip, frames, Fraction(5))
+    decoded = dict(read_frames(clip, 2))
+    assert list(decoded) == [0, 2, 4]
+    assert decoded[4].shape == (50, 70, 3)  # odd sides lose a pixel
+    assert abs(int(decoded[2].mean()) - 80) < 8
+    out = tmp_path / "out"
+    result = run(checkpoint, out, input=clip, frames=2, mp4="true", pictures="[overlay]")
+    assert list(labels_in(out)) == [f"clip/frame_{i:06d}.png" for i in (0, 2, 4)]
+    assert result["videos"] == ["videos/clip.mp4"]
+    assert len(list(read_frames(out / "videos/clip.mp4"))) == 3
+    (tmp_path / "broken.mp4").write_text("no video")
+    with pytest.raises(ValueError, match=r"broken\.mp4: cannot read this video"):
+        run(checkpoint, tmp_path / "b", input=tmp_path / "broken.mp4")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"input": "null"}, "input= is missing"),
+        ({"ckpt_path": "null"}, "ckpt_path= is missing"),
+        ({"input": "absent.png"}, r"input='absent\.png' does not exist"),
+        ({"input": "absent*.png"}, "no file matches"),
+        ({"input": "EMPTY"}, "is empty"),
+        ({"pictures": "[token]"}, "a list of colours, overlay"),
+        ({"pictures": "[difference]"}, "needs labels="),
+        ({"batch_size": 0}, "batch_size is a number of at least 1"),
+        ({"mp4": "true"}, "add overlay to pictures"),
+        ({"protocol": "tiles"}, "'whole' or 'slide'"),
+        ({"protocol": "slide"}, "needs crop"),
+        ({"labels": "absent"}, "labels='absent' is not a folder"),
+        ({"labels": "EMPTY"}, r"no label of any input; .*000\.png"),
+        ({"label_ids": "raw", "labels": "EMPTY"}, "choose from published, training"),
+        ({"dtype": "fp16"}, "choose from fp32, bf16"),
+        ({"ckpt_path": "FOREIGN"}, "is not a stepseg checkpoint"),
+    ],
+)
+def test_requests_that_cannot_work(options, message, checkpoint, data, tmp_path):
+    (tmp_path / "empty").mkdir()
+    torch.save({"state_dict": {}}, tmp_path / "foreign.ckpt")
+    places = {"EMPTY": tmp_path / "empty", "FOREIGN": tmp_path / "foreign.ckpt"}
+    options = {key: places.get(value, value) for key, value in options.items()}
+    with pytest.raises(ValueError, match=message):
+        run(checkpoint, tmp_path / "out", **{"input": data / "images/val", **options})
+    assert not (tmp_path / "out/labels").exists()
+
+
+def test_the_output_never_lies_over_the_input(checkpoint, tmp_path):
+    source = tmp_path / "in"
+    image = write_image(source / "a.png")
+    with pytest.raises(ValueError, match="same folder"):
+        run(checkpoint, source, input=source)
+    assert [f.name for f in source.iterdir()] == ["a.png"]
+    with pytest.raises(ValueError, match="lies in the output folder"):
+        run(checkpoint, source, input=image)
+    # inside the input is fine, as often as one likes
+    for before in (0, 1):
+        result = run(checkpoint, source / "out", input=source, pictures="[overlay]")
+        assert (result["images"], result["finished_before"]) == (1, before)
+
+
+def test_the_command_line(checkpoint, tmp_path):
+    source = write_image(tmp_path / "in" / "a b.png").parent
+    (source / "b.jpg").write_text("no image")
+    command = [sys.executable, "-m", "stepseg.cli.predict", f"ckpt_path={checkpoint}",
+               f"input={source}", f"output={tmp_path / 'out'}", "device=cpu"]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=200
+    )
+    assert done.returncode == 2, done.stderr
+    assert "b.jpg: cannot read this image" in done.stderr
+    assert "Traceback" not in done.stderr
+    kinds = {"labels", "colours", "overlay", "superpatches", "records"}
+    assert {f.name for f in (tmp_path / "out").iterdir()} == {*kinds, "result.json", "images.csv"}
+
+
+def test_an_interrupted_run_says_what_it_did(checkpoint, data, tmp_path, monkeypatch):
+    whole = runner_module.Segmenter.predict_pixels
+    calls = []
+
+    def interrupted(self, images):
+        calls.append(1)
+        if len(calls) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return whole(self, images)
+
+    monkeypatch.setattr(runner_module.Segmenter, "predict_pixels", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(checkpoint, tmp_path, input=data / "images/val")
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert (result["status"], result["images"]) == ("interrupted", 2)
+    monkeypatch.undo()
+    result = run(checkpoint, tmp_path, input=data / "images/val")
+    assert (result["images"], result["finished_before"]) == (3, 2)

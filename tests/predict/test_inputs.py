@@ -1,0 +1,71 @@
+"""Which files are found, and under which names."""
+
+import builtins
+
+import pytest
+
+from stepseg.predict.inputs import find_files
+from stepseg.predict.video import read_frames
+
+
+def touch(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    return folder
+
+
+def found(*arguments, **options):
+    return [(file.relative, file.name) for file in find_files(*arguments, **options)]
+
+
+def test_folders_keep_their_structure(tmp_path):
+    touch(tmp_path, "b.JPG", "a.png", "sub/c.tif", "notes.txt", ".hidden.png", "clip.mp4")
+    assert found(str(tmp_path)) == [("a.png", "a"), ("b.JPG", "b"), ("sub/c.tif", "sub/c")]
+    assert found(str(tmp_path), recursive=False) == [("a.png", "a"), ("b.JPG", "b")]
+
+
+def test_names_never_collide(tmp_path):
+    touch(tmp_path, "a.jpg", "a.png", "b.jpg", "B.png", "a.jpg.png", "c.d.jpg")
+    names = dict(found(str(tmp_path)))
+    assert names["c.d.jpg"] == "c.d"
+    assert names["b.jpg"] == "b.jpg"  # file systems may ignore case
+    assert names["a.jpg"] == "a.jpg"
+    assert names["a.jpg.png"] == "a.jpg.png"
+    assert len({name.casefold() for name in names.values()}) == 6
+
+
+def test_patterns_files_and_lists(tmp_path):
+    touch(tmp_path, "x/1/a.png", "x/2/a.png", "x/2/b.txt", "odd[1].png")
+    assert found(f"{tmp_path}/x/*/a.png") == [("1/a.png", "1/a"), ("2/a.png", "2/a")]
+    assert found(f"{tmp_path}/**/a.png") == [("x/1/a.png", "x/1/a"), ("x/2/a.png", "x/2/a")]
+    assert found(f"{tmp_path}/odd[1].png") == [("odd[1].png", "odd[1]")]  # it exists as it is
+    both = [f"{tmp_path}/x/1", f"{tmp_path}/x/2/a.png", f"{tmp_path}/x/1/a.png"]
+    assert found(both) == [("1/a.png", "1/a"), ("2/a.png", "2/a")]
+
+
+@pytest.mark.parametrize(
+    ("names", "options", "message"),
+    [
+        (["a.txt"], {}, r"holds 1 file\(s\), but no image"),
+        (["a.mp4"], {}, r"1 video\(s\) are there: give one as input"),
+        (["sub/a.png"], {"recursive": False}, "recursive=true looks into them"),
+        ([], {}, "is empty"),
+    ],
+)
+def test_empty_handed(names, options, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        find_files(str(touch(tmp_path, *names)), **options)
+
+
+def test_videos_without_their_extra(tmp_path, monkeypatch):
+    real = builtins.__import__
+
+    def without_av(name, *arguments, **options):
+        if name == "av":
+            raise ImportError(name)
+        return real(name, *arguments, **options)
+
+    monkeypatch.setattr(builtins, "__import__", without_av)
+    with pytest.raises(ValueError, match=r"pip install 'stepseg\[video\]'"):
+        next(read_frames(tmp_path / "a.mp4"))
