@@ -1,0 +1,70 @@
+"""Every experiment composes with the command in its first lines, and says what can be built."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+
+from commands import compose_config
+from stepseg.build import build_segmenter
+from stepseg.cli.config import model_config, plain
+from stepseg.cli.paths import experiments_dir
+from stepseg.cli.systems import named_system
+from stepseg.data.specs import get_spec
+
+FOLDER = Path(experiments_dir())
+FILES = sorted(str(path.relative_to(FOLDER).with_suffix("")) for path in FOLDER.rglob("*.yaml"))
+CONFIGS = {"stepseg-train": "train", "stepseg-eval": "eval", "stepseg-benchmark": "benchmark"}
+
+
+def command(name: str) -> tuple[str, list[str]]:
+    """The command in the header of an experiment, with something in the place of dots."""
+    for line in (FOLDER / f"{name}.yaml").read_text().splitlines():
+        if line.startswith("# stepseg-"):
+            words = shlex.split(line.lstrip("# "))
+            arguments = [re.sub(r"=(\.\.\.|<.*)$", "=somewhere", word) for word in words[1:]]
+            return CONFIGS[words[0]], [word for word in arguments if "=" in word]
+    return "", []
+
+
+def test_there_are_experiments():
+    assert len(FILES) > 20
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_composes(name, tmp_path):
+    config, overrides = command(name)
+    if not config:  # part of others, which name it in their defaults
+        named = [f for f in FILES if f"/experiments/{name}" in (FOLDER / f"{f}.yaml").read_text()]
+        assert named
+        return
+    assert f"+experiments={name}" in overrides
+    values = plain(compose_config(config, overrides, tmp_path))
+    if config == "train":
+        classes = get_spec(values["data"]["name"]).num_classes
+        build_segmenter_on_meta(values, classes)
+        assert values["trainer"]["val_check_interval"] <= values["trainer"]["max_steps"]
+        return
+    for system in values["reductions"]:
+        named_system(system, values["systems"])
+
+
+def build_segmenter_on_meta(values, classes):
+    with torch.device("meta"):
+        model = build_segmenter(model_config(values, classes), load_weights=False)
+    model.check(model.reduction)
+    assert set(model.reduction.exit_blocks) <= set(model.exit_head_blocks)
+
+
+@pytest.mark.parametrize("number", range(1, 8))
+def test_a_folder_for_each_table(number):
+    folder = FOLDER / f"table{number}"
+    assert (folder / "README.md").is_file()
+    assert (folder / "published.csv").is_file()
+
+
+@pytest.mark.parametrize("number", range(3, 11))
+def test_a_folder_for_each_figure(number):
+    assert (FOLDER / f"figure{number}" / "README.md").is_file()
