@@ -1,8 +1,12 @@
 """Grids of reductions from lists in the configuration."""
 
-import pytest
+import re
+from pathlib import Path
 
-from stepseg.cli.points import grid_points
+import pytest
+import yaml
+
+from stepseg.cli.points import AXES, ONE_THRESHOLD, grid_points
 from stepseg.reduction import Reduction
 
 BASE = {
@@ -140,3 +144,12 @@ def test_lists_that_cannot_be(base, sweep, message):
 def test_a_threshold_needs_thresholds():
     ranked = BASE | {"merge": BASE["merge"] | {"thresholds": None, "top_k": [3, 1]}}
     assert "no merge thresholds, but top_k=[3, 1]" in refused(ranked, merge_threshold_2=[0.5])
+
+
+def test_documented_lists_exist():
+    """Every list of the configuration is in docs/evaluation.md, and no other."""
+    root = Path(__file__).parents[2]
+    named = set(re.findall(r"sweep\.(\w+)", (root / "docs" / "evaluation.md").read_text()))
+    named |= {f"{ONE_THRESHOLD}{window}" for window in (4, 8, 16)}
+    assert named == set(yaml.safe_load((root / "conf" / "eval.yaml").read_text())["sweep"])
+    assert {key for key in named if not key.startswith(ONE_THRESHOLD)} == set(AXES)
