@@ -3,13 +3,16 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from commands import compose_config, write_camvid
@@ -315,3 +318,28 @@ def test_an_interrupted_run_says_what_it_did(checkpoint, data, tmp_path, monkeyp
     monkeypatch.undo()
     result = run(checkpoint, tmp_path, input=data / "images/val")
     assert (result["images"], result["finished_before"]) == (3, 2)
+
+
+DOCS = Path(__file__).parents[2] / "docs" / "predict.md"
+
+
+def test_the_documented_example_runs(checkpoint, tmp_path, monkeypatch):
+    (code,) = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Image.Image, "show", lambda self: None)
+    (tmp_path / "best.ckpt").write_bytes(checkpoint.read_bytes())
+    write_image(tmp_path / "street.jpg")
+    write_image(tmp_path / "square.jpg", 32, 32)
+    names = {}
+    exec(compile(code, DOCS.name, "exec"), names)
+    assert sum(names["result"].superpatches.values()) <= 4
+    assert (tmp_path / "labels.png").is_file()
+    assert (tmp_path / "exits.png").is_file()
+
+
+def test_the_documentation_names_every_option_and_picture():
+    text = DOCS.read_text()
+    options = yaml.safe_load((DOCS.parents[1] / "conf" / "predict.yaml").read_text())
+    for option in options.keys() - {"defaults", "hydra", "ckpt_path"}:
+        assert f"`{option}`" in text, option
+    assert re.findall(r"^\| `(\w+)` \| ", text.split("| kind |")[1], re.MULTILINE) == list(KINDS)
