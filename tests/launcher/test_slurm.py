@@ -3,8 +3,14 @@
 import sys
 
 import pytest
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.plugins import Plugins
+from hydra.types import HydraContext, RunMode
 from omegaconf import OmegaConf
 
+from stepseg.cli.paths import config_dir
+from stepseg.launcher import register_launchers
 from stepseg.launcher.errors import SweepError
 from stepseg.launcher.slurm import submitit_launcher, with_counts
 
@@ -47,3 +53,40 @@ def test_missing_plugin_is_named(monkeypatch):
     )
     with pytest.raises(SweepError, match=r"pip install 'stepseg\[slurm\]'"):
         submitit_launcher({})
+
+
+def test_the_batch_script_asks_for_what_the_training_needs(tmp_path, monkeypatch):
+    """From the command line to submitit's script, with submission itself left out."""
+    submitit = pytest.importorskip("submitit")
+    scripts = []
+
+    def instead_of_submitting(self, launcher, *arguments):
+        scripts.append(self._executor._make_submission_file_text("command", "uid"))
+        assert [list(overrides) for overrides in arguments[0]] == OVERRIDES
+        raise RuntimeError("nothing is submitted")
+
+    monkeypatch.setattr(submitit.slurm.slurm.shutil, "which", lambda name: f"/bin/{name}")
+    monkeypatch.setattr(submitit.AutoExecutor, "map_array", instead_of_submitting)
+    register_launchers()
+    given = [
+        "hydra/launcher=slurm", "hydra.launcher.partition=gpu", f"hydra.sweep.dir={tmp_path}",
+        "+hydra.launcher.additional_parameters.reservation=mine",
+    ]  # fmt: skip
+    with initialize_config_dir(config_dir(), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        config = loader.load_configuration("train", given, run_mode=RunMode.MULTIRUN)
+        context = HydraContext(config_loader=loader, callbacks=None)
+        launcher = Plugins.instance().instantiate_launcher(context, lambda cfg: None, config)
+        with pytest.raises(RuntimeError, match="nothing is submitted"):
+            launcher.launch(OVERRIDES, 0)
+    (script,) = scripts
+    for line in (
+        "--nodes=2", "--ntasks-per-node=4", "--gpus-per-node=4", "--cpus-per-task=8",
+        "--partition=gpu", "--reservation=mine", "--signal=USR2@300", "--time=1440",
+    ):  # fmt: skip
+        assert f"#SBATCH {line}\n" in script
+
+
+OVERRIDES = [
+    ["trainer=ddp", "trainer.devices=4", "trainer.num_nodes=2", f"seed={s}"] for s in (0, 1)
+]
