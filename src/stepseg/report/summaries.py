@@ -85,7 +85,7 @@ class Arena:
         words += [f"{key['classes']} classes", f"tokens: {_show_tokens(key['tokens'])}"]
         if key["clock"]:
             words += [f"batch {key['batch']}", str(key["hardware"] or "unknown machine")]
-            words += [f"{key['threads']} threads"] if key["threads"] else []
+            words += [count_words(key["threads"], "thread")] if key["threads"] else []
             words += [str(key["dtype"]), str(key["clock"])]
         else:
             words += ["counted, not timed"]
@@ -220,6 +220,11 @@ def _word(name: str, value: Any) -> str:
     if name in PLAIN:
         return str(value)
     return f"{SHORT.get(name, name.removeprefix('train.'))}={show(value)}"
+
+
+def count_words(number: int, word: str) -> str:
+    """``1 thread``, ``2 threads``."""
+    return f"{number} {word}{'' if number == 1 else 's'}"
 
 
 def show(value: Any) -> str:

@@ -1,12 +1,14 @@
 """The part of the page that describes runs: command, commit, versions, machine, seed, logs."""
 
 import os
+import shlex
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
 from stepseg.report.runs import Problem, Run
+from stepseg.report.summaries import count_words
 from stepseg.report.values import mapping
 
 
@@ -17,12 +19,12 @@ def run_details(run: Run, folder: Path) -> str:
     versions = mapping(values.get("versions"))
     machine = [environment.get("device_name"), values.get("device"), values.get("dtype")]
     threads = environment.get("threads")
-    machine += [f"{threads} threads"] if threads else []
+    machine += [count_words(threads, "thread")] if threads else []
     seconds = values.get("seconds")
     facts = {
         "status": run.status,
         "error": values.get("error"),
-        "command": " ".join([run.command, *map(str, values.get("overrides") or [])]),
+        "command": shlex.join([run.command, *map(str, values.get("overrides") or [])]),
         "seed": values.get("seed"),
         "seconds": f"{seconds:.1f}" if isinstance(seconds, int | float) else None,
         "commit": values.get("git_sha"),

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
+from matplotlib.ticker import LogLocator, NullLocator
 
 from stepseg.report.plots.style import (
     HATCHES,
@@ -66,6 +67,9 @@ def layer_profile(
             lower.plot([place], [speed], mark, color=KINDS[kind], markersize=7, gid=gid)
             tips |= {f"{name}-macs-{place}": words, gid: words}
         lower.set_yscale("log")
+        lower.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        lower.yaxis.set_major_formatter("{x:g}")
+        lower.yaxis.set_minor_locator(NullLocator())
         fills = {k: (KINDS[k], HATCHES[i]) for i, k in enumerate(KINDS)}
         there = dict.fromkeys(kind_of(p["part"]) for p in shown)
         fills = {kind: fills[kind] for kind in there}
