@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 from stepseg.checkpoint import Checkpoint, read_checkpoint
 from stepseg.cli.config import checkpoint_reduction, output_dir, overrides, plain, run_command
 from stepseg.cli.paths import config_dir, register_experiments
+from stepseg.cli.predict_explorer import check_explorer, write_page
 from stepseg.cli.predict_options import check_options, input_files, protocol_of
 from stepseg.cli.predict_progress import Progress
 from stepseg.cli.result import Result
@@ -57,6 +58,8 @@ def predict(cfg: DictConfig) -> None:
     check_options(values)
     # Before the result file: an output that lies over the input gets none either.
     files = input_files(values, output_dir())
+    if values["explorer"]:
+        check_explorer(files)
     with Result(
         output_dir(), command="stepseg-predict", overrides=overrides(), config=values
     ) as result:
@@ -92,6 +95,9 @@ def predict(cfg: DictConfig) -> None:
             result.update({"videos": _join_videos(files, runner, values["frames"])})
         if values["statistics"] and runner.records:
             result.update({"statistics": _write_statistics(runner)})
+        if values["explorer"]:
+            page = write_page(output_dir() / "explorer.html", segmenter, files, checkpoint)
+            result.update({"explorer": page.name if page else None})
         _tell(runner)
         if runner.failures:
             first = runner.failures[0]

@@ -108,6 +108,8 @@ function overrides(state, common) {
       else
         words.push(`'reduction.merge.top_k=[${state.counts}]'`,
           `reduction.merge.top_k_cells=${state.cells ?? "null"}`);
+      if (state.mode !== "thresholds" && common.edgeWeight)
+        words.push("reduction.merge.edge_weight=0");
     }
   }
   if (adds || common.heads.length) {
