@@ -33,6 +33,7 @@ SMALL = [
     "schedule.merge_from=0.25",
     "schedule.exit_from=0.25",
     "schedule.dense_share=0",
+    "card=false",
 ]
 """A training of seconds on `write_camvid`."""
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from stepseg.build import ModelConfig, build_segmenter
 from stepseg.data.specs import DatasetSpec
 from stepseg.entry import KEY, Entry, parse_entry
+from stepseg.hub import download, is_hub_address
 from stepseg.inference import Protocol
 from stepseg.model import StepSegmenter
 from stepseg.safetensors_file import is_safetensors, read_safetensors, write_safetensors
@@ -75,11 +76,14 @@ def describe(
 def read_checkpoint(path: str | Path) -> Checkpoint:
     """Read a checkpoint without running anything that it contains.
 
+    Args:
+        path: a file of the trainer, a safetensors file, or ``hf://user/name`` (`stepseg.hub`).
+
     Raises:
         ValueError: no such file, not a checkpoint of this project, or damaged; says which.
 
     """
-    path = Path(path)
+    path = download(str(path)) if is_hub_address(path) else Path(path)
     if not path.is_file():
         raise ValueError(f"checkpoint {str(path)!r} does not exist")
     state, plain, step = _read_shared(path) if is_safetensors(path) else _read_trainers(path)

@@ -2,12 +2,15 @@
 
 import json
 
+import huggingface_hub
 import pytest
 import torch
+from PIL import Image
 
 from commands import compose_config, start_command
 from stepseg.build import ModelConfig, build_segmenter
 from stepseg.checkpoint import describe, read_checkpoint
+from stepseg.cli import export as command
 from stepseg.cli.export import export
 from stepseg.data.specs import get_spec
 from stepseg.export import job
@@ -54,6 +57,53 @@ def test_weights_are_the_default(checkpoint, tmp_path):
     assert (result["status"], result["file"]) == ("completed", str(path))
     assert result["bytes"] == path.stat().st_size
     assert read_checkpoint(path).config == read_checkpoint(checkpoint).config
+
+
+def test_a_card_from_the_result_of_the_training(checkpoint, tmp_path):
+    folder = tmp_path / "run" / "checkpoints"
+    folder.mkdir(parents=True)
+    (folder / "best.ckpt").write_bytes(checkpoint.read_bytes())
+    row = {"name": "dense", "mIoU": 12.34, "tokens_per_stage": [24]}
+    values = {
+        "status": "completed", "command": "stepseg-train", "overrides": ["seed=4"], "seed": 4,
+        "checkpoint": "/elsewhere/best.ckpt", "mIoU": 12.34, "rows": [row],
+    }  # fmt: skip
+    (tmp_path / "run" / "result.json").write_text(json.dumps(values))
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (96, 64), "teal").save(tmp_path / "photos" / "a.png")
+    arguments = [f"output={tmp_path}/shared", f"images={tmp_path}/photos", "name=pond"]
+    run(tmp_path / "a", f"ckpt_path={folder}/best.ckpt", *arguments)
+    text = (tmp_path / "shared" / "README.md").read_text()
+    assert "# pond\n" in text
+    assert "**12.34 mIoU**" in text
+    assert "stepseg-train seed=4" in text
+    assert "![example 1](pictures/example_1.png)" in text
+    assert "example 2" not in text  # one photo
+    run(tmp_path / "b", f"ckpt_path={folder}/best.ckpt", f"output={tmp_path}/bare", "card=false")
+    assert [path.name for path in (tmp_path / "bare").iterdir()] == ["model.safetensors"]
+    assert read_checkpoint(tmp_path / "bare" / "model.safetensors").about["seed"] == 4
+
+
+def test_a_push_takes_card_and_weights(checkpoint, tmp_path, monkeypatch):
+    pushed = []
+    monkeypatch.setattr(command, "check_push", lambda repo: None)
+    monkeypatch.setattr(
+        command, "push", lambda *args, **options: pushed.append((args, options)) or "hf://ada/pond"
+    )
+    arguments = [f"ckpt_path={checkpoint}", "push_to=ada/pond", "private=false"]
+    result = run(tmp_path, *arguments)
+    ((repo, files), options) = pushed[0]
+    assert (repo, set(files)) == ("ada/pond", {"README.md", "model.safetensors"})
+    assert options["private"] is False
+    assert result["pushed_to"] == "hf://ada/pond"
+    assert 'from_checkpoint("hf://ada/pond")' in (tmp_path / "README.md").read_text()
+
+
+def test_a_push_that_cannot_be_is_refused_first(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
+    with pytest.raises(ValueError, match="push_to='ada/pond' needs a token"):
+        run(tmp_path, f"ckpt_path={checkpoint}", "push_to=ada/pond")
+    assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
 
 
 def test_a_program_of_step(checkpoint, tmp_path, capsys):

@@ -10,6 +10,7 @@ from PIL import Image
 
 from commands import SMALL, compose_config, run_command, start_command, write_camvid
 from stepseg.checkpoint import read_checkpoint, write_inference_checkpoint
+from stepseg.cli import share
 from stepseg.cli.evaluate import evaluate
 from stepseg.cli.train import train
 
@@ -23,7 +24,8 @@ def data(tmp_path_factory):
 def trained(data, tmp_path_factory):
     """The output folder of one small training."""
     output = tmp_path_factory.mktemp("trained")
-    train(compose_config("train", ["data=camvid", f"data.root={data}", *SMALL], output))
+    overrides = ["data=camvid", f"data.root={data}", *SMALL, "card=true"]
+    train(compose_config("train", overrides, output))
     return output
 
 
@@ -48,6 +50,35 @@ def test_training_writes_what_was_promised(trained):
     assert sum(result["gmacs_by_part"].values()) == pytest.approx(result["gmacs_mean"])
     assert (trained / "checkpoints" / "best.ckpt").is_file()
     assert (trained / "checkpoints" / "last.ckpt").is_file()
+
+
+def test_a_card_stands_beside_the_best_checkpoint(trained, data):
+    folder, result = trained / "checkpoints", result_of(trained)
+    assert result["card"] == str(folder / "README.md")
+    assert "card_error" not in result
+    text = (folder / "README.md").read_text()
+    assert f"**{result['mIoU']:.2f} mIoU** on 5 validation images" in text
+    assert "stepseg-train data=camvid data.root=camvid" in text
+    assert str(data.parent) not in text
+    pictures = ["curve.png", "example_1.png", "example_2.png"]
+    assert sorted(path.name for path in (folder / "pictures").iterdir()) == pictures
+    shared = read_checkpoint(folder / "model.safetensors")
+    best = read_checkpoint(folder / "best.ckpt")
+    assert shared.step == best.step
+    assert all(torch.equal(shared.state[key], value) for key, value in best.state.items())
+    assert shared.about["systems"][-1]["mIoU"] == pytest.approx(result["mIoU"], abs=1e-3)
+
+
+def test_a_card_that_fails_ends_nothing(data, tmp_path, monkeypatch, capsys):
+    def fail(*args, **options):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(share, "write_shared", fail)
+    overrides = ["data=camvid", f"data.root={data}", *SMALL, "card=true", "compare=false"]
+    train(compose_config("train", overrides, tmp_path))
+    result = result_of(tmp_path)
+    assert (result["status"], result["card_error"]) == ("completed", "OSError: disk full")
+    assert "no card was written: disk full" in capsys.readouterr().err
 
 
 def test_metrics_are_logged(trained):

@@ -14,7 +14,7 @@ from stepseg.export.static import (
 )
 from stepseg.heads.exit import BudgetExit
 from stepseg.model import Reduction
-from toys import CONFIDENCE, DCTS, EXIT_BLOCKS, SYSTEMS, toy_images, toy_segmenter
+from toys import CONFIDENCE, DCTS, EXIT_BLOCKS, SYSTEMS, toy_images, toy_oracle, toy_segmenter
 
 SIZE = (77, 110)
 """5 x 7 cells, none of them whole at the right and lower border."""
@@ -121,6 +121,11 @@ def test_counts_of_merged_windows():
 def test_numbers_that_depend_on_the_image_are_refused(reduction, named, models):
     with pytest.raises(ValueError, match=f"cannot be exported.*{named}.*reduction=none"):
         StaticSegmenter(models["final"], reduction, SIZE)
+
+
+def test_labels_cannot_be_asked_for():
+    with pytest.raises(ValueError, match="the oracle policy merges by labels"):
+        StaticSegmenter(toy_segmenter(policy=toy_oracle()), Reduction(merge=CTS), SIZE)
 
 
 def test_fixed_numbers_pass():

@@ -1,9 +1,11 @@
 """`stepseg-export`: a checkpoint as a file to share, or for another runtime.
 
 stepseg-export ckpt_path=best.ckpt
+stepseg-export ckpt_path=best.ckpt push_to=user/name
 stepseg-export ckpt_path=best.ckpt format=onnx image_size=[360,480] reduction=none
 """
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,12 +13,18 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
-from stepseg.checkpoint import read_checkpoint, write_inference_checkpoint
+from stepseg.card.files import write_shared
+from stepseg.card.pictures import Example
+from stepseg.checkpoint import Checkpoint, read_checkpoint, write_inference_checkpoint
 from stepseg.cli.config import checkpoint_reduction, output_dir, overrides, plain, run_command
 from stepseg.cli.paths import config_dir, register_experiments
 from stepseg.cli.result import Result
+from stepseg.cli.share import known_facts
+from stepseg.data.files import read_image
 from stepseg.export.job import StaticExport, export_static
+from stepseg.hub import check_push, push
 from stepseg.model_config import ReductionConfig
+from stepseg.profile.images import image_files
 
 register_experiments()
 
@@ -38,9 +46,12 @@ def export(cfg: DictConfig) -> None:
         target = _target(values["format"], values["output"])
         if not values["ckpt_path"]:
             raise ValueError("ckpt_path= is missing: give a checkpoint of stepseg-train")
+        if values["push_to"]:
+            check_push(values["push_to"])
         checkpoint = read_checkpoint(values["ckpt_path"])
+        files = {target.name: target}
         if values["format"] == "safetensors":
-            write_inference_checkpoint(target, checkpoint)
+            files = _share(checkpoint, target, values)
             result.update({"device": "cpu", "bytes": target.stat().st_size})
         else:
             given = checkpoint_reduction(values["reduction"], checkpoint.config)
@@ -51,7 +62,37 @@ def export(cfg: DictConfig) -> None:
             )
             result.update(export_static(checkpoint, target, values["format"], job))
         result.update({"file": str(target)})
+        if values["push_to"]:
+            message = f"{target.name} of {checkpoint.path.name}, by stepseg"
+            address = push(values["push_to"], files, message=message, private=values["private"])
+            result.update({"pushed_to": address})
     print("\n".join(_summary(result.values)))
+
+
+def _share(checkpoint: Checkpoint, target: Path, values: Mapping[str, Any]) -> dict[str, Path]:
+    """Write weights and card; returns the files by their name in a repository."""
+    facts, metrics = known_facts(checkpoint, values["result"])
+    if not values["card"]:
+        write_inference_checkpoint(target, checkpoint, facts)
+        return {target.name: target}
+    examples: list[Example] = []
+    if values["images"]:
+        found = image_files(values["images"])
+        chosen = [found[0], found[len(found) // 2]][: len(found)]
+        examples = [(read_image(file), None) for file in chosen]
+    shared = write_shared(
+        target,
+        checkpoint,
+        facts,
+        examples=examples,
+        metrics=metrics,
+        name=values["name"],
+        source=f"hf://{values['push_to']}" if values["push_to"] else None,
+        license_=values["license"],
+    )
+    for problem in shared.problems:
+        print(f"stepseg-export: the card lacks {problem}", file=sys.stderr)
+    return shared.files
 
 
 _OPTIONS = ("batch_size", "scores", "opset", "verify", "images", "seed")
@@ -82,6 +123,8 @@ def _size(value: Any) -> tuple[int, int] | None:
 def _summary(result: Mapping[str, Any]) -> list[str]:
     """What the terminal says."""
     lines = [f"{result['file']}: {result['bytes'] / 1e6:.1f} MB"]
+    if "pushed_to" in result:
+        lines.append(f"pushed; load it by {result['pushed_to']}")
     if "tokens_per_stage" in result:
         height, width = result["image_size"]
         tokens = ", ".join(map(str, result["tokens_per_stage"]))

@@ -57,6 +57,11 @@ class Result:
         """Add figures."""
         self.values.update(values)
 
+    @property
+    def seconds(self) -> float:
+        """Since the command began."""
+        return round(time.perf_counter() - self._start, 3)
+
     def __enter__(self) -> Self:
         # a batch system's SIGTERM ends the command like Ctrl-C, so that the file is written
         try:
@@ -80,7 +85,7 @@ class Result:
         else:
             self.values["status"] = "failed"
             self.values["error"] = f"{kind.__name__}: {error}"
-        self.values["seconds"] = round(time.perf_counter() - self._start, 3)
+        self.values["seconds"] = self.seconds
         self.save()
 
     def save(self) -> None:

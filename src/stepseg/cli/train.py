@@ -28,6 +28,7 @@ from stepseg.cli.config import (
 )
 from stepseg.cli.paths import config_dir, register_experiments
 from stepseg.cli.result import Result
+from stepseg.cli.share import examples_of, share_best
 from stepseg.dcts.policy import PolicyNetwork
 from stepseg.dcts.targets import HomogeneityRule
 from stepseg.launcher import register_launchers
@@ -78,6 +79,8 @@ def train(cfg: DictConfig) -> float | None:
             trainer.fit(module, datamodule, ckpt_path=_resume(cfg.ckpt_path))
             figures = _finish(trainer, module, datamodule, cfg)
             result.update(figures)
+            if cfg.card and trainer.is_global_zero and isinstance(module, SegmentationModule):
+                result.update(_share(trainer, datamodule, result))
             code = 0
         finally:
             _close_loggers(code)
@@ -124,6 +127,21 @@ def _finish(
     rows = compare(trainer, module, datamodule)
     last = list(rows.values())[-1]
     return {**figures, **last, "rows": [{"name": name, **row} for name, row in rows.items()]}
+
+
+def _share(
+    trainer: L.Trainer, datamodule: SegmentationDataModule, result: Result
+) -> dict[str, Any]:
+    best = result.values["checkpoint"]
+    if not best:
+        return {}
+    return share_best(
+        Path(best),
+        {**result.values, "seconds": result.seconds},
+        output_dir(),
+        trainer.strategy.root_device,
+        lambda: examples_of(datamodule.dataset("test")),
+    )
 
 
 def compare(

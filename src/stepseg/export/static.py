@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stepseg.dcts.merge import MergeRule, merge_windows
-from stepseg.dcts.policy import PolicyNetwork
+from stepseg.dcts.policy import OraclePolicy
 from stepseg.dcts.targets import pad_to_multiple
 from stepseg.export.dense import run_block, run_head, take_rows
 from stepseg.heads.atm import AtmHead, presence_probability
@@ -102,7 +102,8 @@ class StaticSegmenter(nn.Module):
         self.merged = merged_counts(reduction.merge, self.grid) if reduction.merge else {}
         self.merged = {window: count for window, count in self.merged.items() if count}
         self.policy = model.policy if self.merged else None
-        assert self.policy is None or isinstance(self.policy, PolicyNetwork)
+        if isinstance(self.policy, OraclePolicy):
+            raise ValueError("the oracle policy merges by labels, which an exported model has not")
         cells = self.grid[0] * self.grid[1]
         self.num_tokens = cells - sum((w * w - 1) * n for w, n in self.merged.items())
         self.register_buffer("position_ND", self._positions())

@@ -137,7 +137,7 @@ def environment(device: torch.device, model: StepSegmenter, dtype: torch.dtype) 
     head_dim = model.backbone.dim // model.backbone.num_heads
     return {
         "device": str(device),
-        "device_name": torch.cuda.get_device_name(device) if on_cuda else _cpu_name(),
+        "device_name": torch.cuda.get_device_name(device) if on_cuda else cpu_name(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "cuda": torch.version.cuda if on_cuda else None,
@@ -186,7 +186,8 @@ def _speed(timing: Timing, batch_size: int) -> Row:
     }
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """The processor's name, as far as the system tells it."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

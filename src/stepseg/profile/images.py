@@ -4,7 +4,6 @@ Both are different from each other, as images in use are: one image repeated hid
 batches cost, and zeros make everything mergeable.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -40,18 +39,25 @@ def load_images(
         scenes = [draw_scene(height, width, (seed, index))[0] for index in range(count)]
         images = torch.stack([torch.from_numpy(scene) for scene in scenes])
         return images.permute(0, 3, 1, 2)[:, :, : image_size[0], : image_size[1]] / 255
+    files = image_files(folder)[:count]
+    return torch.stack([_cover(read_image(file), image_size) for file in files])
+
+
+def image_files(folder: str | Path) -> list[Path]:
+    """The image files of a folder, subfolders too, in the order of their paths.
+
+    Raises:
+        ValueError: no such folder, or no image in it.
+
+    """
     if not Path(folder).is_dir():
         raise ValueError(f"images={str(folder)!r} is not a folder")
-    files = sorted(_image_files(Path(folder)))[:count]
+    files = sorted(f for f in Path(folder).rglob("*") if f.suffix.lower() in SUFFIXES)
     if not files:
         raise ValueError(
             f"images={str(folder)!r} holds no image ({', '.join(SUFFIXES)}), also not in subfolders"
         )
-    return torch.stack([_cover(read_image(file), image_size) for file in files])
-
-
-def _image_files(folder: Path) -> Iterator[Path]:
-    return (file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
+    return files
 
 
 def _cover(image_3HW: Tensor, image_size: tuple[int, int]) -> Tensor:

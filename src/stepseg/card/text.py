@@ -1,0 +1,228 @@
+"""The card as Markdown: pure functions from what is known to text.
+
+What is not known is left out, never guessed.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from stepseg import __version__
+from stepseg.card.facts import main_figures
+from stepseg.card.front_matter import front_matter
+from stepseg.checkpoint import Checkpoint
+from stepseg.model_config import BACKBONES, ReductionConfig
+
+CURVE = "the curve of the training"
+
+
+def card_text(
+    checkpoint: Checkpoint,
+    name: str,
+    pictures: Mapping[str, str],
+    *,
+    source: str = "model.safetensors",
+    license_: str | None = None,
+) -> str:
+    """Write the whole card.
+
+    Args:
+        checkpoint: with facts of its training in `about`, if there are any.
+        name: of the model.
+        pictures: file names by what they show; the training curve under `CURVE`.
+        source: what a reader loads: a file beside the card, or ``hf://user/name``.
+        license_: an identifier of the hub.
+
+    """
+    sections = [
+        f"# {name}\n\n{_summary(checkpoint)}",
+        _loading(source),
+        _systems(checkpoint),
+        _pictures(pictures),
+        _classes(checkpoint),
+        _model(checkpoint),
+        _training(checkpoint, pictures.get(CURVE)),
+        _limits(checkpoint),
+    ]
+    body = "\n\n".join(section for section in sections if section)
+    return f"{front_matter(checkpoint, name, license_)}\n{body}\n"
+
+
+def _summary(checkpoint: Checkpoint) -> str:
+    data, figures = checkpoint.data, main_figures(checkpoint)
+    text = (
+        f"Semantic segmentation of {len(data['classes'])} classes ({data['name']}) by a plain "
+        f"Vision Transformer that merges superpatches and lets confident tokens leave early "
+        f"([STEP](https://arxiv.org/abs/2509.14165)), trained with stepseg."
+    )
+    if "mIoU" not in figures:
+        return text
+    images = checkpoint.about.get("images")
+    where = f" on {images} validation images" if images else ""
+    return f"{text} **{figures['mIoU']:.2f} mIoU**{where}."
+
+
+def _loading(source: str) -> str:
+    return f"""## Use
+
+```python
+from stepseg.predict.segmenter import Segmenter
+
+segmenter = Segmenter.from_checkpoint("{source}")
+prediction = segmenter.predict("photo.jpg")  # .labels, .overlay(), .picture("exits"), ...
+```
+
+`stepseg-eval ckpt_path={source} data=... data.root=...` repeats the figures below."""
+
+
+def _systems(checkpoint: Checkpoint) -> str:
+    rows = [r for r in checkpoint.about.get("systems") or [] if isinstance(r, dict)]
+    if not rows:
+        return ""
+    columns = {
+        "mIoU": "mIoU", "mAcc": "mAcc", "aAcc": "aAcc", "boundary IoU": "boundary_IoU",
+        "GMACs": "gmacs_mean", "images/s": "images_per_s", "speed-up": "speedup",
+    }  # fmt: skip
+    columns = {head: key for head, key in columns.items() if any(_is_number(r, key) for r in rows)}
+    table = [["system", *columns, "tokens by stage"]]
+    for row in rows:
+        tokens = row.get("tokens_per_stage") or []
+        shown = [f"{row[k]:.2f}" if _is_number(row, k) else "" for k in columns.values()]
+        table.append([str(row["name"]), *shown, ", ".join(f"{count:.0f}" for count in tokens)])
+    notes = ["All rows share the weights. Accuracy in percent; GMACs are multiply-accumulates."]
+    if checkpoint.about.get("timed_on"):
+        where = checkpoint.about.get("hardware") or checkpoint.about["timed_on"]
+        notes.append(f"Images per second: one at a time, from pixels to class ids, on {where}.")
+    protocol = _protocol(checkpoint)
+    return f"## Figures\n\n{_table(table)}\n\n{' '.join(notes)}{protocol}"
+
+
+def _protocol(checkpoint: Checkpoint) -> str:
+    protocol = checkpoint.protocol
+    if protocol is None:
+        return ""
+    shown = {"slide": f"in windows of {protocol.crop}, every {protocol.stride} pixels"}
+    text = f" Images were shown {shown.get(protocol.mode, 'whole')}"
+    if protocol.resize_short is not None:
+        text += f", resized to {protocol.resize_short}"
+    if protocol.scales != (1.0,):
+        text += f", at scales {', '.join(map(str, protocol.scales))}"
+    return f"{text}{', also mirrored' if protocol.flip else ''}."
+
+
+def _pictures(pictures: Mapping[str, str]) -> str:
+    shown = [f"![{what}]({file})" for what, file in pictures.items() if what != CURVE]
+    if not shown:
+        return ""
+    return "## Examples\n\n" + "\n\n".join(shown)
+
+
+def _classes(checkpoint: Checkpoint) -> str:
+    data, scores = checkpoint.data, checkpoint.about.get("per_class_IoU") or []
+    known = len(scores) == len(data["classes"])
+    table = [["id", "class", "colour", *(["IoU"] if known else [])]]
+    for index, (name, colour) in enumerate(zip(data["classes"], data["palette"], strict=True)):
+        cells = [str(index), name, "#" + "".join(f"{channel:02x}" for channel in colour)]
+        if known:
+            cells.append("never seen" if scores[index] is None else f"{scores[index]:.1f}")
+        table.append(cells)
+    note = f"Pixels labelled {data['ignore_index']} count nowhere."
+    return f"## Classes\n\n{_table(table)}\n\n{note}"
+
+
+def _model(checkpoint: Checkpoint) -> str:
+    config, reduction = checkpoint.config, checkpoint.config.reduction
+    depth = config.backbone.depth or BACKBONES[config.backbone.name]["depth"]
+    parameters = sum(v.numel() for v in checkpoint.state.values() if v.is_floating_point())
+    pretrained = config.backbone.pretrained or "no (random weights, or a local file)"
+    rows = [
+        ["part", "value"],
+        ["backbone", f"{config.backbone.name}, {depth} blocks, patches of 16 pixels"],
+        ["pretrained", pretrained],
+        ["policy network", f"{config.policy.name}" if config.policy else "none"],
+        ["merging", _merging(reduction)],
+        ["exits", _exits(reduction)],
+        ["parameters", f"{parameters / 1e6:.1f} million, policy and heads included"],
+    ]
+    return f"## Model\n\n{_table(rows)}"
+
+
+def _merging(reduction: ReductionConfig) -> str:
+    rule = reduction.merge
+    if rule is None:
+        return "none"
+    if rule.thresholds is None:
+        return f"the best {rule.top_k} windows of {_listed(rule.windows)} patches"
+    pairs = zip(rule.windows, rule.thresholds, strict=True)
+    scores = ", ".join(f"{w} × {w} above {t}" for w, t in pairs)
+    return f"windows of patches by their score: {scores}"
+
+
+def _exits(reduction: ReductionConfig) -> str:
+    rule = reduction.exit
+    if rule is None or not rule.blocks:
+        return "none"
+    where = f"after block {_listed(rule.blocks)}"
+    if rule.rule == "budget":
+        return f"{where}, {_listed(rule.tokens)} tokens stay"
+    return f"{where}, {rule.rule} above {rule.threshold}; {rule.keep_per_class} per class stay"
+
+
+def _training(checkpoint: Checkpoint, curve: str | None) -> str:
+    about = checkpoint.about
+    recipe = about.get("recipe") or {}
+    rows = [["setting", "value"], ["step of these weights", str(checkpoint.step)]]
+    rows += [[name, str(value)] for name, value in recipe.items() if value is not None]
+    for name in ("seed", "hardware"):
+        if name in about:
+            rows.append([name, str(about[name])])
+    if "minutes" in about:
+        rows.append(["minutes", f"{about['minutes']:g}, evaluation included"])
+    if about.get("git_sha"):
+        rows.append(["commit", f"`{about['git_sha']}`"])
+    versions = about.get("versions") or {}
+    if versions:
+        rows.append(["versions", ", ".join(f"{k} {v}" for k, v in versions.items())])
+    parts = ["## Training", _table(rows)]
+    if about.get("command"):
+        parts.append(f"```bash\n{about['command']}\n```")
+    if curve:
+        parts.append(f"![{CURVE}]({curve})")
+    return "\n\n".join(parts)
+
+
+def _limits(checkpoint: Checkpoint) -> str:
+    data, about = checkpoint.data, checkpoint.about
+    lines = [
+        f"The model knows the {len(data['classes'])} classes above and names one of them for every "
+        "pixel, also where none is right.",
+        "What it says about images unlike its training images has not been measured.",
+    ]
+    if data["name"] == "synthetic":
+        lines.append("It has seen generated scenes only and is of no use on photographs.")
+    if about.get("images"):
+        lines.append(
+            f"The figures come from {about['images']} images and one training; the best of its "
+            "checkpoints was chosen on the same images."
+        )
+    scores = about.get("per_class_IoU") or []
+    poor = [c for c, s in zip(data["classes"], scores, strict=False) if s is not None and s < 10]
+    if poor:
+        lines.append(f"Hardly learned (IoU below 10): {', '.join(poor)}.")
+    lines.append("The licence of the training data applies beside that of the code.")
+    listed = "\n".join(f"- {line}" for line in lines)
+    return f"## Limits\n\n{listed}\n\nWritten by stepseg {__version__}."
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    head, *body = ([cell.replace("|", "\\|") for cell in row] for row in rows)
+    lines = [head, ["---"] * len(head), *body]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _listed(values: Sequence[Any]) -> str:
+    words = [str(value) for value in values]
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def _is_number(row: Mapping[str, Any], key: str) -> bool:
+    return isinstance(row.get(key), int | float)
