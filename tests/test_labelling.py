@@ -35,7 +35,9 @@ def test_classes_bit_by_bit_give_the_map_of_all_scores(chunk, monkeypatch):
     assert torch.equal(predict_labels(scorer, images, protocol, (64, 80)), expected)
 
 
-def test_ties_go_to_the_first_class():
+@pytest.mark.parametrize("chunk", [1, 2**24])
+def test_ties_go_to_the_first_class(chunk, monkeypatch):
+    monkeypatch.setattr(labelling, "CHUNK", chunk)
     assert resized_argmax(torch.ones(1, 4, 2, 2), (3, 3)).eq(0).all()
 
 
