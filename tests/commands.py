@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -83,11 +84,34 @@ def start_command(
     module: str, *arguments: str, output: Path, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """Run a command to its end, whatever that is."""
+    process = open_command(module, *arguments, output=output, **environment)
+    try:
+        stdout, stderr = process.communicate(timeout=280)
+    finally:
+        process.kill()
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+
+def open_command(
+    module: str, *arguments: str, output: Path, **environment: str
+) -> subprocess.Popen[str]:
+    """Start a command and return at once."""
     command = [sys.executable, "-m", f"stepseg.cli.{module}", *arguments, f"hydra.run.dir={output}"]
-    return subprocess.run(
+    return subprocess.Popen(
         command,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", **environment},
-        timeout=280,
+        # a shell that starts the tests in the background lets its children ignore Ctrl-C
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
+
+
+def wait_for(process: subprocess.Popen[str], beginning: str) -> None:
+    """Read what a command says until a line begins like this."""
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith(beginning):
+            return
+    raise AssertionError(f"{process.args} never said {beginning!r}")

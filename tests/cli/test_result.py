@@ -1,15 +1,13 @@
 """`result.json` tells how a command ended, however it ended."""
 
 import json
-import os
 import signal
-import subprocess
 import sys
 import time
 
 import pytest
 
-from commands import SMALL, write_camvid
+from commands import SMALL, open_command, wait_for, write_camvid
 from stepseg.cli.result import Result, read_result
 
 
@@ -69,33 +67,22 @@ def test_foreign_files_are_named(tmp_path):
         read_result(path)
 
 
-@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_a_training_that_is_stopped_says_so(kind, tmp_path):
     root = write_camvid(tmp_path / "data")
     output = tmp_path / "out"
-    command = [
-        sys.executable, "-m", "stepseg.cli.train", "data=camvid", f"data.root={root}", *SMALL,
-        "trainer.max_steps=100000", "trainer.val_check_interval=100000",
-        f"hydra.run.dir={output}",
-    ]  # fmt: skip
-    process = subprocess.Popen(
-        command,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        # a shell that starts the tests in the background lets its children ignore Ctrl-C
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    assert process.stderr is not None
-    for line in process.stderr:
-        if line.startswith("step"):
-            break
+    process = open_command(
+        "train", "data=camvid", f"data.root={root}", *SMALL,
+        "trainer.max_steps=100000", "trainer.val_check_interval=100000", output=output,
+    )  # fmt: skip
+    wait_for(process, "step")
     time.sleep(0.2)
     process.send_signal(kind)
     try:
         process.communicate(timeout=60)
     finally:
         process.kill()
-    assert process.returncode != 0
-    assert json.loads((output / "result.json").read_text())["status"] == "interrupted"
+    assert process.returncode == (130 if kind == signal.SIGINT else 75)
+    result = json.loads((output / "result.json").read_text())
+    assert (result["status"], result["interrupted_by"]) == ("interrupted", kind.name)
+    assert result["checkpoint"] == str(output / "checkpoints" / "last.ckpt")

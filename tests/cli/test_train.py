@@ -262,30 +262,6 @@ def test_policy_alone_then_frozen(data, tmp_path):
             torch.testing.assert_close(after["state_dict"][f"model.{key}"], value, rtol=0, atol=0)
 
 
-def test_resuming_continues_the_interrupted_run(data, tmp_path):
-    """Resumed from the checkpoint of the second step: the losses of the uninterrupted run."""
-    common = ["data=camvid", f"data.root={data}", *SMALL, "trainer.log_every_n_steps=1"]
-    common += ["heads.dropout=0", "compare=false"]
-    keep_all = ["callbacks.last.save_top_k=-1", "callbacks.last.filename='at_{step}'"]
-    train(compose_config("train", [*common, *keep_all], tmp_path / "whole"))
-    last = tmp_path / "whole" / "checkpoints" / "at_step=2.ckpt"
-    train(compose_config("train", [*common, f"ckpt_path='{last}'"], tmp_path / "rest"))
-
-    def losses(folder):
-        with open(tmp_path / folder / "csv" / "metrics.csv") as file:
-            return {
-                int(row["step"]): float(row["train/loss"])
-                for row in csv.DictReader(file)
-                if row["train/loss"]
-            }
-
-    whole, rest = losses("whole"), losses("rest")
-    assert sorted(whole) == [0, 1, 2, 3]
-    assert sorted(rest) == [2, 3]
-    for step, loss in rest.items():
-        assert loss == pytest.approx(whole[step], rel=1e-6)
-
-
 def test_half_precision_checkpointing_and_wandb(data, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")

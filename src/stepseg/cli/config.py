@@ -1,6 +1,8 @@
 """From Hydra's configuration to the typed objects of the library; a DictConfig ends here."""
 
 import logging
+import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Mapping
@@ -11,13 +13,18 @@ import lightning as L
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import instantiate
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from stepseg.lit.datamodule import SegmentationDataModule
+from stepseg.lit.interrupt import TrainingInterrupted
 from stepseg.model_config import ModelConfig, ReductionConfig
 
 EXPECTED_ERRORS = (ValueError, FileNotFoundError, NotADirectoryError)
 """What bad input raises: shown as one message, without a traceback."""
+
+REQUEUE_EXIT_CODE = 75
+"""EX_TEMPFAIL of sysexits.h: a signal stopped the training, and the same command continues it."""
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
@@ -95,6 +102,8 @@ def make_trainer(cfg: DictConfig, **extra: Any) -> L.Trainer:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     # Lightning 2.6 asks PyTorch 2.15 for a name that it renamed.
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    # What stands there is kept or replaced on purpose (`stepseg.cli.resume`).
+    warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
     return instantiate(cfg.trainer, _convert_="all", **extra)
 
 
@@ -110,6 +119,24 @@ def run_command(name: str, task: Callable[[], Any]) -> Any:
             raise
         print(f"{name}: error: {error}", file=sys.stderr)
         sys.exit(2)
+    except TrainingInterrupted as stop:
+        sys.exit(_interrupted(name, stop))
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _interrupted(name: str, stop: TrainingInterrupted) -> int:
+    """Say how to go on; returns the exit code."""
+    if getattr(rank_zero_only, "rank", 0):
+        return 0  # the first process speaks for all; another code would have it killed
+    print(f"{name}: {stop}", file=sys.stderr)
+    if stop.checkpoint is not None:
+        again = f"hydra.run.dir={output_dir()} ckpt_path=last"
+        print(f"{name}: go on with the same command and {again}", file=sys.stderr)
+        job = os.environ.get("SLURM_JOB_ID")
+        if job:
+            print(
+                f"{name}: or, with these in the job script: scontrol requeue {job}", file=sys.stderr
+            )
+    return 130 if stop.signal == signal.SIGINT else REQUEUE_EXIT_CODE

@@ -17,10 +17,13 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from stepseg import __version__
 from stepseg.data.writing import write_json
+from stepseg.lit.interrupt import TrainingInterrupted
 
 PACKAGES = (
     "torch", "torchvision", "lightning", "hydra-core", "omegaconf", "timm", "torchmetrics",
 )  # fmt: skip
+
+SIGNALS = tuple(getattr(signal, n) for n in ("SIGTERM", "SIGUSR1") if hasattr(signal, n))
 
 
 class Result:
@@ -51,7 +54,7 @@ class Result:
             "seed": config.get("seed"),
         }
         self._start = time.perf_counter()
-        self._previous_sigterm: Any = None
+        self._previous: dict[int, Any] = {}
 
     def update(self, values: Mapping[str, Any]) -> None:
         """Add figures."""
@@ -63,11 +66,12 @@ class Result:
         return round(time.perf_counter() - self._start, 3)
 
     def __enter__(self) -> Self:
-        # a batch system's SIGTERM ends the command like Ctrl-C, so that the file is written
-        try:
-            self._previous_sigterm = signal.signal(signal.SIGTERM, _interrupt)
-        except ValueError:  # not in the main thread
-            self._previous_sigterm = None
+        # a batch system's signals end the command like Ctrl-C, so that the file is written
+        for signum in SIGNALS:
+            try:
+                self._previous[signum] = signal.signal(signum, _interrupt)
+            except ValueError:  # not in the main thread
+                break
         return self
 
     def __exit__(
@@ -76,12 +80,16 @@ class Result:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._previous_sigterm is not None:
-            signal.signal(signal.SIGTERM, self._previous_sigterm)
+        for signum, handler in self._previous.items():
+            signal.signal(signum, handler)
         if kind is None:
             self.values["status"] = "completed"
         elif _was_interrupted(error):
             self.values["status"] = "interrupted"
+            if isinstance(error, TrainingInterrupted):
+                self.values["interrupted_by"] = error.signal.name
+                self.values["steps"] = error.step
+                self.values["checkpoint"] = error.checkpoint and str(error.checkpoint)
         else:
             self.values["status"] = "failed"
             self.values["error"] = f"{kind.__name__}: {error}"
@@ -119,7 +127,7 @@ def read_result(path: str | Path) -> dict[str, Any]:
 def _was_interrupted(error: BaseException | None) -> bool:
     """Whether Ctrl-C or SIGTERM is behind it; Lightning turns both into an exit of its own."""
     while error is not None:
-        if isinstance(error, KeyboardInterrupt | SIGTERMException):
+        if isinstance(error, KeyboardInterrupt | SIGTERMException | TrainingInterrupted):
             return True
         error = error.__cause__ or error.__context__
     return False

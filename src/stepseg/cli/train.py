@@ -5,12 +5,12 @@ Without arguments: the main job on generated scenes, a few minutes on two CPU co
 
 import copy
 import sys
-from pathlib import Path
 from typing import Any
 
 import hydra
 import lightning as L
 import torch
+from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 
 from stepseg.build import build_policy
@@ -29,19 +29,24 @@ from stepseg.cli.config import (
 from stepseg.cli.paths import config_dir, register_experiments
 from stepseg.cli.result import Result
 from stepseg.cli.share import examples_of, share_best
+from stepseg.cli.resume import check_config, find_point, finished_result
 from stepseg.dcts.policy import PolicyNetwork
 from stepseg.dcts.targets import HomogeneityRule
 from stepseg.launcher import register_launchers
 from stepseg.launcher.guard import check_sweep
 from stepseg.lit.callbacks.progress import progress
+from stepseg.lit.callbacks.randomness import BatchRandomness
+from stepseg.lit.checkpoint_io import SafeCheckpointIO
+from stepseg.lit.csv_logger import CsvLogger
 from stepseg.lit.datamodule import SegmentationDataModule
+from stepseg.lit.interrupt import StopOnSignal
 from stepseg.lit.optim import OptimConfig
 from stepseg.lit.policy import PolicyModule
+from stepseg.lit.resume import ResumePoint, RunRecord
 from stepseg.lit.schedule import ReductionSchedule
 from stepseg.lit.segmentation import SegmentationModule
 from stepseg.losses import LossWeights
 from stepseg.model_config import PATCH_SIZE, ModelConfig
-from stepseg.safetensors_file import is_safetensors
 
 register_experiments()
 register_launchers()
@@ -56,10 +61,17 @@ def main(cfg: DictConfig) -> float | None:
 def train(cfg: DictConfig) -> float | None:
     """Carry out one training job and write its `result.json`."""
     values = plain(cfg)
+    finished = finished_result(cfg.ckpt_path, output_dir())
+    if finished is not None:
+        return finished.get("mIoU", finished.get("mAP"))
     with Result(
         output_dir(), command="stepseg-train", overrides=overrides(), config=values
     ) as result:
         check_sweep(values)
+        point = find_point(cfg.ckpt_path, output_dir())
+        if point is not None:
+            check_config(point, values, cfg.resume.on_change)
+            result.update({"resumed_from": {"checkpoint": str(point.path), "step": point.step}})
         L.seed_everything(cfg.seed, workers=True, verbose=False)
         datamodule = make_datamodule(cfg)
         if cfg.task not in ("segmentation", "policy"):
@@ -69,14 +81,21 @@ def train(cfg: DictConfig) -> float | None:
         module = _make_module(cfg.task, config, datamodule, values)
         trainer = make_trainer(
             cfg,
-            callbacks=[*make_all(cfg.callbacks), progress(cfg.trainer.log_every_n_steps)],
-            logger=make_all(cfg.logger),
+            callbacks=[
+                *make_all(cfg.callbacks),
+                progress(cfg.trainer.log_every_n_steps),
+                BatchRandomness(cfg.seed),
+                RunRecord(values),
+                StopOnSignal(),
+            ],
+            logger=_make_loggers(cfg, point),
+            plugins=[SafeCheckpointIO()],
             default_root_dir=str(output_dir()),
         )
         result.update({"device": str(trainer.strategy.root_device), "dtype": trainer.precision})
         code = 1
         try:
-            trainer.fit(module, datamodule, ckpt_path=_resume(cfg.ckpt_path))
+            trainer.fit(module, datamodule, ckpt_path=point.path if point else None)
             figures = _finish(trainer, module, datamodule, cfg)
             result.update(figures)
             if cfg.card and trainer.is_global_zero and isinstance(module, SegmentationModule):
@@ -191,16 +210,12 @@ def _best_checkpoint(trainer: L.Trainer) -> str | None:
     return None
 
 
-def _resume(path: str | None) -> str | None:
-    if path is None:
-        return None
-    if not Path(path).is_file():
-        raise ValueError(f"ckpt_path={path!r} is not a file")
-    if is_safetensors(Path(path)):
-        raise ValueError(
-            f"ckpt_path={path!r} holds weights alone, for inference: resume from last.ckpt"
-        )
-    return path
+def _make_loggers(cfg: DictConfig, point: ResumePoint | None) -> list[Logger]:
+    loggers = make_all(cfg.logger)
+    for logger in loggers:
+        if isinstance(logger, CsvLogger) and point is not None:
+            logger.resume_at(point.step)
+    return loggers
 
 
 def _close_loggers(exit_code: int) -> None:

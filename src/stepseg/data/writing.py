@@ -17,18 +17,43 @@ from numpy.typing import NDArray
 from PIL import Image
 
 
-def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, then rename it: complete or absent."""
+def write_atomically(
+    path: Path, write: Callable[[IO[bytes]], object], *, durable: bool = False
+) -> None:
+    """Let `write` fill a temporary file beside `path`, then rename it: complete or absent.
+
+    A full disk or a killed process leaves what stood at `path` before. `durable` waits until the
+    bytes are on the disk, so that this also holds for a power failure.
+
+    Raises:
+        OSError: no space, no permission; names `path`, and nothing has changed.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
             write(file)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         os.chmod(temporary, 0o644)  # mkstemp makes private files; data folders are shared
         os.replace(temporary, path)
-    except BaseException:
+        if durable:
+            _sync_folder(path.parent)
+    except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # a write that fails does not say where
         raise
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` survive a power failure."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def write_png(path: Path, pixels: NDArray[np.uint8]) -> None:
@@ -42,4 +67,9 @@ def write_png(path: Path, pixels: NDArray[np.uint8]) -> None:
 def write_json(path: Path, value: object) -> None:
     """Write plain data as indented JSON, atomically."""
     text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    write_atomically(path, lambda file: file.write(text.encode()), durable=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text as UTF-8, atomically."""
     write_atomically(path, lambda file: file.write(text.encode()))

@@ -16,8 +16,9 @@ from torchmetrics.classification import BinaryAveragePrecision
 
 from stepseg.dcts.policy import PolicyNetwork
 from stepseg.dcts.targets import HomogeneityRule
+from stepseg.lit.metrics import is_logging_step, write_metrics
 from stepseg.lit.optim import OptimConfig, lr_factor
-from stepseg.losses import local_count, policy_loss
+from stepseg.losses import local_count, mean_over_ranks, policy_loss
 
 
 class PolicyModule(L.LightningModule):
@@ -51,7 +52,10 @@ class PolicyModule(L.LightningModule):
     def training_step(self, batch: Mapping[str, Any], batch_index: int) -> Tensor:
         logits, targets = self._predict(batch)
         loss = policy_loss(logits, targets)
-        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch["image"]))
+        if is_logging_step(self, batch_index):
+            value = mean_over_ranks(loss.detach())
+            self.log("train/loss", value, prog_bar=True, logger=False)
+            write_metrics(self, {"train/loss": float(value)})
         return loss
 
     def validation_step(self, batch: Mapping[str, Any], batch_index: int) -> None:

@@ -21,6 +21,7 @@ from stepseg.dcts.policy import PolicyNetwork
 from stepseg.dcts.targets import HomogeneityRule, pad_to_multiple
 from stepseg.evaluation import Evaluator
 from stepseg.inference import Protocol
+from stepseg.lit.metrics import is_logging_step, load_sums, sum_over_ranks, write_metrics
 from stepseg.lit.optim import OptimConfig, build_optimizer
 from stepseg.lit.schedule import ReductionSchedule
 from stepseg.losses import (
@@ -91,7 +92,7 @@ class SegmentationModule(L.LightningModule):
         output = self.model(images, labels, reduction)
         terms = self.losses(output, labels)
         self.train_tokens.update(self.model, [output], len(images))
-        if self._is_logging_step():
+        if is_logging_step(self, batch_index):
             self._log_training(terms, len(images))
         return torch.stack(list(terms.values())).sum()
 
@@ -131,6 +132,11 @@ class SegmentationModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[KEY] = describe(self.config, self.spec, self.protocol)
+        checkpoint["train_tokens"] = sum_over_ranks(self.train_tokens)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.trainer.is_global_zero:  # sums over ranks: one rank goes on with them
+            load_sums(self.train_tokens, checkpoint.get("train_tokens", {}))
 
     def losses(self, output: Segmentation, labels_BHW: Tensor) -> dict[str, Tensor]:
         """Every head on the whole map of its time, and the policy on its windows."""
@@ -152,19 +158,13 @@ class SegmentationModule(L.LightningModule):
             terms["policy"] = policy_loss(output.policy_logits, targets, self.loss.policy, count)
         return terms
 
-    def _is_logging_step(self) -> bool:
-        """Whether loggers are written after this step: only then values are reduced for them."""
-        interval: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        return (self.global_step + 1) % interval == 0
-
     def _log_training(self, terms: Mapping[str, Tensor], batch_size: int) -> None:
         """Loss terms of this step, averaged over ranks in one go; tokens since the last time."""
         values = mean_over_ranks(torch.stack([value.detach() for value in terms.values()]))
-        logged = dict(zip((f"train/{name}" for name in terms), values, strict=True))
-        self.log("train/loss", values.sum(), prog_bar=True, batch_size=batch_size)
-        self.log_dict(logged, batch_size=batch_size)
-        tokens = logged_tokens("train", self.train_tokens.compute())
-        self.log_dict(tokens, sync_dist=True)
+        self.log("train/loss", values.sum(), prog_bar=True, logger=False, batch_size=batch_size)
+        logged = {"train/loss": float(values.sum())}
+        logged |= dict(zip((f"train/{name}" for name in terms), values.tolist(), strict=True))
+        write_metrics(self, logged | logged_tokens("train", self.train_tokens.compute()))
         self.train_tokens.reset()
 
     def _finish_evaluation(self, split: str) -> None:

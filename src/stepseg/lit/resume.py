@@ -1,0 +1,137 @@
+"""Finding the checkpoint to go on with, and whether the run that wrote it was the same run."""
+
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+
+from stepseg.lit.callbacks.last import LAST, NEXT, PREVIOUS
+from stepseg.safetensors_file import is_safetensors
+
+RECORD = "stepseg_run"
+NEEDED = ("state_dict", "optimizer_states", "loops", "global_step")
+
+NEUTRAL = (
+    "ckpt_path", "resume", "logger", "callbacks", "compare", "best_by", "checkpoint_every",
+    "data.root", "data.num_workers", "data.val_batch_size", "data.pin_memory",
+    "trainer.log_every_n_steps", "trainer.enable_progress_bar", "trainer.enable_model_summary",
+    "trainer.profiler",
+)  # fmt: skip
+"""Keys that do not change the course of a training."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResumePoint:
+    """A checkpoint that was read and is whole."""
+
+    path: Path
+    step: int
+    config: dict[str, Any] | None
+    """Configuration of the run that wrote it; None: not recorded."""
+
+
+class RunRecord(L.Callback):
+    """Writes the run's configuration and last evaluation into every checkpoint.
+
+    Args:
+        config: resolved, plain.
+
+    """
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self.config = dict(config)
+
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint[RECORD] = {"config": self.config, "results": pl_module.results}
+
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        # A run that ended after its last validation evaluates nothing again.
+        pl_module.results = checkpoint.get(RECORD, {}).get("results", {})
+
+
+def read_point(path: Path) -> ResumePoint:
+    """Read a checkpoint and check every byte of it.
+
+    Raises:
+        ValueError: damaged, or no checkpoint of a training; says which.
+
+    """
+    if is_safetensors(path):
+        raise ValueError(
+            f"ckpt_path={str(path)!r} holds weights alone, for inference: resume from last.ckpt"
+        )
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()  # PyTorch's reader does not compare checksums
+        if damaged:
+            raise ValueError(f"checksum of {damaged} is wrong")
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = str(error).split("\n")[0][:200]
+        raise ValueError(
+            f"checkpoint {str(path)!r} cannot be read safely ({type(error).__name__}: {reason}): "
+            f"it is damaged, or holds more than tensors and plain values"
+        ) from error
+    missing = [k for k in NEEDED if not isinstance(content, dict) or k not in content]
+    if missing:
+        raise ValueError(
+            f"{str(path)!r} holds no state of a training ({', '.join(missing)} missing): resume "
+            f"from last.ckpt or best.ckpt of stepseg-train"
+        )
+    record = content.get(RECORD)
+    return ResumePoint(path, int(content["global_step"]), record["config"] if record else None)
+
+
+def newest_point(folder: Path) -> tuple[ResumePoint | None, list[str]]:
+    """The newest whole checkpoint of a run, and what was wrong with the others.
+
+    Args:
+        folder: `checkpoints/` of a run.
+
+    """
+    points, problems = [], []
+    for name in (NEXT, LAST, PREVIOUS):
+        if (folder / name).is_file():
+            try:
+                points.append(read_point(folder / name))
+            except ValueError as error:
+                problems.append(str(error))
+    best = folder / "best.ckpt"
+    if not points and best.is_file():
+        try:
+            points.append(read_point(best))
+        except ValueError as error:
+            problems.append(str(error))
+    return max(points, key=lambda point: point.step, default=None), problems
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Keys whose change alters the course of a training, with the old and the new value."""
+    old, new = dict(_flat(before)), dict(_flat(now))
+    keys = [key for key in {**old, **new} if not _is_neutral(key)]
+    absent = "(absent)"
+    return {
+        key: (old.get(key, absent), new.get(key, absent))
+        for key in keys
+        if old.get(key, absent) != new.get(key, absent)
+    }
+
+
+def _is_neutral(key: str) -> bool:
+    return any(key == neutral or key.startswith(f"{neutral}.") for neutral in NEUTRAL)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value

@@ -1,0 +1,260 @@
+"""A training that was stopped anywhere and resumed ends as the one that never was."""
+
+import csv
+import json
+import os
+import signal
+
+import pytest
+import torch
+
+from commands import SMALL, compose_config, open_command, start_command, wait_for, write_camvid
+from stepseg.cli.config import REQUEUE_EXIT_CODE
+from stepseg.cli.train import train
+from stepseg.lit.callbacks.last import LastCheckpoint
+from stepseg.lit.callbacks.randomness import BatchRandomness
+from stepseg.lit.interrupt import TrainingInterrupted
+from stepseg.lit.segmentation import SegmentationModule
+
+TINY = [
+    *SMALL, "trainer.max_steps=7", "trainer.val_check_interval=3", "trainer.log_every_n_steps=2",
+    "backbone=vit_tiny_d6", "backbone.depth=3", "reduction.exit.blocks=[1,2]",
+    "heads.num_layers=1", "backbone.drop_path=0.2", "heads.dropout=0.2", "compare=false",
+    "callbacks.last.every_n_steps=2", "schedule.dense_share=0.3",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_camvid(tmp_path_factory.mktemp("camvid"))
+
+
+@pytest.fixture(scope="module")
+def run(data):
+    def start(folder, *overrides):
+        overrides = ["data=camvid", f"data.root={data}", *TINY, *overrides]
+        return train(compose_config("train", overrides, folder))
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def whole(run, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    run(folder)
+    return folder
+
+
+def rows_of(folder):
+    with open(folder / "csv" / "metrics.csv") as file:
+        return [{k: v for k, v in row.items() if v} for row in csv.DictReader(file)]
+
+
+def result_of(folder):
+    return json.loads((folder / "result.json").read_text())
+
+
+def load(folder, name="last.ckpt"):
+    return torch.load(folder / "checkpoints" / name, weights_only=True)
+
+
+def assert_same_run(folder, whole):
+    """Every row of the log, weights, optimiser, best checkpoint and figures, to the last bit."""
+    assert rows_of(folder) == rows_of(whole)
+    for name in ("last.ckpt", "best.ckpt"):
+        mine, theirs = load(folder, name), load(whole, name)
+        assert mine["global_step"] == theirs["global_step"]
+        torch.testing.assert_close(mine["state_dict"], theirs["state_dict"], rtol=0, atol=0)
+        (mine_state,), (their_state,) = mine["optimizer_states"], theirs["optimizer_states"]
+        torch.testing.assert_close(mine_state["state"], their_state["state"], rtol=0, atol=0)
+        assert mine_state["param_groups"] == their_state["param_groups"]
+        assert mine["lr_schedulers"] == theirs["lr_schedulers"]
+    assert result_of(folder)["status"] == "completed"
+    assert result_of(folder)["steps"] == result_of(whole)["steps"]
+    assert result_of(folder)["mIoU"] == result_of(whole)["mIoU"]
+
+
+class Crash(BaseException):
+    """Stands in for kill -9: nothing of ours may catch it."""
+
+
+def crash_at(monkeypatch, kind, method, count, after=False):
+    """Crash in the `count`-th call of a method."""
+    original, calls = getattr(kind, method), []
+
+    def crashing(*args, **kwargs):
+        calls.append(1)
+        result = original(*args, **kwargs) if after or len(calls) != count else None
+        if len(calls) == count:
+            raise Crash
+        return result
+
+    monkeypatch.setattr(kind, method, crashing)
+
+
+CRASHES = {
+    "before the first checkpoint": (SegmentationModule, "training_step", 2),
+    "in a step": (SegmentationModule, "training_step", 3),
+    "after the row of a step": (SegmentationModule, "training_step", 4, True),
+    "in validation": (SegmentationModule, "validation_step", 3),
+    "after validation, before saving": (LastCheckpoint, "on_validation_end", 1),
+    "after saving": (LastCheckpoint, "on_validation_end", 2, True),
+    "in the last validation's checkpoint": (LastCheckpoint, "save", 5),
+    "after the last step": (LastCheckpoint, "on_train_end", 1, True),
+}
+
+
+@pytest.mark.parametrize("name", CRASHES)
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(name, run, whole, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        crash_at(patch, *CRASHES[name])
+        with pytest.raises(Crash):
+            run(tmp_path)
+    run(tmp_path, "ckpt_path=last")
+    assert_same_run(tmp_path, whole)
+
+
+def test_a_run_may_be_interrupted_again_and_again(run, whole, tmp_path, monkeypatch):
+    """A signal in every single step, the validating ones included."""
+    original = BatchRandomness.on_train_batch_start
+
+    def signalled(*args):
+        original(*args)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(BatchRandomness, "on_train_batch_start", signalled)
+        for step in range(1, 8):
+            with pytest.raises(TrainingInterrupted, match=f"SIGTERM after step {step}, saved in"):
+                run(tmp_path, "ckpt_path=last")
+            result = result_of(tmp_path)
+            assert (result["status"], result["steps"]) == ("interrupted", step)
+            assert result["interrupted_by"] == "SIGTERM"
+    run(tmp_path, "ckpt_path=last")
+    assert_same_run(tmp_path, whole)
+
+
+@pytest.fixture
+def stopped(run, tmp_path, monkeypatch):
+    """A run that was killed in its sixth step, with checkpoints of steps 4 and 3."""
+    with monkeypatch.context() as patch:
+        crash_at(patch, SegmentationModule, "training_step", 6)
+        with pytest.raises(Crash):
+            run(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("damage", ["cut off", "one byte changed", "empty"])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(damage, run, whole, stopped, capfd):
+    last = stopped / "checkpoints" / "last.ckpt"
+    content = bytearray(last.read_bytes())
+    content[len(content) // 2] ^= 1
+    last.write_bytes(
+        {"cut off": content[:-5000], "one byte changed": content, "empty": b""}[damage]
+    )
+    run(stopped, "ckpt_path=last")
+    said = capfd.readouterr().err
+    assert "last.ckpt' cannot be read safely" in said
+    assert "previous.ckpt at step 3" in said
+    assert_same_run(stopped, whole)
+
+
+def test_no_whole_checkpoint_at_all_is_an_error(run, stopped):
+    for name in ("last", "previous", "best"):
+        (stopped / "checkpoints" / f"{name}.ckpt").write_bytes(b"PK")
+    with pytest.raises(ValueError, match=r"no checkpoint in .* is whole"):
+        run(stopped, "ckpt_path=last")
+
+
+def test_checkpoints_are_bounded_and_leftovers_of_killed_writers_go(run, stopped):
+    (stopped / "checkpoints" / ".next.ckpt.abc").write_bytes(b"half")
+    run(stopped, "ckpt_path=last")
+    names = sorted(path.name for path in (stopped / "checkpoints").iterdir())
+    assert names == ["best.ckpt", "last.ckpt", "previous.ckpt"]
+
+
+def test_an_unfinished_training_is_not_overwritten(run, stopped):
+    before = (stopped / "checkpoints" / "last.ckpt").read_bytes()
+    with pytest.raises(ValueError, match="unfinished training: continue it with ckpt_path=last"):
+        run(stopped)
+    assert (stopped / "checkpoints" / "last.ckpt").read_bytes() == before
+
+
+def test_a_checkpoint_of_another_run_continues_elsewhere(run, whole, stopped, tmp_path_factory):
+    for index, path in enumerate([stopped, stopped / "checkpoints" / "last.ckpt"]):
+        folder = tmp_path_factory.mktemp(f"elsewhere{index}")
+        run(folder, f"ckpt_path={path}")
+        assert rows_of(folder) == [row for row in rows_of(whole) if int(row["step"]) >= 4]
+        assert result_of(folder)["resumed_from"]["step"] == 4
+        for name in ("last.ckpt", "best.ckpt"):
+            mine, theirs = load(folder, name), load(whole, name)
+            torch.testing.assert_close(mine["state_dict"], theirs["state_dict"], rtol=0, atol=0)
+        best = result_of(folder)["checkpoint"]
+        assert best == str(folder / "checkpoints" / "best.ckpt")
+
+
+def test_a_changed_configuration_is_refused_by_name(run, stopped, capfd):
+    changed = ["ckpt_path=last", "optim.lr=0.5", "heads.dropout=0", "data.crop_size=[64,80]"]
+    with pytest.raises(ValueError, match=r"resume\.on_change=warn") as error:
+        run(stopped, *changed)
+    for shown in ("optim.lr: 0.001 -> 0.5", "heads.dropout: 0.2 -> 0", "data.crop_size"):
+        assert shown in str(error.value)
+    assert "trainer.max_steps" not in str(error.value)
+    run(stopped, *changed, "resume.on_change=warn", "data.num_workers=1", "compare=false")
+    assert "optim.lr: 0.001 -> 0.5" in capfd.readouterr().err
+
+
+def test_a_finished_run_says_so_and_stays(run, whole, capfd):
+    before = (whole / "result.json").read_bytes()
+    assert run(whole, "ckpt_path=last") == result_of(whole)["mIoU"]
+    assert "this run has completed (7 steps), nothing to resume" in capfd.readouterr().err
+    assert (whole / "result.json").read_bytes() == before
+
+
+def test_workers_and_accumulation_change_nothing_about_it(run, tmp_path, monkeypatch):
+    options = ["trainer.accumulate_grad_batches=2", "trainer.val_check_interval=6"]
+    run(tmp_path / "whole", *options)
+    with monkeypatch.context() as patch:
+        crash_at(patch, SegmentationModule, "training_step", 10)
+        with pytest.raises(Crash):
+            run(tmp_path / "stopped", *options, "data.num_workers=2")
+    run(tmp_path / "stopped", *options, "data.num_workers=2", "ckpt_path=last")
+    assert_same_run(tmp_path / "stopped", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("bad", ["nowhere", "pickle"])
+def test_what_is_no_checkpoint_is_refused_before_anything_runs(bad, run, tmp_path):
+    path = tmp_path / "bomb.ckpt"
+    if bad == "pickle":
+        torch.save({"state_dict": Bomb(tmp_path / "exploded")}, path)
+    with pytest.raises(ValueError, match="is not a file" if bad == "nowhere" else "safely"):
+        run(tmp_path / "out", f"ckpt_path={path}")
+    assert not (tmp_path / "exploded").exists()
+
+
+class Bomb:
+    """Creates a file when unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (os.mkdir, (str(self.path),))
+
+
+def test_two_processes_resume_to_the_last_bit(data, tmp_path):
+    """A signal to the first process alone stops both after the same step."""
+    common = ["data=camvid", f"data.root={data}", *TINY, "trainer=ddp_cpu", "data.num_workers=1"]
+    common += ["trainer.max_steps=24", "trainer.val_check_interval=10"]
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    assert start_command("train", *common, output=whole).returncode == 0
+    process = open_command("train", *common, output=stopped)
+    wait_for(process, "step 4/24")
+    process.send_signal(signal.SIGUSR1)
+    said = process.communicate(timeout=100)[1]
+    assert process.returncode == REQUEUE_EXIT_CODE, said
+    assert f"go on with the same command and hydra.run.dir={stopped} ckpt_path=last" in said
+    assert result_of(stopped)["interrupted_by"] == "SIGUSR1"
+    again = start_command("train", *common, "ckpt_path=last", output=stopped)
+    assert again.returncode == 0, again.stderr
+    assert_same_run(stopped, whole)
