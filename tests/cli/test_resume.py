@@ -1,27 +1,19 @@
 """A training that was stopped anywhere and resumed ends as the one that never was."""
 
-import csv
-import json
 import os
 import signal
 
 import pytest
 import torch
 
-from commands import SMALL, compose_config, open_command, start_command, wait_for, write_camvid
+from commands import compose_config, open_command, start_command, wait_for, write_camvid
 from stepseg.cli.config import REQUEUE_EXIT_CODE
 from stepseg.cli.train import train
 from stepseg.lit.callbacks.last import LastCheckpoint
 from stepseg.lit.callbacks.randomness import BatchRandomness
 from stepseg.lit.interrupt import TrainingInterrupted
 from stepseg.lit.segmentation import SegmentationModule
-
-TINY = [
-    *SMALL, "trainer.max_steps=7", "trainer.val_check_interval=3", "trainer.log_every_n_steps=2",
-    "backbone=vit_tiny_d6", "backbone.depth=3", "reduction.exit.blocks=[1,2]",
-    "heads.num_layers=1", "backbone.drop_path=0.2", "heads.dropout=0.2", "compare=false",
-    "callbacks.last.every_n_steps=2", "schedule.dense_share=0.3",
-]  # fmt: skip
+from training import TINY, assert_same_run, load, result_of, rows_of
 
 
 @pytest.fixture(scope="module")
@@ -43,35 +35,6 @@ def whole(run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     run(folder)
     return folder
-
-
-def rows_of(folder):
-    with open(folder / "csv" / "metrics.csv") as file:
-        return [{k: v for k, v in row.items() if v} for row in csv.DictReader(file)]
-
-
-def result_of(folder):
-    return json.loads((folder / "result.json").read_text())
-
-
-def load(folder, name="last.ckpt"):
-    return torch.load(folder / "checkpoints" / name, weights_only=True)
-
-
-def assert_same_run(folder, whole):
-    """Every row of the log, weights, optimiser, best checkpoint and figures, to the last bit."""
-    assert rows_of(folder) == rows_of(whole)
-    for name in ("last.ckpt", "best.ckpt"):
-        mine, theirs = load(folder, name), load(whole, name)
-        assert mine["global_step"] == theirs["global_step"]
-        torch.testing.assert_close(mine["state_dict"], theirs["state_dict"], rtol=0, atol=0)
-        (mine_state,), (their_state,) = mine["optimizer_states"], theirs["optimizer_states"]
-        torch.testing.assert_close(mine_state["state"], their_state["state"], rtol=0, atol=0)
-        assert mine_state["param_groups"] == their_state["param_groups"]
-        assert mine["lr_schedulers"] == theirs["lr_schedulers"]
-    assert result_of(folder)["status"] == "completed"
-    assert result_of(folder)["steps"] == result_of(whole)["steps"]
-    assert result_of(folder)["mIoU"] == result_of(whole)["mIoU"]
 
 
 class Crash(BaseException):

@@ -16,8 +16,10 @@ from hydra.utils import instantiate
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
+from stepseg.cli.failures import RunFailedError, one_message
 from stepseg.lit.datamodule import SegmentationDataModule
 from stepseg.lit.interrupt import TrainingInterrupted
+from stepseg.lit.ranks import WatchedDDP
 from stepseg.model_config import ModelConfig, ReductionConfig
 
 EXPECTED_ERRORS = (ValueError, FileNotFoundError, NotADirectoryError)
@@ -104,6 +106,8 @@ def make_trainer(cfg: DictConfig, **extra: Any) -> L.Trainer:
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     # What stands there is kept or replaced on purpose (`stepseg.cli.resume`).
     warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
+    if cfg.trainer.get("strategy") == "ddp":
+        extra = {"strategy": WatchedDDP(), **extra}
     return instantiate(cfg.trainer, _convert_="all", **extra)
 
 
@@ -117,8 +121,13 @@ def run_command(name: str, task: Callable[[], Any]) -> Any:
     except EXPECTED_ERRORS as error:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             raise
-        print(f"{name}: error: {error}", file=sys.stderr)
+        print(f"{name}: error: {one_message(error)}", file=sys.stderr)
         sys.exit(2)
+    except RunFailedError as error:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            raise
+        print(f"{name}: failed: {error}", file=sys.stderr)
+        sys.exit(1)
     except TrainingInterrupted as stop:
         sys.exit(_interrupted(name, stop))
     except KeyboardInterrupt:

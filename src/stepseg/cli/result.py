@@ -5,6 +5,7 @@ import math
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Mapping
 from importlib import metadata
@@ -16,6 +17,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from stepseg import __version__
+from stepseg.cli.failures import one_message
 from stepseg.data.writing import write_json
 from stepseg.lit.interrupt import TrainingInterrupted
 
@@ -92,9 +94,20 @@ class Result:
                 self.values["checkpoint"] = error.checkpoint and str(error.checkpoint)
         else:
             self.values["status"] = "failed"
-            self.values["error"] = f"{kind.__name__}: {error}"
+            self.values["error"] = f"{kind.__name__}: {one_message(error or kind())}"
+        self._write()
+
+    def fail(self, message: str) -> None:
+        """Write a failure at once, where the block will not be left any more."""
+        self.values |= {"status": "failed", "error": message}
+        self._write()
+
+    def _write(self) -> None:
         self.values["seconds"] = self.seconds
-        self.save()
+        try:
+            self.save()
+        except OSError as error:  # what ended the run matters more
+            print(f"{self.path} could not be written: {error}", file=sys.stderr)
 
     def save(self) -> None:
         """Write the file as it is now."""

@@ -26,6 +26,7 @@ from stepseg.cli.config import (
     plain,
     run_command,
 )
+from stepseg.cli.failures import clear_failures
 from stepseg.cli.paths import config_dir, register_experiments
 from stepseg.cli.result import Result
 from stepseg.cli.share import examples_of, share_best
@@ -34,6 +35,8 @@ from stepseg.dcts.policy import PolicyNetwork
 from stepseg.dcts.targets import HomogeneityRule
 from stepseg.launcher import register_launchers
 from stepseg.launcher.guard import check_sweep
+from stepseg.lit.callbacks.broken import BrokenImages
+from stepseg.lit.callbacks.non_finite import SkipNonFinite
 from stepseg.lit.callbacks.progress import progress
 from stepseg.lit.callbacks.randomness import BatchRandomness
 from stepseg.lit.checkpoint_io import SafeCheckpointIO
@@ -42,6 +45,7 @@ from stepseg.lit.datamodule import SegmentationDataModule
 from stepseg.lit.interrupt import StopOnSignal
 from stepseg.lit.optim import OptimConfig
 from stepseg.lit.policy import PolicyModule
+from stepseg.lit.ranks import WatchedDDP
 from stepseg.lit.resume import ResumePoint, RunRecord
 from stepseg.lit.schedule import ReductionSchedule
 from stepseg.lit.segmentation import SegmentationModule
@@ -86,6 +90,7 @@ def train(cfg: DictConfig) -> float | None:
                 progress(cfg.trainer.log_every_n_steps),
                 BatchRandomness(cfg.seed),
                 RunRecord(values),
+                BrokenImages(),
                 StopOnSignal(),
             ],
             logger=_make_loggers(cfg, point),
@@ -93,10 +98,13 @@ def train(cfg: DictConfig) -> float | None:
             default_root_dir=str(output_dir()),
         )
         result.update({"device": str(trainer.strategy.root_device), "dtype": trainer.precision})
+        _watch_ranks(trainer, result)
         code = 1
         try:
-            trainer.fit(module, datamodule, ckpt_path=point.path if point else None)
-            figures = _finish(trainer, module, datamodule, cfg)
+            with clear_failures(values, trainer):
+                trainer.fit(module, datamodule, ckpt_path=point.path if point else None)
+                result.update(_faults(trainer))
+                figures = _finish(trainer, module, datamodule, cfg)
             result.update(figures)
             if cfg.card and trainer.is_global_zero and isinstance(module, SegmentationModule):
                 result.update(_share(trainer, datamodule, result))
@@ -208,6 +216,21 @@ def _best_checkpoint(trainer: L.Trainer) -> str | None:
         if path and getattr(callback, "monitor", None):
             return str(path)
     return None
+
+
+def _faults(trainer: L.Trainer) -> dict[str, Any]:
+    """What the training left out, for `result.json`."""
+    figures: dict[str, Any] = {}
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, SkipNonFinite | BrokenImages):
+            figures |= callback.figures()
+    return figures
+
+
+def _watch_ranks(trainer: L.Trainer, result: Result) -> None:
+    """Let the watch over other processes write the result where this process cannot go on."""
+    if isinstance(trainer.strategy, WatchedDDP):
+        trainer.strategy.on_death = result.fail
 
 
 def _make_loggers(cfg: DictConfig, point: ResumePoint | None) -> list[Logger]:

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from stepseg.data.files import read_image, read_label
+from stepseg.data.files import ImageFileError, read_image, read_label
 from stepseg.data.labels import LabelError
 from stepseg.data.layouts import Pair
 from stepseg.data.sampler import SampleKey
@@ -29,6 +29,8 @@ class Sample(TypedDict):
     label: Tensor
     """uint8 [H, W], training ids 0..C-1 and 255"""
     name: str
+    broken: NotRequired[list[str]]
+    """Messages about the unreadable files in whose place this sample stands."""
 
 
 class Batch(TypedDict):
@@ -39,6 +41,8 @@ class Batch(TypedDict):
     label: Tensor
     """uint8 [B, H, W], training ids 0..C-1 and 255"""
     name: list[str]
+    broken: NotRequired[list[str]]
+    """Messages about files that were left out."""
 
 
 Transform = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -69,27 +73,65 @@ class SegmentationDataset(Dataset[Sample]):
         return Sample(image=image, label=label, name=pair.name)
 
 
+ON_ERROR = ("raise", "skip")
+MAX_SKIPPED = 20
+"""Unreadable images one after the other: beyond this it is not single files."""
+
+
 class AugmentedDataset(Dataset[Sample]):
     """Training view: the random numbers of a sample depend on (seed, position in training) alone.
 
     Neither the number of workers nor a restart in mid-training changes what a position yields.
+
+    Args:
+        dataset: full-size samples.
+        transform: the augmentation.
+        seed: of the augmentation.
+        on_error: what an unreadable file does: `raise`, or `skip` to the next sample.
+
     """
 
-    def __init__(self, dataset: SegmentationDataset, transform: Transform, seed: int) -> None:
+    def __init__(
+        self,
+        dataset: SegmentationDataset,
+        transform: Transform,
+        seed: int,
+        on_error: str = "raise",
+    ) -> None:
+        if on_error not in ON_ERROR:
+            raise ValueError(f"data.on_error={on_error!r}: choose one of {', '.join(ON_ERROR)}")
         self.dataset = dataset
         self.transform = transform
         self.seed = seed
+        self.on_error = on_error
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, key: SampleKey) -> Sample:
-        sample = self.dataset[key.row]
+        sample = self._read(key.row)
         # CPU generator only: reseeding all devices would disturb dropout when num_workers=0.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(augmentation_seed(self.seed, key.position))
             image, label = self.transform(sample["image"], sample["label"])
-        return Sample(image=image, label=label, name=sample["name"])
+        return Sample({**sample, "image": image, "label": label})
+
+    def _read(self, row: int) -> Sample:
+        """The sample of a row; with `on_error="skip"` the next one that can be read."""
+        broken: list[str] = []
+        while True:
+            try:
+                sample = self.dataset[(row + len(broken)) % len(self.dataset)]
+            except ImageFileError as error:
+                if self.on_error == "raise":
+                    raise
+                broken.append(str(error))
+                if len(broken) == min(MAX_SKIPPED, len(self.dataset)):
+                    raise ImageFileError(
+                        f"{len(broken)} images in a row cannot be read, the last one: {error}"
+                    ) from error
+                continue
+            return Sample({**sample, "broken": broken}) if broken else sample
 
 
 def augmentation_seed(seed: int, position: int) -> int:
@@ -127,8 +169,10 @@ def collate(samples: list[Sample]) -> Batch:
             f"images of one batch have different sizes ({described}); evaluation keeps the labels' "
             "full size, so use data.val_batch_size=1 for this data set"
         )
-    return Batch(
+    batch = Batch(
         image=torch.stack([sample["image"] for sample in samples]),
         label=torch.stack([sample["label"] for sample in samples]),
         name=[sample["name"] for sample in samples],
     )
+    broken = [message for sample in samples for message in sample.get("broken", [])]
+    return Batch({**batch, "broken": broken}) if broken else batch

@@ -43,6 +43,8 @@ class SegmentationDataModule(L.LightningDataModule):
         val_split: split that validation uses.
         test_split: split that the test uses.
         pin_memory: page-locked batches, where there is a GPU.
+        on_error: what an unreadable training image does: `raise` or `skip`. In evaluation it always
+            raises, because figures over fewer images would be other figures.
 
     """
 
@@ -65,6 +67,7 @@ class SegmentationDataModule(L.LightningDataModule):
         val_split: str = "val",
         test_split: str = "val",
         pin_memory: bool = False,
+        on_error: str = "raise",
     ) -> None:
         super().__init__()
         self.name = name
@@ -77,6 +80,7 @@ class SegmentationDataModule(L.LightningDataModule):
         self.augmentation = _settings(Augmentation, augmentation)
         self.protocol = _settings(Protocol, evaluation)
         self.splits = {"train": train_split, "val": val_split, "test": test_split}
+        self.on_error = on_error
         self.pin_memory = pin_memory and torch.cuda.is_available()
         given = {"image_size": image_size, "train_images": train_images, "val_images": val_images}
         self.scenes = _scene_parameters(name, given)
@@ -105,9 +109,8 @@ class SegmentationDataModule(L.LightningDataModule):
     def train_dataloader(self) -> TrainLoader:
         """Endless; rank r takes the r-th part of every global batch of world * batch_size."""
         rank, world = self._rank_and_world()
-        dataset = AugmentedDataset(
-            self.dataset("train"), TrainTransform(self.augmentation, self.crop_size), self.seed
-        )
+        transform = TrainTransform(self.augmentation, self.crop_size)
+        dataset = AugmentedDataset(self.dataset("train"), transform, self.seed, self.on_error)
         sequence = InfiniteBatchSampler(len(dataset), self.batch_size, self.seed, rank, world)
         return TrainLoader(
             dataset,

@@ -16,6 +16,7 @@ from torchmetrics.classification import BinaryAveragePrecision
 
 from stepseg.dcts.policy import PolicyNetwork
 from stepseg.dcts.targets import HomogeneityRule
+from stepseg.lit.callbacks.non_finite import poison
 from stepseg.lit.metrics import is_logging_step, write_metrics
 from stepseg.lit.optim import OptimConfig, lr_factor
 from stepseg.losses import local_count, mean_over_ranks, policy_loss
@@ -56,7 +57,7 @@ class PolicyModule(L.LightningModule):
             value = mean_over_ranks(loss.detach())
             self.log("train/loss", value, prog_bar=True, logger=False)
             write_metrics(self, {"train/loss": float(value)})
-        return loss
+        return poison(loss)
 
     def validation_step(self, batch: Mapping[str, Any], batch_index: int) -> None:
         logits, targets = self._predict(batch)

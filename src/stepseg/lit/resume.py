@@ -17,7 +17,7 @@ NEEDED = ("state_dict", "optimizer_states", "loops", "global_step")
 
 NEUTRAL = (
     "ckpt_path", "resume", "logger", "callbacks", "compare", "best_by", "checkpoint_every",
-    "data.root", "data.num_workers", "data.val_batch_size", "data.pin_memory",
+    "data.root", "data.num_workers", "data.val_batch_size", "data.pin_memory", "data.on_error",
     "trainer.log_every_n_steps", "trainer.enable_progress_bar", "trainer.enable_model_summary",
     "trainer.profiler",
 )  # fmt: skip
@@ -54,7 +54,7 @@ class RunRecord(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         # A run that ended after its last validation evaluates nothing again.
-        pl_module.results = checkpoint.get(RECORD, {}).get("results", {})
+        pl_module.results = checkpoint.get(RECORD, {}).get("results", pl_module.results)
 
 
 def read_point(path: Path) -> ResumePoint:

@@ -21,6 +21,7 @@ from stepseg.dcts.policy import PolicyNetwork
 from stepseg.dcts.targets import HomogeneityRule, pad_to_multiple
 from stepseg.evaluation import Evaluator
 from stepseg.inference import Protocol
+from stepseg.lit.callbacks.non_finite import poison
 from stepseg.lit.metrics import is_logging_step, load_sums, sum_over_ranks, write_metrics
 from stepseg.lit.optim import OptimConfig, build_optimizer
 from stepseg.lit.schedule import ReductionSchedule
@@ -94,7 +95,7 @@ class SegmentationModule(L.LightningModule):
         self.train_tokens.update(self.model, [output], len(images))
         if is_logging_step(self, batch_index):
             self._log_training(terms, len(images))
-        return torch.stack(list(terms.values())).sum()
+        return poison(torch.stack(list(terms.values())).sum())
 
     def on_validation_epoch_start(self) -> None:
         self.evaluator.reset()

@@ -36,6 +36,11 @@ class LastCheckpoint(Checkpoint):
     def path(self) -> Path:
         return self.folder / LAST
 
+    @property
+    def saved(self) -> Path | None:
+        """The newest checkpoint, if there is one."""
+        return self.path if self.path.is_file() else None
+
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.is_global_zero:
             for leftover in self.folder.glob(".*.ckpt.*"):  # of a writer that was killed
