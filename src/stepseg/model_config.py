@@ -6,11 +6,12 @@ configuration out of a foreign checkpoint is only numbers and words.
 
 import difflib
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Self
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar, Self
 
 from stepseg.dcts.merge import MergeRule
 from stepseg.heads.exit import BudgetExit, ConfidenceExit, ExitRule, RandomExit, UniformExit
+from stepseg.plain_types import check_keys, from_values
 from stepseg.reduction import Reduction
 
 PATCH_SIZE = 16
@@ -29,21 +30,20 @@ EXIT_RULES = ("confidence", "random", "uniform", "budget")
 class _Config:
     """Construction from plain mappings, with errors that name the key."""
 
+    WHERE: ClassVar[str] = ""
+    """What users call this part."""
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Build from a mapping; lists become tuples, unknown keys are refused."""
-        known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
-        for key in values:
-            if key not in known:
-                near = difflib.get_close_matches(str(key), known, 1)
-                hint = f"; did you mean {near[0]!r}?" if near else f"; known: {sorted(known)}"
-                raise ValueError(f"unknown key {key!r} in {cls.__name__}{hint}")
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        return from_values(cls, values, cls.WHERE)
 
 
 @dataclass(frozen=True, slots=True)
 class BackboneConfig(_Config):
     """The encoder."""
+
+    WHERE: ClassVar[str] = "backbone"
 
     name: str = "vit_base"
     """One of `BACKBONES`."""
@@ -63,6 +63,8 @@ class BackboneConfig(_Config):
         _choose("backbone.name", self.name, BACKBONES)
         if self.depth is not None and self.depth < 1:
             raise ValueError(f"backbone.depth counts blocks and must be positive, got {self.depth}")
+        if self.pos_grid < 1:
+            raise ValueError(f"backbone.pos_grid must be at least 1, got {self.pos_grid}")
         if self.pretrained and self.checkpoint:
             raise ValueError(
                 f"backbone.pretrained={self.pretrained!r} and backbone.checkpoint="
@@ -73,6 +75,8 @@ class BackboneConfig(_Config):
 @dataclass(frozen=True, slots=True)
 class PolicyConfig(_Config):
     """The policy network."""
+
+    WHERE: ClassVar[str] = "policy"
 
     name: str = "efficientnet_lite0"
     """A timm model with features, or ``oracle``."""
@@ -89,6 +93,8 @@ class PolicyConfig(_Config):
 class HeadConfig(_Config):
     """The ATM heads; exit heads and decoder are of one kind."""
 
+    WHERE: ClassVar[str] = "heads"
+
     num_layers: int = 3
     dropout: float = 0.1
     dim: int | None = None
@@ -98,10 +104,20 @@ class HeadConfig(_Config):
     class_source: str = "final"
     """Whose class probabilities enter the map: ``final`` or ``own``."""
 
+    def __post_init__(self) -> None:
+        for key in ("num_layers", "dim", "num_heads"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise ValueError(f"heads.{key} must be at least 1, got {value}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"heads.dropout lies in [0, 1), got {self.dropout}")
+
 
 @dataclass(frozen=True, slots=True)
 class ExitConfig(_Config):
     """Exit heads and the rule by which tokens leave."""
+
+    WHERE: ClassVar[str] = "reduction.exit"
 
     blocks: tuple[int, ...] = ()
     """Where tokens may leave, counted from 1."""
@@ -144,6 +160,8 @@ class ExitConfig(_Config):
 class ReductionConfig(_Config):
     """What is merged and who leaves."""
 
+    WHERE: ClassVar[str] = "reduction"
+
     merge: MergeRule | None = None
     exit: ExitConfig | None = None
 
@@ -152,10 +170,9 @@ class ReductionConfig(_Config):
         """Build from nested mappings; a part that is null or absent is off."""
         values = dict(values)
         merge, exit_ = values.pop("merge", None), values.pop("exit", None)
-        if values:
-            raise ValueError(f"unknown key(s) {sorted(values)} in reduction; known: merge, exit")
+        check_keys(cls.WHERE, values, ("merge", "exit"))
         if isinstance(merge, Mapping):
-            merge = _merge_rule(merge)
+            merge = from_values(MergeRule, merge, "reduction.merge")
         if isinstance(exit_, Mapping):
             exit_ = ExitConfig.from_dict(exit_)
         return cls(merge=merge, exit=exit_)
@@ -203,19 +220,6 @@ class ModelConfig(_Config):
     def to_dict(self) -> dict[str, Any]:
         """Plain nested mappings and lists, the inverse of `from_dict`."""
         return _plain(asdict(self))
-
-
-def _merge_rule(values: Mapping[str, Any]) -> MergeRule:
-    known = {f.name for f in fields(MergeRule)}
-    unknown = set(values) - known
-    if unknown:
-        raise ValueError(
-            f"unknown key(s) {sorted(unknown)} in reduction.merge; known: {sorted(known)}"
-        )
-    tuples: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
-    }
-    return MergeRule(**tuples)
 
 
 def _choose(key: str, value: str, choices: Iterable[str]) -> None:

@@ -1,16 +1,63 @@
-"""Check the values of a configuration against its annotations: for what comes out of a file.
+"""Check keys and values of a configuration against a dataclass and its annotations.
 
-YAML is typed by people, who see an error at once; a file may hold anything. Covers what the
+For YAML, typed by people, and for files, which may hold anything. Covers what the
 configurations of this project use: numbers, words, optional values, tuples of one type, literals
 and nested dataclasses.
 """
 
+import difflib
+import math
 import types
-from dataclasses import fields, is_dataclass
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+Config = TypeVar("Config")
 
 LARGEST = 2**31 - 1
 """Beyond this a count is a mistake or an attack; seeds fit as well."""
+
+
+def from_values(kind: type[Config], values: Mapping[str, Any], where: str) -> Config:
+    """Make a dataclass from plain values; lists become tuples.
+
+    Args:
+        kind: the dataclass.
+        values: by name of the field.
+        where: what the user calls this part, such as ``optim``.
+
+    Raises:
+        ValueError: a key unknown or missing, or a value of another type; names it.
+
+    """
+    known = fields(kind)  # type: ignore[arg-type]
+    needed = [f.name for f in known if f.default is f.default_factory is MISSING]
+    check_keys(where, values, [f.name for f in known], needed)
+    tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    hints = get_type_hints(kind)
+    for name, value in tuples.items():
+        _check_value(f"{where}.{name}" if where else name, value, hints[name])
+    return kind(**tuples)
+
+
+def check_keys(
+    where: str, given: Iterable[Any], known: Iterable[str], needed: Iterable[str] = ()
+) -> None:
+    """Refuse keys that are not known, with the nearest one, and the lack of a needed one."""
+    known, given, prefix = sorted(known), list(given), f"{where}." if where else ""
+    for key in given:
+        if key not in known:
+            raise ValueError(f"unknown key {prefix}{key}{nearest(str(key), known)}")
+    for key in needed:
+        if key not in given:
+            raise ValueError(f"{prefix}{key} is missing: it has no default")
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """What a user may have meant, as the end of a message."""
+    known = list(known)
+    near = difflib.get_close_matches(word, known, 1)
+    return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
 
 
 def check_types(config: Any, where: str = "") -> None:
@@ -24,13 +71,17 @@ def check_types(config: Any, where: str = "") -> None:
     for field in fields(config):
         name = f"{where}.{field.name}" if where else field.name
         value = getattr(config, field.name)
-        if not _matches(value, hints[field.name]):
-            shown = repr(value)
-            shown = shown if len(shown) <= 60 else f"{shown[:60]}..."
-            expected = getattr(hints[field.name], "__name__", None) or str(hints[field.name])
-            raise ValueError(f"{name} is {shown}, expected {expected}")
+        _check_value(name, value, hints[field.name])
         if is_dataclass(value):
             check_types(value, name)
+
+
+def _check_value(name: str, value: Any, hint: Any) -> None:
+    if not _matches(value, hint):
+        shown = repr(value)
+        shown = shown if len(shown) <= 60 else f"{shown[:60]}..."
+        expected = getattr(hint, "__name__", None) or str(hint)
+        raise ValueError(f"{name} is {shown}, expected {expected}")
 
 
 def _matches(value: Any, hint: Any) -> bool:
@@ -49,4 +100,6 @@ def _matches(value: Any, hint: Any) -> bool:
         return hint is bool
     if isinstance(value, int):
         return hint in (int, float) and abs(value) <= LARGEST
+    if isinstance(value, float):
+        return hint is float and math.isfinite(value)
     return isinstance(value, hint)

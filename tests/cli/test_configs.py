@@ -98,7 +98,7 @@ def test_gpu_trainers_compose(name, tmp_path):
 @pytest.mark.parametrize("name", choices("logger"))
 def test_loggers(name, tmp_path):
     cfg = compose_config("train", [f"logger={name}"], tmp_path)
-    loggers = make_all(cfg.get("logger"))
+    loggers = make_all("logger", cfg.get("logger"))
     assert len(loggers) == (0 if name == "none" else 1)
 
 

@@ -101,8 +101,8 @@ def test_settings_may_be_plain_values_or_objects(roots):
     ("kwargs", "message"),
     [
         ({"image_size": (64, 64)}, r"\['image_size'\].*'camvid'"),
-        ({"batch_size": 0}, "batch_size=0"),
-        ({"num_workers": -1}, "num_workers=-1"),
+        ({"batch_size": 0}, "data.batch_size is at least 1, got 0"),
+        ({"num_workers": -1}, "data.num_workers is at least 0, got -1"),
     ],
 )
 def test_impossible_settings_are_refused(kwargs, message, tmp_path):

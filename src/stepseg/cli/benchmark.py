@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import hydra
 import torch
 from omegaconf import DictConfig
 from rich.console import Console
@@ -23,7 +22,7 @@ from stepseg.checkpoint import Checkpoint, check_data
 from stepseg.cli.benchmark_data import measure_data, table_of_data
 from stepseg.cli.benchmark_options import Options, systems, with_tokens
 from stepseg.cli.config import make_datamodule, output_dir, overrides, plain, run_command
-from stepseg.cli.paths import config_dir, register_experiments
+from stepseg.cli.hydra_command import hydra_command
 from stepseg.cli.result import Result
 from stepseg.launcher import register_launchers
 from stepseg.model import Reduction, StepSegmenter
@@ -42,14 +41,13 @@ from stepseg.profile.charts import plot_parts, plot_rows, table_of_parts, table_
 from stepseg.profile.images import load_images
 from stepseg.profile.parts import profile_parts
 
-register_experiments()
 register_launchers()
 
 WIDTH = 130
 """Columns of tables where no terminal says how wide it is."""
 
 
-@hydra.main(config_path=config_dir(), config_name="benchmark", version_base="1.3")
+@hydra_command("stepseg-benchmark", config_name="benchmark")
 def main(cfg: DictConfig) -> None:
     """Benchmark."""
     run_command("stepseg-benchmark", lambda: run(cfg))

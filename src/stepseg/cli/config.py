@@ -1,5 +1,6 @@
 """From Hydra's configuration to the typed objects of the library; a DictConfig ends here."""
 
+import inspect
 import logging
 import os
 import signal
@@ -11,9 +12,11 @@ from typing import Any
 
 import lightning as L
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
 from stepseg.cli.failures import RunFailedError, one_message
@@ -21,6 +24,7 @@ from stepseg.lit.datamodule import SegmentationDataModule
 from stepseg.lit.interrupt import TrainingInterrupted
 from stepseg.lit.ranks import WatchedDDP
 from stepseg.model_config import ModelConfig, ReductionConfig
+from stepseg.plain_types import check_keys
 
 EXPECTED_ERRORS = (ValueError, FileNotFoundError, NotADirectoryError)
 """What bad input raises: shown as one message, without a traceback."""
@@ -91,12 +95,14 @@ def checkpoint_reduction(values: Mapping[str, Any], config: ModelConfig) -> dict
 def make_datamodule(cfg: DictConfig) -> SegmentationDataModule:
     """Make the data module of `data=...`; `exit_threshold` there is a default for the reduction."""
     values = {key: value for key, value in cfg.data.items() if key != "exit_threshold"}
-    return instantiate(values, _convert_="all")
+    known = inspect.signature(SegmentationDataModule).parameters
+    check_keys("data", [key for key in values if key != "_target_"], known)
+    return _instantiate("data", values)
 
 
-def make_all(group: Mapping[str, Any] | None) -> list[Any]:
+def make_all(name: str, group: Mapping[str, Any] | None) -> list[Any]:
     """Instantiate the values of a group of named `_target_`s; null turns one off."""
-    return [instantiate(value, _convert_="all") for value in (group or {}).values() if value]
+    return [_instantiate(f"{name}.{k}", value) for k, value in (group or {}).items() if value]
 
 
 def make_trainer(cfg: DictConfig, **extra: Any) -> L.Trainer:
@@ -108,7 +114,21 @@ def make_trainer(cfg: DictConfig, **extra: Any) -> L.Trainer:
     warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
     if cfg.trainer.get("strategy") == "ddp":
         extra = {"strategy": WatchedDDP(), **extra}
-    return instantiate(cfg.trainer, _convert_="all", **extra)
+    trainer: L.Trainer = _instantiate("trainer", cfg.trainer, **extra)
+    return trainer
+
+
+def _instantiate(where: str, values: Any, **extra: Any) -> Any:
+    """Call a `_target_`; what it refuses becomes one message that names the group."""
+    try:
+        return instantiate(values, _convert_="all", **extra)
+    except InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, ValueError) and not isinstance(cause, HydraException):
+            raise cause from None  # a message of ours, with the key in it
+        if isinstance(cause, TypeError | MisconfigurationException):
+            raise ValueError(f"{where}: {cause}") from error
+        raise ValueError(f"{where}: {' '.join(str(error).split())}") from error
 
 
 def run_command(name: str, task: Callable[[], Any]) -> Any:

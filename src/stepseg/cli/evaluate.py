@@ -10,7 +10,6 @@ stepseg-eval ckpt_path=best.ckpt 'sweep.merge_threshold_2=[0.4,0.6]' 'sweep.exit
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import hydra
 import lightning as L
 from omegaconf import DictConfig
 
@@ -29,7 +28,7 @@ from stepseg.cli.config import (
 from stepseg.cli.grid_run import GridRun
 from stepseg.cli.grid_store import GridStore, data_identity, file_hash
 from stepseg.cli.grid_table import print_grid, write_grid_csv
-from stepseg.cli.paths import config_dir, register_experiments
+from stepseg.cli.hydra_command import hydra_command
 from stepseg.cli.points import Point, grid_points
 from stepseg.cli.result import Result, is_first_process
 from stepseg.cli.systems import system_points
@@ -43,11 +42,10 @@ from stepseg.lit.segmentation import SegmentationModule
 from stepseg.model import StepSegmenter
 from stepseg.model_config import PATCH_SIZE
 
-register_experiments()
 register_launchers()
 
 
-@hydra.main(config_path=config_dir(), config_name="eval", version_base="1.3")
+@hydra_command("stepseg-eval", config_name="eval")
 def main(cfg: DictConfig) -> float | None:
     """Evaluate; returns the mIoU of the last point, for sweepers."""
     return run_command("stepseg-eval", lambda: evaluate(cfg))
@@ -79,7 +77,7 @@ def evaluate(cfg: DictConfig) -> float | None:
         trainer = make_trainer(
             cfg,
             callbacks=[progress(), snapshot],
-            logger=make_all(cfg.logger),
+            logger=make_all("logger", cfg.logger),
             default_root_dir=str(output_dir()),
         )
         result.update({"device": str(trainer.strategy.root_device), "dtype": trainer.precision})

@@ -10,14 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import hydra
 from omegaconf import DictConfig
 
 from stepseg.card.files import write_shared
 from stepseg.card.pictures import Example
 from stepseg.checkpoint import Checkpoint, read_checkpoint, write_inference_checkpoint
 from stepseg.cli.config import checkpoint_reduction, output_dir, overrides, plain, run_command
-from stepseg.cli.paths import config_dir, register_experiments
+from stepseg.cli.hydra_command import hydra_command
 from stepseg.cli.result import Result
 from stepseg.cli.share import known_facts
 from stepseg.data.files import read_image
@@ -26,12 +25,10 @@ from stepseg.hub import check_push, push
 from stepseg.model_config import ReductionConfig
 from stepseg.profile.images import image_files
 
-register_experiments()
-
 SUFFIXES = {"safetensors": ".safetensors", "onnx": ".onnx", "torch": ".pt2"}
 
 
-@hydra.main(config_path=config_dir(), config_name="export", version_base="1.3")
+@hydra_command("stepseg-export", config_name="export")
 def main(cfg: DictConfig) -> None:
     """Export."""
     run_command("stepseg-export", lambda: export(cfg))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from stepseg.cli.result import read_result
+from stepseg.lit.callbacks.last import LAST
 from stepseg.lit.resume import ResumePoint, changes, newest_point, read_point
 
 
@@ -25,6 +26,8 @@ def find_point(ckpt_path: str | None, output: Path) -> ResumePoint | None:
         _check_unused(output)
         return None
     path = output if ckpt_path == "last" else Path(ckpt_path)
+    if path.name == LAST and path.parent.name == "checkpoints":
+        path = path.parents[1]  # and, in case it is damaged, the one before
     if path.is_file():
         return read_point(path)
     if not path.is_dir():

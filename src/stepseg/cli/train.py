@@ -7,7 +7,6 @@ import copy
 import sys
 from typing import Any
 
-import hydra
 import lightning as L
 import torch
 from lightning.pytorch.loggers import Logger
@@ -15,6 +14,7 @@ from omegaconf import DictConfig
 
 from stepseg.build import build_policy
 from stepseg.checkpoint import read_checkpoint
+from stepseg.cli.check import check_model, check_training
 from stepseg.cli.comparison import print_comparison, systems, time_systems
 from stepseg.cli.config import (
     make_all,
@@ -27,7 +27,7 @@ from stepseg.cli.config import (
     run_command,
 )
 from stepseg.cli.failures import clear_failures
-from stepseg.cli.paths import config_dir, register_experiments
+from stepseg.cli.hydra_command import hydra_command
 from stepseg.cli.result import Result
 from stepseg.cli.share import examples_of, share_best
 from stepseg.cli.resume import check_config, find_point, finished_result
@@ -50,13 +50,13 @@ from stepseg.lit.resume import ResumePoint, RunRecord
 from stepseg.lit.schedule import ReductionSchedule
 from stepseg.lit.segmentation import SegmentationModule
 from stepseg.losses import LossWeights
-from stepseg.model_config import PATCH_SIZE, ModelConfig
+from stepseg.model_config import ModelConfig
+from stepseg.plain_types import from_values
 
-register_experiments()
 register_launchers()
 
 
-@hydra.main(config_path=config_dir(), config_name="train", version_base="1.3")
+@hydra_command("stepseg-train", config_name="train")
 def main(cfg: DictConfig) -> float | None:
     """Train; returns the best value of the monitored figure, for sweepers."""
     return run_command("stepseg-train", lambda: train(cfg))
@@ -77,16 +77,15 @@ def train(cfg: DictConfig) -> float | None:
             check_config(point, values, cfg.resume.on_change)
             result.update({"resumed_from": {"checkpoint": str(point.path), "step": point.step}})
         L.seed_everything(cfg.seed, workers=True, verbose=False)
+        check_training(values)
         datamodule = make_datamodule(cfg)
-        if cfg.task not in ("segmentation", "policy"):
-            raise ValueError(f"task must be 'segmentation' or 'policy', got {cfg.task!r}")
         config = model_config(values, datamodule.num_classes)
-        _check_crop(config, datamodule)
+        check_model(config, datamodule)
         module = _make_module(cfg.task, config, datamodule, values)
         trainer = make_trainer(
             cfg,
             callbacks=[
-                *make_all(cfg.callbacks),
+                *make_all("callbacks", cfg.callbacks),
                 progress(cfg.trainer.log_every_n_steps),
                 BatchRandomness(cfg.seed),
                 RunRecord(values),
@@ -117,8 +116,9 @@ def train(cfg: DictConfig) -> float | None:
 def _make_module(
     task: str, config: ModelConfig, datamodule: SegmentationDataModule, values: dict[str, Any]
 ) -> SegmentationModule | PolicyModule:
-    optim = OptimConfig(**_tuples(values["optim"]))
-    rule = HomogeneityRule(ignore_index=datamodule.spec.ignore_index, **values["homogeneity"])
+    optim = from_values(OptimConfig, values["optim"], "optim")
+    chosen = {**values["homogeneity"], "ignore_index": datamodule.spec.ignore_index}
+    rule = from_values(HomogeneityRule, chosen, "homogeneity")
     if task == "policy":
         policy = build_policy(config.policy) if config.policy else None
         if not isinstance(policy, PolicyNetwork):
@@ -129,8 +129,8 @@ def _make_module(
         spec=datamodule.spec,
         protocol=datamodule.protocol,
         optim=optim,
-        loss=LossWeights(**values["loss"]),
-        schedule=ReductionSchedule(**values["schedule"]),
+        loss=from_values(LossWeights, values["loss"], "loss"),
+        schedule=from_values(ReductionSchedule, values["schedule"], "schedule"),
         rule=rule,
         compile=values["compile"],
     )
@@ -197,19 +197,6 @@ def _timing_images(datamodule: SegmentationDataModule, count: int = 12) -> torch
     return torch.stack([i for i in images if i.shape == images[0].shape]).float() / 255
 
 
-def _check_crop(config: ModelConfig, datamodule: SegmentationDataModule) -> None:
-    """Refuse windows that no training crop can hold: their scores would never be trained."""
-    merge = config.reduction.merge
-    if merge is None:
-        return
-    if max(merge.windows) > min(datamodule.crop_size) // PATCH_SIZE:
-        raise ValueError(
-            f"reduction.merge.windows={list(merge.windows)}: a window of {max(merge.windows)} "
-            f"patches needs {max(merge.windows) * PATCH_SIZE} px, data.crop_size is "
-            f"{list(datamodule.crop_size)}; enlarge the crop or drop that window and its threshold"
-        )
-
-
 def _best_checkpoint(trainer: L.Trainer) -> str | None:
     for callback in trainer.checkpoint_callbacks:
         path = getattr(callback, "best_model_path", "")
@@ -234,7 +221,7 @@ def _watch_ranks(trainer: L.Trainer, result: Result) -> None:
 
 
 def _make_loggers(cfg: DictConfig, point: ResumePoint | None) -> list[Logger]:
-    loggers = make_all(cfg.logger)
+    loggers = make_all("logger", cfg.logger)
     for logger in loggers:
         if isinstance(logger, CsvLogger) and point is not None:
             logger.resume_at(point.step)
@@ -246,10 +233,6 @@ def _close_loggers(exit_code: int) -> None:
     wandb = sys.modules.get("wandb")
     if wandb is not None and wandb.run is not None:
         wandb.finish(exit_code=exit_code)
-
-
-def _tuples(values: dict[str, Any]) -> dict[str, Any]:
-    return {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
 
 
 if __name__ == "__main__":

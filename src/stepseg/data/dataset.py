@@ -98,8 +98,7 @@ class AugmentedDataset(Dataset[Sample]):
         seed: int,
         on_error: str = "raise",
     ) -> None:
-        if on_error not in ON_ERROR:
-            raise ValueError(f"data.on_error={on_error!r}: choose one of {', '.join(ON_ERROR)}")
+        choose_on_error(on_error)
         self.dataset = dataset
         self.transform = transform
         self.seed = seed
@@ -132,6 +131,12 @@ class AugmentedDataset(Dataset[Sample]):
                     ) from error
                 continue
             return Sample({**sample, "broken": broken}) if broken else sample
+
+
+def choose_on_error(on_error: str) -> None:
+    """Refuse what is not one of `ON_ERROR`."""
+    if on_error not in ON_ERROR:
+        raise ValueError(f"data.on_error={on_error!r}: choose one of {', '.join(ON_ERROR)}")
 
 
 def augmentation_seed(seed: int, position: int) -> int:

@@ -14,13 +14,19 @@ import lightning as L
 import torch
 from torch.utils.data import DataLoader, Subset
 
-from stepseg.data.dataset import AugmentedDataset, SegmentationDataset, collate
+from stepseg.data.dataset import (
+    AugmentedDataset,
+    SegmentationDataset,
+    choose_on_error,
+    collate,
+)
 from stepseg.data.loader import TrainLoader
 from stepseg.data.sampler import EvaluationSampler, InfiniteBatchSampler
 from stepseg.data.specs import DatasetSpec, get_spec
 from stepseg.data.synthetic import SceneParameters, ensure_scenes, scene_root
 from stepseg.data.transforms import Augmentation, TrainTransform
 from stepseg.inference import Protocol
+from stepseg.plain_types import from_values
 
 
 class SegmentationDataModule(L.LightningDataModule):
@@ -77,18 +83,19 @@ class SegmentationDataModule(L.LightningDataModule):
         self.val_batch_size = val_batch_size
         self.num_workers = num_workers
         self.seed = seed
-        self.augmentation = _settings(Augmentation, augmentation)
-        self.protocol = _settings(Protocol, evaluation)
+        self.augmentation = _settings(Augmentation, augmentation, "data.augmentation")
+        self.protocol = _settings(Protocol, evaluation, "data.evaluation")
         self.splits = {"train": train_split, "val": val_split, "test": test_split}
         self.on_error = on_error
         self.pin_memory = pin_memory and torch.cuda.is_available()
         given = {"image_size": image_size, "train_images": train_images, "val_images": val_images}
         self.scenes = _scene_parameters(name, given)
-        if min(batch_size, val_batch_size) < 1 or num_workers < 0:
-            raise ValueError(
-                "batch sizes are at least 1 and num_workers at least 0, got "
-                f"{batch_size=}, {val_batch_size=}, {num_workers=}"
-            )
+        for key, least in (("batch_size", 1), ("val_batch_size", 1), ("num_workers", 0)):
+            if getattr(self, key) < least:
+                raise ValueError(f"data.{key} is at least {least}, got {getattr(self, key)}")
+        if min(self.crop_size) < 16:
+            raise ValueError(f"data.crop_size needs 16 x 16 px or more, got {self.crop_size}")
+        choose_on_error(on_error)
         self.spec: DatasetSpec = get_spec(name, self.root)
         self._seen: frozenset[str] = frozenset()
 
@@ -172,7 +179,7 @@ def _scene_parameters(name: str, given: Mapping[str, Any]) -> SceneParameters | 
     """Parameters of the generated scenes, None for other data sets."""
     chosen = {key: value for key, value in given.items() if value is not None}
     if name == "synthetic":
-        return SceneParameters(**chosen)
+        return from_values(SceneParameters, chosen, "data")
     if chosen:
         raise ValueError(
             f"{sorted(chosen)} describe generated scenes; remove them for data {name!r}"
@@ -180,8 +187,8 @@ def _scene_parameters(name: str, given: Mapping[str, Any]) -> SceneParameters | 
     return None
 
 
-def _settings(kind: type[Any], value: Any) -> Any:
+def _settings(kind: type[Any], value: Any, where: str) -> Any:
     """`value` as a settings object: given as such, as plain values, or None for the defaults."""
     if value is None:
         return kind()
-    return value if isinstance(value, kind) else kind(**value)
+    return value if isinstance(value, kind) else from_values(kind, value, where)
