@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from omegaconf.errors import OmegaConfBaseException
 
 from stepseg.lit.ranks import WatchedDDP
 
@@ -51,6 +52,8 @@ def explain(error: BaseException, values: Mapping[str, Any]) -> str | None:
 def one_message(error: BaseException) -> str:
     """The message alone; an error out of a loader process carries a traceback along."""
     text = str(error)
+    if isinstance(error, OmegaConfBaseException):
+        return " ".join(text.split())
     if "Original Traceback" not in text:
         return text
     return text.strip().splitlines()[-1].partition(": ")[2]

@@ -4,6 +4,7 @@ GMACs are multiply-accumulates, which the papers print as GFLOPs.
 """
 
 import csv
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 from matplotlib.figure import Figure
 from rich.box import SIMPLE
 from rich.table import Table
+
+from stepseg.data.writing import write_atomically, write_text
 
 Row = Mapping[str, Any]
 
@@ -76,10 +79,11 @@ def write_csv(rows: Sequence[Row], path: Path) -> None:
     """Write rows as CSV: nested figures as ``gmacs_by_part.policy``, lists joined by spaces."""
     flat = [_flatten(row) for row in rows]
     columns = list(dict.fromkeys(key for row in flat for key in row))
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(flat)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    writer.writerows(flat)
+    write_text(path, text.getvalue())
 
 
 def plot_rows(rows: Sequence[Row], path: Path) -> None:
@@ -102,7 +106,7 @@ def plot_rows(rows: Sequence[Row], path: Path) -> None:
             axes[1].legend()
     for axis in axes:
         axis.set_xticks(range(len(rows)), labels)
-    figure.savefig(path, dpi=120)
+    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=120))
 
 
 def plot_parts(parts: Mapping[str, Sequence[Row]], path: Path) -> None:
@@ -120,7 +124,7 @@ def plot_parts(parts: Mapping[str, Sequence[Row]], path: Path) -> None:
         second.plot(places, [part["gmacs"] or 0 for part in list_], "k.", markersize=5)
         second.set_ylabel("GMACs per image (dots)")
         second.set_ylim(bottom=0)
-    figure.savefig(path, dpi=120)
+    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=120))
 
 
 def _flatten(row: Row, prefix: str = "") -> dict[str, Any]:
