@@ -5,6 +5,7 @@ Without arguments: the main job on generated scenes, a few minutes on two CPU co
 
 import copy
 import sys
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -29,8 +30,8 @@ from stepseg.cli.config import (
 from stepseg.cli.failures import clear_failures
 from stepseg.cli.hydra_command import hydra_command
 from stepseg.cli.result import Result
-from stepseg.cli.share import examples_of, share_best
 from stepseg.cli.resume import check_config, find_point, finished_result
+from stepseg.cli.share import examples_of, share_best
 from stepseg.dcts.policy import PolicyNetwork
 from stepseg.dcts.targets import HomogeneityRule
 from stepseg.launcher import register_launchers
