@@ -132,6 +132,12 @@ class ExitConfig(_Config):
     seed: int = 0
     """Rule `random`."""
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """As of every part; `blocks` may be null, which is none: a checkpoint brings its own."""
+        chosen = {k: v for k, v in values.items() if k != "blocks" or v is not None}
+        return from_values(cls, chosen, cls.WHERE)
+
     def __post_init__(self) -> None:
         _choose("reduction.exit.rule", self.rule, EXIT_RULES)
         if self.tokens and self.rule != "budget":
