@@ -24,7 +24,10 @@ from stepseg.cli.benchmark_options import Options, systems, with_tokens
 from stepseg.cli.config import make_datamodule, output_dir, overrides, plain, run_command
 from stepseg.cli.hydra_command import hydra_command
 from stepseg.cli.result import Result
+from stepseg.cli.tracking import finished_runs, make_loggers
 from stepseg.launcher import register_launchers
+from stepseg.lit.tracking.final import log_final
+from stepseg.lit.tracking.record import log_config
 from stepseg.model import Reduction, StepSegmenter
 from stepseg.model_config import PATCH_SIZE, ModelConfig
 from stepseg.profile.benchmark import (
@@ -57,9 +60,12 @@ def run(cfg: DictConfig) -> None:
     """Check the request, count, time, and write `result.json`, CSV files and plots."""
     values = plain(cfg)
     console = Console() if Console().is_terminal else Console(width=WIDTH)
-    with Result(
-        output_dir(), command="stepseg-benchmark", overrides=overrides(), config=values
-    ) as result:
+    with (
+        Result(
+            output_dir(), command="stepseg-benchmark", overrides=overrides(), config=values
+        ) as result,
+        finished_runs(),
+    ):
         options = Options.from_values(values)
         datamodule = make_datamodule(cfg) if values.get("data") else None
         if datamodule is not None:
@@ -76,6 +82,7 @@ def run(cfg: DictConfig) -> None:
             rows = _count(config, reductions, options)
             result.update({"rows": rows, "device": None, "dtype": values["dtype"]})
             _show(rows, output_dir(), console)
+            _track(cfg, rows, result)
             return
         images = _images(values, options)
         if values["threads"]:
@@ -87,6 +94,7 @@ def run(cfg: DictConfig) -> None:
         rows = _rows(model, reductions, images, options, values, console)
         result.update({"rows": rows})
         _show(rows, output_dir(), console)
+        _track(cfg, rows, result)
         if datamodule is not None:
             crop = replace(options, image_size=datamodule.crop_size)
             figures = measure_data(
@@ -230,6 +238,17 @@ def _show(rows: list[Row], folder: Path, console: Console) -> None:
     write_csv(rows, folder / "benchmark.csv")
     plot_rows(rows, folder / "benchmark.png")
     console.print(f"result.json, benchmark.csv and benchmark.png are in {folder}", soft_wrap=True)
+
+
+def _track(cfg: DictConfig, rows: list[Row], result: Result) -> None:
+    """Hand the rows to the loggers, if there are any."""
+    loggers = make_loggers(cfg, "benchmark")
+    if not loggers:
+        return
+    several = len({row["name"] for row in rows}) < len(rows)
+    named = {f"{r['name']} ({i})" if several else r["name"]: r for i, r in enumerate(rows)}
+    log_config(loggers, result.described())
+    log_final(loggers, output_dir(), result.described(), named, step=0, each=not several)
 
 
 def _show_parts(parts: Mapping[str, list[Row]], folder: Path, console: Console) -> None:

@@ -17,7 +17,6 @@ from stepseg.checkpoint import Checkpoint, check_data, read_checkpoint
 from stepseg.cli.comparison import print_comparison
 from stepseg.cli.config import (
     checkpoint_reduction,
-    make_all,
     make_datamodule,
     make_trainer,
     output_dir,
@@ -32,13 +31,16 @@ from stepseg.cli.hydra_command import hydra_command
 from stepseg.cli.points import Point, grid_points
 from stepseg.cli.result import Result, is_first_process
 from stepseg.cli.systems import system_points
+from stepseg.cli.tracking import finished_runs, make_loggers
 from stepseg.dcts.policy import OraclePolicy
 from stepseg.launcher import register_launchers
 from stepseg.launcher.guard import check_sweep
 from stepseg.lit.callbacks.progress import progress
+from stepseg.lit.callbacks.run_config import RunConfig
 from stepseg.lit.callbacks.snapshot import SnapshotCallback
 from stepseg.lit.datamodule import SegmentationDataModule
 from stepseg.lit.segmentation import SegmentationModule
+from stepseg.lit.tracking.final import log_final
 from stepseg.model import StepSegmenter
 from stepseg.model_config import PATCH_SIZE
 
@@ -54,9 +56,12 @@ def main(cfg: DictConfig) -> float | None:
 def evaluate(cfg: DictConfig) -> float | None:
     """Evaluate every point of the grid that has no row yet and write `result.json`."""
     values = plain(cfg)
-    with Result(
-        output_dir(), command="stepseg-eval", overrides=overrides(), config=values
-    ) as result:
+    with (
+        Result(
+            output_dir(), command="stepseg-eval", overrides=overrides(), config=values
+        ) as result,
+        finished_runs(),
+    ):
         check_sweep(values)
         if not cfg.ckpt_path:
             raise ValueError("ckpt_path= is missing: give a checkpoint of stepseg-train")
@@ -76,8 +81,8 @@ def evaluate(cfg: DictConfig) -> float | None:
         snapshot = SnapshotCallback(cfg.grid.snapshot_seconds)
         trainer = make_trainer(
             cfg,
-            callbacks=[progress(), snapshot],
-            logger=make_all("logger", cfg.logger),
+            callbacks=[progress(), snapshot, RunConfig(result.described())],
+            logger=make_loggers(cfg, "eval", tags=[checkpoint.config.backbone.name]),
             default_root_dir=str(output_dir()),
         )
         result.update({"device": str(trainer.strategy.root_device), "dtype": trainer.precision})
@@ -95,6 +100,15 @@ def evaluate(cfg: DictConfig) -> float | None:
             title = f"{datamodule.name}, {checkpoint.path.name}"
             _show(rows, points, title)
             write_grid_csv(output_dir() / "results.csv", rows, datamodule.spec.classes)
+            log_final(
+                trainer.loggers,
+                output_dir(),
+                result.described(),
+                {row["name"]: row for row in rows},
+                step=0,
+                classes=datamodule.spec.classes,
+                each=values["reductions"] is not None,
+            )
     return rows[-1]["mIoU"]
 
 

@@ -67,6 +67,11 @@ class Result:
         """Since the command began."""
         return round(time.perf_counter() - self._start, 3)
 
+    def described(self) -> dict[str, Any]:
+        """What was run, for trackers: the configuration, and beside it versions and commit."""
+        keys = ("command", "overrides", "versions", "git_sha")
+        return {**self.values["config"], **{key: self.values[key] for key in keys}}
+
     def __enter__(self) -> Self:
         # a batch system's signals end the command like Ctrl-C, so that the file is written
         for signum in SIGNALS:
@@ -86,7 +91,7 @@ class Result:
             signal.signal(signum, handler)
         if kind is None:
             self.values["status"] = "completed"
-        elif _was_interrupted(error):
+        elif was_interrupted(error):
             self.values["status"] = "interrupted"
             if isinstance(error, TrainingInterrupted):
                 self.values["interrupted_by"] = error.signal.name
@@ -137,7 +142,7 @@ def read_result(path: str | Path) -> dict[str, Any]:
     return values
 
 
-def _was_interrupted(error: BaseException | None) -> bool:
+def was_interrupted(error: BaseException | None) -> bool:
     """Whether Ctrl-C or SIGTERM is behind it; Lightning turns both into an exit of its own."""
     while error is not None:
         if isinstance(error, KeyboardInterrupt | SIGTERMException | TrainingInterrupted):

@@ -4,13 +4,11 @@ Without arguments: the main job on generated scenes, a few minutes on two CPU co
 """
 
 import copy
-import sys
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 
 from stepseg.build import build_policy
@@ -32,6 +30,7 @@ from stepseg.cli.hydra_command import hydra_command
 from stepseg.cli.result import Result
 from stepseg.cli.resume import check_config, find_point, finished_result
 from stepseg.cli.share import examples_of, share_best
+from stepseg.cli.tracking import finished_runs, make_loggers
 from stepseg.dcts.policy import PolicyNetwork
 from stepseg.dcts.targets import HomogeneityRule
 from stepseg.launcher import register_launchers
@@ -40,6 +39,7 @@ from stepseg.lit.callbacks.broken import BrokenImages
 from stepseg.lit.callbacks.non_finite import SkipNonFinite
 from stepseg.lit.callbacks.progress import progress
 from stepseg.lit.callbacks.randomness import BatchRandomness
+from stepseg.lit.callbacks.run_config import RunConfig
 from stepseg.lit.checkpoint_io import SafeCheckpointIO
 from stepseg.lit.csv_logger import CsvLogger
 from stepseg.lit.datamodule import SegmentationDataModule
@@ -50,6 +50,7 @@ from stepseg.lit.ranks import WatchedDDP
 from stepseg.lit.resume import ResumePoint, RunRecord
 from stepseg.lit.schedule import ReductionSchedule
 from stepseg.lit.segmentation import SegmentationModule
+from stepseg.lit.tracking.final import describe, log_final
 from stepseg.losses import LossWeights
 from stepseg.model_config import ModelConfig
 from stepseg.plain_types import from_values
@@ -69,9 +70,12 @@ def train(cfg: DictConfig) -> float | None:
     finished = finished_result(cfg.ckpt_path, output_dir())
     if finished is not None:
         return finished.get("mIoU", finished.get("mAP"))
-    with Result(
-        output_dir(), command="stepseg-train", overrides=overrides(), config=values
-    ) as result:
+    with (
+        Result(
+            output_dir(), command="stepseg-train", overrides=overrides(), config=values
+        ) as result,
+        finished_runs(),
+    ):
         check_sweep(values)
         point = find_point(cfg.ckpt_path, output_dir())
         if point is not None:
@@ -92,25 +96,23 @@ def train(cfg: DictConfig) -> float | None:
                 RunRecord(values),
                 BrokenImages(),
                 StopOnSignal(),
+                RunConfig(result.described()),
             ],
-            logger=_make_loggers(cfg, point),
+            logger=_loggers(cfg, point),
             plugins=[SafeCheckpointIO()],
             default_root_dir=str(output_dir()),
         )
         result.update({"device": str(trainer.strategy.root_device), "dtype": trainer.precision})
         _watch_ranks(trainer, result)
-        code = 1
-        try:
-            with clear_failures(values, trainer):
-                trainer.fit(module, datamodule, ckpt_path=point.path if point else None)
-                result.update(_faults(trainer))
-                figures = _finish(trainer, module, datamodule, cfg)
+        with clear_failures(values, trainer):
+            trainer.fit(module, datamodule, ckpt_path=point.path if point else None)
+            result.update(_faults(trainer))
+            figures = _finish(trainer, module, datamodule, cfg)
             result.update(figures)
             if cfg.card and trainer.is_global_zero and isinstance(module, SegmentationModule):
                 result.update(_share(trainer, datamodule, result))
-            code = 0
-        finally:
-            _close_loggers(code)
+            if trainer.is_global_zero:
+                _log_final(trainer, module, figures, result)
     return figures.get("mIoU", figures.get("mAP"))
 
 
@@ -179,7 +181,10 @@ def compare(
     reductions = systems(module.model.reduction)
     module.evaluate_with(list(reductions.values()))
     trainer.test(module, datamodule, verbose=False)
-    rows = dict(zip(reductions, module.results, strict=True))
+    rows = {
+        name: row | describe(reductions[name])
+        for name, row in zip(reductions, module.results, strict=True)
+    }
     if trainer.is_global_zero:
         device = trainer.strategy.root_device
         model = copy.deepcopy(module.model).prepare_for_inference().to(device)
@@ -221,19 +226,33 @@ def _watch_ranks(trainer: L.Trainer, result: Result) -> None:
         trainer.strategy.on_death = result.fail
 
 
-def _make_loggers(cfg: DictConfig, point: ResumePoint | None) -> list[Logger]:
-    loggers = make_all("logger", cfg.logger)
+def _loggers(cfg: DictConfig, point: ResumePoint | None) -> list[Any]:
+    job_type = "policy" if cfg.task == "policy" else "train"
+    loggers = make_loggers(cfg, job_type, resumes=point.path if point else None)
     for logger in loggers:
         if isinstance(logger, CsvLogger) and point is not None:
             logger.resume_at(point.step)
     return loggers
 
 
-def _close_loggers(exit_code: int) -> None:
-    """Finish a W&B run with the right exit code; Lightning leaves that to the caller."""
-    wandb = sys.modules.get("wandb")
-    if wandb is not None and wandb.run is not None:
-        wandb.finish(exit_code=exit_code)
+def _log_final(
+    trainer: L.Trainer,
+    module: SegmentationModule | PolicyModule,
+    figures: dict[str, Any],
+    result: Result,
+) -> None:
+    """Hand the figures of `result.json` to the loggers."""
+    rows = {row["name"]: row for row in figures.get("rows", [])} or {"trained": figures}
+    classes = module.spec.classes if isinstance(module, SegmentationModule) else ()
+    log_final(
+        trainer.loggers,
+        output_dir(),
+        result.described(),
+        rows,
+        step=trainer.global_step,
+        classes=classes if figures.get("per_class_IoU") else (),
+        each="rows" in figures,
+    )
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -69,7 +70,9 @@ class CsvLogger(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Nothing: Hydra's folder and `result.json` hold the configuration."""
+        """Write `hparams.yaml`: nested plain values."""
+        text = yaml.safe_dump(dict(params), sort_keys=False, allow_unicode=True)
+        write_text(Path(self.log_dir) / "hparams.yaml", text)
 
     def _widen(self, keys: list[str]) -> None:
         """Rewrite the file with room for new columns."""

@@ -1,0 +1,162 @@
+"""Configuration, tables, pictures and final figures, handed to whichever loggers there are.
+
+Tables and pictures always go into the output directory as well, so that nothing depends on a
+tracker. Call these on the first process only.
+"""
+
+import csv
+import io
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+
+from stepseg.data.writing import write_atomically, write_png
+from stepseg.report.snapshot import Snapshot
+
+Row = Sequence[Any]
+
+
+def log_config(loggers: Iterable[Logger], values: Mapping[str, Any]) -> None:
+    """Record what was run: nested plain values."""
+    for logger in loggers:
+        logger.log_hyperparams(dict(values))
+
+
+def log_table(
+    loggers: Iterable[Logger],
+    folder: Path,
+    key: str,
+    columns: Sequence[str],
+    rows: Sequence[Row],
+    step: int,
+) -> None:
+    """Record a table; as a file it is ``tables/<key>.csv``, which grows by these rows.
+
+    Args:
+        loggers: of the trainer.
+        folder: the output directory.
+        key: such as ``val/per_class_IoU``.
+        columns: their names.
+        rows: numbers, texts and None.
+        step: of the optimiser.
+
+    """
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            logger.log_table(key, list(columns), [list(row) for row in rows], step=step)
+        elif isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_text(key, _markdown(columns, rows), step)
+    _append_csv(folder / "tables" / f"{key.replace('/', '_')}.csv", columns, rows, step)
+
+
+def log_snapshots(
+    loggers: Iterable[Logger],
+    folder: Path,
+    key: str,
+    snapshots: Sequence[Snapshot],
+    step: int,
+    keep: int = 3,
+) -> None:
+    """Record pictures: masks over the image in W&B, rows of panels elsewhere.
+
+    Args:
+        loggers: of the trainer.
+        folder: the output directory; the files are ``pictures/step_<step>/<name>.png``.
+        key: such as ``val/pictures``.
+        snapshots: of the same images each time.
+        step: of the optimiser.
+        keep: how many steps stay on disk; the oldest are deleted.
+
+    """
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            images: dict[str, Any] = {key: [_wandb_image(shot) for shot in snapshots]}
+            logger.log_metrics(images, step)
+        elif isinstance(logger, TensorBoardLogger):
+            for index, shot in enumerate(snapshots):
+                logger.experiment.add_image(f"{key}/{index}", shot.row, step, dataformats="HWC")
+    pictures = folder / "pictures"
+    for index, shot in enumerate(snapshots):
+        name = f"{index}_{shot.name.replace('/', '_')}.png"
+        write_png(pictures / f"step_{step:07d}" / name, shot.row)
+    for old in sorted(pictures.glob("step_*"))[:-keep]:
+        shutil.rmtree(old)
+
+
+def log_summary(
+    loggers: Iterable[Logger], config: Mapping[str, Any], figures: Mapping[str, Any], step: int
+) -> None:
+    """Record the final figures: W&B's summary, TensorBoard's HPARAMS page, a last row of CSV.
+
+    Args:
+        loggers: of the trainer.
+        config: as given to `log_config`.
+        figures: flat; texts and lists go where the logger can hold them.
+        step: of the optimiser.
+
+    """
+    numbers = {key: float(v) for key, v in figures.items() if isinstance(v, int | float)}
+    for logger in loggers:
+        logger.log_metrics(numbers, step)
+        if isinstance(logger, WandbLogger):
+            logger.experiment.summary.update(dict(figures))
+        elif isinstance(logger, TensorBoardLogger):
+            _tensorboard_hparams(logger, config, numbers)
+        logger.save()
+
+
+def _wandb_image(shot: Snapshot) -> Any:
+    import wandb
+
+    masks = {
+        key: {"mask_data": mask.ids_HW, "class_labels": dict(mask.names)}
+        for key, mask in shot.masks.items()
+    }
+    return wandb.Image(shot.image_HW3, masks=masks, caption=shot.caption)
+
+
+def _tensorboard_hparams(
+    logger: TensorBoardLogger, config: Mapping[str, Any], numbers: Mapping[str, float]
+) -> None:
+    """The page that compares runs; Lightning's own call would log the figures at step 0 too."""
+    from torch.utils.tensorboard.summary import hparams
+
+    flat = {key: v for key, v in _flat(config) if isinstance(v, bool | int | float | str)}
+    for summary in hparams(flat, dict(numbers)):
+        logger.experiment.file_writer.add_summary(summary)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}/")
+        else:
+            yield f"{prefix}{key}", str(value) if isinstance(value, list) else value
+
+
+def _markdown(columns: Sequence[str], rows: Sequence[Row]) -> str:
+    lines = [columns, ["---"] * len(columns), *([_shown(v) for v in row] for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
+
+
+def _append_csv(path: Path, columns: Sequence[str], rows: Sequence[Row], step: int) -> None:
+    """Rewrite the file with the new rows below the old ones: complete at any moment."""
+    header = ["step", *columns]
+    old: list[list[str]] = []
+    if path.is_file():
+        with path.open(newline="") as file:
+            found = list(csv.reader(file))
+        old = found[1:] if found and found[0] == header else []
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows([header, *old, *([step, *row] for row in rows)])
+    write_atomically(path, lambda file: file.write(text.getvalue().encode()))
