@@ -31,7 +31,7 @@ BAD = {
     "+data.workers=1": ["unknown key data.workers", "num_workers"],
     "+data.augmentation.flipp=1": ["unknown key data.augmentation.flipp", "'flip'"],
     "+data.evaluation.strid=8": ["unknown key data.evaluation.strid", "'stride'"],
-    "+homogeneity.all_ignored=1": ["unknown key homogeneity.all_ignored", "all_ignore_is"],
+    "+homogeneity.ignore_breaks_homogenity=1": ["unknown key", "'ignore_breaks_homogeneity'"],
     "+trainer.devicez=1": ["trainer: ", "devicez"],
     "+callbacks.last.every=1": ["callbacks.last: ", "'every'"],
     # values out of range
@@ -45,7 +45,7 @@ BAD = {
     "reduction.exit.rule=confident": ["reduction.exit.rule", "did you mean 'confidence'"],
     "optim.lr=0": ["optim.lr must be positive, got 0"],
     "optim.lr=fast": ["optim.lr is 'fast', expected float"],
-    "optim.lr=.nan": ["optim.lr is nan"],
+    "optim.lr=nan": ["optim.lr is nan"],
     "optim.schedule=step": ["optim.schedule must be 'cosine' or 'poly'"],
     "optim.warmup_steps=9": ["optim.warmup_steps=9", "trainer.max_steps=4"],
     "optim.betas=[0.9]": ["optim.betas is (0.9,)"],

@@ -55,6 +55,14 @@ def test_exit_because_of_an_interrupt_is_an_interrupt(tmp_path):
     assert read_result(tmp_path / "result.json")["status"] == "failed"
 
 
+def test_errors_in_a_circle_end(tmp_path):
+    first, second = ValueError("first"), ValueError("second")
+    first.__cause__, second.__cause__ = second, first
+    with pytest.raises(ValueError, match="first"), result(tmp_path):
+        raise first
+    assert read_result(tmp_path / "result.json")["status"] == "failed"
+
+
 def test_foreign_files_are_named(tmp_path):
     path = tmp_path / "result.json"
     with pytest.raises(ValueError, match="not readable"):

@@ -7,6 +7,7 @@ Prints a table and ends with an error when a run differs from the one that nobod
 """
 
 import argparse
+import contextlib
 import csv
 import json
 import os
@@ -121,8 +122,8 @@ def saved_step(folder: Path) -> int:
     """The newest step among the whole checkpoints of a run."""
     steps = [0]
     for name in ("last.ckpt", "next.ckpt", "previous.ckpt"):
-        path = folder / "checkpoints" / name
-        if path.is_file():
+        # a running training renames it meanwhile
+        with contextlib.suppress(FileNotFoundError):
             steps.append(int(load(folder, name)["global_step"]))
     return max(steps)
 

@@ -123,12 +123,13 @@ def _instantiate(where: str, values: Any, **extra: Any) -> Any:
     try:
         return instantiate(values, _convert_="all", **extra)
     except InstantiationException as error:
-        cause = error.__cause__
-        if isinstance(cause, ValueError) and not isinstance(cause, HydraException):
-            raise cause from None  # a message of ours, with the key in it
-        if isinstance(cause, TypeError | MisconfigurationException):
-            raise ValueError(f"{where}: {cause}") from error
-        raise ValueError(f"{where}: {' '.join(str(error).split())}") from error
+        cause, text = error.__cause__, " ".join(str(error).split())
+    # Outside of the block: a cause that is raised inside would become its own context's cause.
+    if isinstance(cause, ValueError) and not isinstance(cause, HydraException):
+        raise cause  # a message of ours, with the key in it
+    if isinstance(cause, TypeError | MisconfigurationException):
+        raise ValueError(f"{where}: {cause}")
+    raise ValueError(f"{where}: {text}")
 
 
 def run_command(name: str, task: Callable[[], Any]) -> Any:

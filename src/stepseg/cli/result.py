@@ -144,9 +144,11 @@ def read_result(path: str | Path) -> dict[str, Any]:
 
 def was_interrupted(error: BaseException | None) -> bool:
     """Whether Ctrl-C or SIGTERM is behind it; Lightning turns both into an exit of its own."""
-    while error is not None:
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:  # causes and contexts may form a circle
         if isinstance(error, KeyboardInterrupt | SIGTERMException | TrainingInterrupted):
             return True
+        seen.append(error)
         error = error.__cause__ or error.__context__
     return False
 
