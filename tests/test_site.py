@@ -40,7 +40,8 @@ def commands():
     """Every stepseg command of a shell example: its file and its words."""
     for page in PAGES:
         for block in re.findall(r"```(?:bash|text)\n(.*?)```", page.read_text(), re.DOTALL):
-            for line in block.replace("\\\n", " ").splitlines():
+            block = re.sub(r"<[^<>\n]+>", "PLACE", block.replace("\\\n", " "))
+            for line in block.splitlines():
                 words = shlex.split(line, comments=True) if "stepseg-" in line else []
                 starts = [i for i, word in enumerate(words) if word.startswith("stepseg-")]
                 for start in starts:

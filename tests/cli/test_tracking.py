@@ -12,7 +12,7 @@ import wandb
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from commands import SMALL, compose_config, start_command, write_camvid
-from stepseg.cli.tracking import finished_runs, make_loggers, run_id, run_name, sweep_group
+from stepseg.cli.tracking import finished_runs, make_loggers, run_id, run_name
 from stepseg.cli.train import train
 from stepseg.lit.tracking.record import log_config
 from wandb_files import offline_runs
@@ -23,7 +23,6 @@ def _offline(monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    monkeypatch.delenv("WANDB_RUN_GROUP", raising=False)
 
 
 @pytest.fixture(scope="module")
@@ -116,13 +115,6 @@ def test_jobs_of_a_sweep_share_a_group_and_never_a_run(tmp_path):
     assert first.group == second.group == "thresholds"
     assert (first.config["seed"], second.config["seed"]) == (0, 1)
     assert first.name == "seed=0 - 0"
-
-
-def test_the_environment_names_a_group(tmp_path, monkeypatch):
-    compose_config("train", [], tmp_path)
-    assert sweep_group() is None
-    monkeypatch.setenv("WANDB_RUN_GROUP", "mine")
-    assert sweep_group() == "mine"
 
 
 def test_a_resumed_job_continues_its_run_once(tmp_path):

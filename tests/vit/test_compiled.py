@@ -4,8 +4,6 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
 
-from commands import compose_config
-from stepseg import Segmenter
 from stepseg.vit.compiled import CompiledStages
 from toys import SYSTEMS, packed, toy_images, toy_segmenter, toy_vit
 
@@ -62,12 +60,3 @@ def test_compiled_segmenter_equals_eager():
             found = model(images, reduction=reduction)
             assert found.tokens_per_stage == expected.tokens_per_stage
             torch.testing.assert_close(found.scores(), expected.scores())
-
-
-def test_segmenter_and_commands_offer_the_runtime(tmp_path):
-    for command in ("eval", "predict", "benchmark"):
-        assert compose_config(command, [], tmp_path).runtime == "eager"
-    options = {"classes": list("abcde"), "palette": [(i, i, i) for i in range(5)]}
-    assert Segmenter(toy_segmenter(), **options).model.backbone.compiled is None
-    compiled = Segmenter(toy_segmenter(), runtime="compile", **options)
-    assert compiled.model.backbone.compiled is not None

@@ -69,7 +69,7 @@ def evaluate(cfg: DictConfig) -> float | None:
         checkpoint = read_checkpoint(cfg.ckpt_path)
         datamodule = make_datamodule(cfg)
         check_data(checkpoint, datamodule.num_classes, datamodule.spec.name)
-        model = _make_model(checkpoint, values["policy"]["name"], values["runtime"])
+        model = _make_model(checkpoint, values["policy"]["name"])
         result.update({"model": checkpoint.config.to_dict()})
         points = _points(values, checkpoint, model)
         module = SegmentationModule(
@@ -158,7 +158,7 @@ def _points(values: Mapping[str, Any], checkpoint: Checkpoint, model: StepSegmen
     )
 
 
-def _make_model(checkpoint: Checkpoint, policy: str, runtime: str) -> StepSegmenter:
+def _make_model(checkpoint: Checkpoint, policy: str) -> StepSegmenter:
     model = checkpoint.build()
     if policy == "oracle":
         windows = model.policy.windows if model.policy else (2, 4, 8, 16)
@@ -168,7 +168,7 @@ def _make_model(checkpoint: Checkpoint, policy: str, runtime: str) -> StepSegmen
             f"policy={policy!r}: stepseg-eval knows 'checkpoint' and 'oracle'; another network "
             f"needs a training"
         )
-    return model.prepare_for_inference(runtime)
+    return model.prepare_for_inference()
 
 
 if __name__ == "__main__":

@@ -74,7 +74,6 @@ def predict(cfg: DictConfig) -> None:
             reduction=ReductionConfig.from_dict(reduction).build(),
             device=values["device"],
             dtype=values["dtype"],
-            runtime=values["runtime"],
         )
         result.update(_about(segmenter, checkpoint, reduction, values))
         runner = Runner(

@@ -168,8 +168,15 @@ def _versions() -> dict[str, str]:
 
 
 def _git_sha() -> str | None:
-    """The checkout's commit, with ``-dirty`` for uncommitted changes; None outside a checkout."""
-    git = ["git", "-C", str(Path(__file__).parent)]
+    """The checkout's commit, with ``-dirty`` for uncommitted changes.
+
+    Outside a checkout what `STEPSEG_COMMIT` says, as the image does: an installed package may lie
+    in the repository of another project.
+    """
+    root = Path(__file__).parents[3]
+    if not (root / ".git").exists():
+        return os.environ.get("STEPSEG_COMMIT") or None
+    git = ["git", "-C", str(root)]
     try:
         sha = subprocess.run(
             [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10

@@ -5,7 +5,6 @@ sweep share the group of the sweep's folder, whichever launcher started them.
 """
 
 import json
-import os
 import secrets
 import sys
 from collections.abc import Iterator, Sequence
@@ -56,9 +55,7 @@ def make_loggers(
 
 
 def sweep_group() -> str | None:
-    """WANDB_RUN_GROUP, else the name of the sweep's folder, of the experiment, or None."""
-    if group := os.environ.get("WANDB_RUN_GROUP"):
-        return group
+    """Name of the sweep's folder, else of the experiment, else None."""
     folder = sweep_folder()
     if folder is not None:
         return folder.name

@@ -38,7 +38,6 @@ class Segmenter:
         reduction: which tokens merge and leave; None: the model's own.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
         dtype: ``fp32`` or ``bf16``.
-        runtime: ``eager`` or ``compile``.
 
     Raises:
         ValueError: no such device or type, or a reduction that this model cannot carry out.
@@ -55,7 +54,6 @@ class Segmenter:
         reduction: Reduction | None = None,
         device: str = "auto",
         dtype: str = "fp32",
-        runtime: str = "eager",
     ) -> None:
         if dtype not in DTYPES:
             raise ValueError(f"dtype={dtype!r}: choose from {', '.join(DTYPES)}")
@@ -67,7 +65,7 @@ class Segmenter:
         self.device, self.dtype = choose_device(device), DTYPES[dtype]
         self.protocol = protocol or Protocol()
         self.reduction = _possible(model, reduction or model.reduction)
-        self.model = model.prepare_for_inference(runtime).to(self.device, self.dtype)
+        self.model = model.prepare_for_inference().to(self.device, self.dtype)
         self.classes = tuple(classes)
         self.palette = tuple((int(r), int(g), int(b)) for r, g, b in palette)
 
@@ -80,7 +78,6 @@ class Segmenter:
         reduction: Reduction | None = None,
         device: str = "auto",
         dtype: str = "fp32",
-        runtime: str = "eager",
     ) -> Self:
         """Load what `stepseg-train` wrote, or a safetensors file made from it.
 
@@ -90,7 +87,6 @@ class Segmenter:
             reduction: None: the checkpoint's; ``Reduction()``: the dense model.
             device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
             dtype: ``fp32`` or ``bf16``.
-            runtime: ``eager``, or ``compile``: faster after some seconds at the first image.
 
         Raises:
             ValueError: no such file, or not one of ours; names it.
@@ -105,7 +101,6 @@ class Segmenter:
             reduction=reduction,
             device=device,
             dtype=dtype,
-            runtime=runtime,
         )
 
     def with_reduction(self, reduction: Reduction) -> "Segmenter":
