@@ -1,16 +1,28 @@
-"""Shared by all tests: helper modules on the path, one thread, fixed random numbers."""
+"""Shared by all tests: helper modules on the path, one thread, fixed random numbers.
 
+Properties are tried on the same few examples every time, unless ``HYPOTHESIS_PROFILE=thorough``
+asks for many new ones.
+"""
+
+import os
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 # `reference` and `toys` are imported by name. Appended, so that no folder here hides a module.
 sys.path.append(str(Path(__file__).parent))
 
 # Toy tensors gain nothing from threads and lose a lot where tests run side by side.
 torch.set_num_threads(1)
+
+# Other processes may have the machine: no time is a failure.
+_PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("repeatable", _PATIENT, max_examples=30, derandomize=True)
+settings.register_profile("thorough", _PATIENT, max_examples=1000, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 
 @pytest.fixture(autouse=True)

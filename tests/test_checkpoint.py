@@ -1,6 +1,7 @@
 """Checkpoints on disk: what goes in comes out, and nothing else is let in."""
 
 import json
+import random
 import struct
 
 import pytest
@@ -19,6 +20,7 @@ from stepseg.data.specs import get_spec
 from stepseg.inference import Protocol
 from stepseg.model_config import PolicyConfig
 from stepseg.safetensors_file import MAX_HEADER, read_safetensors, write_safetensors
+from stepseg.state_dict import check_fit
 
 VALUES = {
     "num_classes": 11,
@@ -207,12 +209,41 @@ class TestForeignFiles:
         with pytest.raises(ValueError, match="in its header is no JSON"):
             read_checkpoint(path)
 
-    @pytest.mark.parametrize("state", [[1], {"model.a": 1}, None])
+    @pytest.mark.parametrize("state", [[1], {"model.a": 1}, {1: torch.zeros(1)}, None])
     def test_weights_that_are_none(self, state, trained, tmp_path):
         content = torch.load(trained, weights_only=True) | {"state_dict": state}
         torch.save(content, tmp_path / "odd.ckpt")
         with pytest.raises(ValueError, match="is not a stepseg checkpoint"):
             read_checkpoint(tmp_path / "odd.ckpt")
+
+    @pytest.mark.parametrize("suffix", ["ckpt", "safetensors"])
+    def test_damage_anywhere(self, suffix, trained, shared, tmp_path):
+        """Flipped and lost bytes: one message that names the file, or the same model's shapes."""
+        draw, path = random.Random(suffix), tmp_path / f"damaged.{suffix}"
+        content = (trained if suffix == "ckpt" else shared).read_bytes()
+        model = read_checkpoint(shared).build()
+        refused = 0
+        for _ in range(40):
+            data = bytearray(content)
+            # Headers lie at one end or the other; weights fill nearly all between.
+            places = (
+                draw.randrange(20_000),
+                -1 - draw.randrange(20_000),
+                draw.randrange(len(data)),
+            )
+            place = draw.choice(places)
+            if draw.random() < 0.3:
+                del data[place:]
+            else:
+                data[place] ^= 1 << draw.randrange(8)
+            path.write_bytes(data)
+            try:
+                checkpoint = read_checkpoint(path)
+                check_fit(model.state_dict(), checkpoint.state, f"{path.name}")
+            except ValueError as error:
+                assert path.name in str(error)  # noqa: PT017
+                refused += 1
+        assert 10 < refused < 40
 
     @pytest.mark.parametrize("suffix", ["ckpt", "safetensors"])
     def test_pickles_run_nothing(self, suffix, tmp_path):

@@ -159,7 +159,9 @@ def _read_trainers(path: Path) -> tuple[dict[str, Tensor], Any, int]:
 
 def _is_state(content: Mapping[str, Any]) -> bool:
     state = content.get("state_dict")
-    return isinstance(state, dict) and all(isinstance(value, Tensor) for value in state.values())
+    return isinstance(state, dict) and all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
+    )
 
 
 def _read_shared(path: Path) -> tuple[dict[str, Tensor], Any, int]:

@@ -1,10 +1,13 @@
 """Grids of reductions from lists in the configuration."""
 
+import math
 import re
 from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from stepseg.cli.points import AXES, ONE_THRESHOLD, grid_points
 from stepseg.reduction import Reduction
@@ -135,6 +138,9 @@ def test_all_bad_values_are_named_at_once():
         (BASE, {"top_k": [7]}, "sweep.top_k=7: top_k ranks the windows of each size"),
         (BASE, {"exit_seeds": [1, 2]}, "sweep.exit_seeds changes nothing"),
         (BASE, {"exit_tokens": [[3]]}, "sweep.exit_tokens changes nothing"),
+        (BASE, {"exit_blocks": [[]], "exit_rules": ["random"]}, "exit_rules changes nothing"),
+        (BASE, {"merge_thresholds": [[0.1]], "merge_threshold_4": [0.9]}, "1 merge thresholds for"),
+        (BASE, {"merge_thresholds": [None], "merge_threshold_4": [0.9]}, "give either merge"),
     ],
 )  # fmt: skip
 def test_lists_that_cannot_be(base, sweep, message):
@@ -144,6 +150,72 @@ def test_lists_that_cannot_be(base, sweep, message):
 def test_a_threshold_needs_thresholds():
     ranked = BASE | {"merge": BASE["merge"] | {"thresholds": None, "top_k": [3, 1]}}
     assert "no merge thresholds, but top_k=[3, 1]" in refused(ranked, merge_threshold_2=[0.5])
+
+
+PROBABILITIES = st.sampled_from([0, 0.25, 0.5, 0.75, 1])
+SOUND = {
+    "merge_threshold_2": PROBABILITIES,
+    "merge_threshold_4": PROBABILITIES,
+    "edge_weights": st.sampled_from([0.0, 0.5, -1.0]),
+    "resizes": st.sampled_from(["bilinear", "area"]),
+    "exit_blocks": st.sampled_from([[], [2], [4], [2, 4]]),
+    "exit_rules": st.sampled_from(["confidence", "random", "uniform"]),
+    "exit_thresholds": PROBABILITIES,
+    "keep_per_class": st.integers(0, 9),
+    "exit_seeds": st.integers(0, 9),
+}
+
+
+@st.composite
+def sound_sweeps(draw):
+    keys = draw(st.lists(st.sampled_from(list(SOUND)), unique=True, max_size=5))
+    return {key: draw(st.lists(SOUND[key], min_size=1, max_size=3, unique_by=str)) for key in keys}
+
+
+@given(sweep=sound_sweeps())
+def test_as_many_points_as_there_are_different_reductions(sweep):
+    """Counted by hand: which lists multiply depends on blocks and rule."""
+    count, idle = 0, set(sweep)
+    for blocks in sweep.get("exit_blocks", [[2, 4]]):
+        for rule in sweep.get("exit_rules", ["confidence"]) if blocks else ["confidence"]:
+            read = {"merge_threshold_2", "merge_threshold_4", "edge_weights", "resizes"}
+            read |= {"exit_thresholds", "keep_per_class"} if blocks else set()
+            read |= {"exit_seeds"} if blocks and rule == "random" else set()
+            idle -= read | {"exit_blocks"} | ({"exit_rules"} if blocks else set())
+            count += math.prod(len(sweep[key]) for key in read if key in sweep)
+    if idle:
+        assert "changes nothing" in refused(**sweep)
+        return
+    grid = points(**sweep)
+    assert len(grid) == count
+    assert len({point.name for point in grid}) == count
+    assert len({str(point.columns()) for point in grid}) == count
+    assert len({point.build() for point in grid}) == count
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=2), inner),
+    max_leaves=4,
+) | st.sampled_from(["random", "budget", "area", [2], [0.5, 0.5], [1, 1]])  # fmt: skip
+
+
+@given(
+    sweep=st.dictionaries(
+        st.sampled_from([*AXES, *SOUND]),
+        st.lists(ANYTHING, min_size=1, max_size=3) | ANYTHING,
+        max_size=3,
+    )
+)
+def test_whatever_is_swept_is_a_grid_or_one_error(sweep):
+    try:
+        grid = points(**sweep)
+    except ValueError as error:
+        assert "sweep" in str(error)  # noqa: PT017
+        return
+    assert len({point.name for point in grid}) == len(grid)
+    for point in grid:
+        assert set(point.columns()) == set(points()[0].columns())
 
 
 def test_documented_lists_exist():

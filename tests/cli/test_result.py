@@ -6,6 +6,8 @@ import sys
 import time
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from commands import SMALL, open_command, wait_for, write_camvid
 from stepseg.cli.result import Result, read_result
@@ -63,11 +65,52 @@ def test_errors_in_a_circle_end(tmp_path):
     assert read_result(tmp_path / "result.json")["status"] == "failed"
 
 
+WORDS = st.text(st.characters(exclude_categories=[]), max_size=6)  # half characters, too
+PLAIN = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | WORDS,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.tuples(inner, inner)
+        | st.dictionaries(WORDS | st.integers(), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+
+
+@given(values=st.dictionaries(WORDS, PLAIN, max_size=4))
+def test_any_plain_values_come_back(values, tmp_path_factory):
+    """What is no number is None, tuples are lists and keys words; all else is as it was."""
+    folder = tmp_path_factory.getbasetemp() / "any"
+    with result(folder) as running:
+        running.update({"figures": values})
+    assert read_result(folder / "result.json")["figures"] == as_json(values)
+
+
+def as_json(value):
+    if isinstance(value, dict):
+        return {str(key): as_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_json(item) for item in value]
+    is_number = not isinstance(value, float) or abs(value) < float("inf")
+    return value if is_number else None
+
+
+def test_half_characters_of_a_file_name_are_written(tmp_path):
+    """An argument that is no UTF-8 reaches Python like this."""
+    name = b"data.root=/data/stra\xdfe".decode("utf-8", "surrogateescape")
+    with Result(tmp_path, command="stepseg-test", overrides=[name], config={}):
+        pass
+    assert read_result(tmp_path / "result.json")["overrides"] == [name]
+
+
 def test_foreign_files_are_named(tmp_path):
     path = tmp_path / "result.json"
     with pytest.raises(ValueError, match="not readable"):
         read_result(path)
     path.write_text("{half")
+    with pytest.raises(ValueError, match=r"result\.json is not readable"):
+        read_result(path)
+    path.write_text("[" * 100_000)
     with pytest.raises(ValueError, match=r"result\.json is not readable"):
         read_result(path)
     path.write_text("[]")

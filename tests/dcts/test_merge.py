@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from reference import merging
@@ -131,7 +131,6 @@ def random_scores(generator, batch, rows, columns, windows, levels):
 
 
 class TestAgainstLoops:
-    @settings(deadline=None, max_examples=60, derandomize=True)
     @given(
         seed=st.integers(0, 2**31),
         rows=st.integers(1, 18),
@@ -145,7 +144,6 @@ class TestAgainstLoops:
         rule = MergeRule(windows=windows, thresholds=(threshold,) * len(windows))
         self.check(scores, rule, rows, columns)
 
-    @settings(deadline=None, max_examples=40, derandomize=True)
     @given(
         seed=st.integers(0, 2**31),
         rows=st.integers(1, 12),
@@ -161,7 +159,6 @@ class TestAgainstLoops:
         merged = (window_BYX == window).flatten(1).sum(1) // window**2
         assert merged.tolist() == [min(top_k, (rows // window) * (columns // window))] * 2
 
-    @settings(deadline=None, max_examples=30, derandomize=True)
     @given(
         seed=st.integers(0, 2**31),
         rows=st.integers(4, 12),
@@ -179,7 +176,6 @@ class TestAgainstLoops:
         assert (window_BYX == 4).flatten(1).sum(1).tolist() == [16 * coarse] * 2
         assert (window_BYX == 2).flatten(1).sum(1).tolist() == [4 * fine] * 2
 
-    @settings(deadline=None, max_examples=30, derandomize=True)
     @given(
         seed=st.integers(0, 2**31),
         rows=st.integers(4, 12),

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from reference import merging
@@ -97,7 +97,6 @@ def test_pixels_beyond_the_image_are_ignored_ones():
     assert HomogeneityRule(**BREAKS).windows(labels, 2, (2,))[2].tolist() == [[[True]]]
 
 
-@settings(deadline=None, max_examples=60, derandomize=True)
 @given(
     seed=st.integers(0, 2**31),
     height=st.integers(1, 21),

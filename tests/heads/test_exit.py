@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -67,7 +67,6 @@ class TestConfidence:
         p = torch.tensor([[0.9, 0.1]] * 6)
         assert keep(CONFIDENCE, p, [6]) == [[True, True, False, False, False, False]]
 
-    @settings(deadline=None, max_examples=80, derandomize=True)
     @given(
         lengths=lengths_strategy,
         classes=st.integers(1, 5),
@@ -103,7 +102,6 @@ class TestConfidence:
 
 
 class TestControls:
-    @settings(deadline=None, max_examples=60, derandomize=True)
     @given(
         lengths=lengths_strategy,
         threshold=st.sampled_from([0.0, 0.4, 0.7, 1.0]),
@@ -136,7 +134,6 @@ class TestControls:
         assert (~stays).sum() == leaving
         assert leaving < 2 or gaps.max() - gaps.min() <= 1
 
-    @settings(deadline=None, max_examples=30, derandomize=True)
     @given(lengths=lengths_strategy, seed=st.integers(0, 2**31))
     def test_uniform_equals_its_loop(self, lengths, seed):
         p = probabilities(sum(lengths), 3, seed)
@@ -174,7 +171,6 @@ class TestControls:
 
 
 class TestBudget:
-    @settings(deadline=None, max_examples=40, derandomize=True)
     @given(lengths=lengths_strategy, budget=st.integers(0, 30), seed=st.integers(0, 2**31))
     def test_exactly_the_least_confident_stay(self, lengths, budget, seed):
         p = probabilities(sum(lengths), 3, seed)

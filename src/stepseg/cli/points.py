@@ -112,10 +112,9 @@ def grid_points(
         raise ValueError(_report(problems))
     for key in lists:
         if not any(key in point.axes for point in points.values()):
-            rules = " or ".join(BELONGS[_target(key)[1]])
-            raise ValueError(
-                f"sweep.{key} changes nothing: it needs exit blocks and the exit rule {rules}"
-            )
+            rules = " or ".join(BELONGS.get(_target(key)[1], ()))
+            needs = f"exit blocks and the exit rule {rules}" if rules else "exit blocks"
+            raise ValueError(f"sweep.{key} changes nothing: it needs {needs}")
     return list(points.values())
 
 
@@ -159,11 +158,11 @@ def _point(base: Mapping[str, Any], chosen: Mapping[str, Any]) -> Point:
         numbers = values[part]
         assert numbers is not None
         if key.startswith(ONE_THRESHOLD):
-            position = [str(side) for side in numbers["windows"]].index(field)
-            thresholds = list(numbers["thresholds"])
-            thresholds[position : position + 1] = [value]
-            numbers["thresholds"] = thresholds
-            continue
+            windows, thresholds = numbers["windows"], numbers["thresholds"]
+            if isinstance(thresholds, list | tuple) and len(thresholds) == len(windows):
+                position = [str(side) for side in windows].index(field)
+                numbers["thresholds"] = [*thresholds[:position], value, *thresholds[position + 1 :]]
+            continue  # other lists are refused as they are, when the reduction is built
         numbers[field] = value
         if field == "thresholds":
             numbers |= {"top_k": None, "top_k_cells": None}

@@ -134,8 +134,8 @@ def read_result(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     try:
-        values = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not readable as a result: {error}") from error
     if not isinstance(values, dict) or "status" not in values:
         raise ValueError(f"{path} is no result of stepseg: it has no 'status'")

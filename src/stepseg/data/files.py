@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,12 @@ from torch import Tensor
 # Pillow stores 16-bit greyscale PNGs in these modes.
 _WIDE_MODES = ("I", "I;16", "I;16B", "I;16L")
 # What Pillow raises on damaged files, by type of file and of damage.
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+UNREADABLE = (
+    OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error,
+    Image.DecompressionBombError,
+)  # fmt: skip
+# Ids are names, not brightness: the next shade is another class.
+_LOSSY = ("JPEG", "MPO", "JPEG2000")
 
 
 class ImageFileError(ValueError):
@@ -57,14 +63,17 @@ def read_label(path: Path) -> NDArray[np.integer]:
     """Read the ids of a label file, [H, W]: PNG (8-bit, 16-bit, palette) or `.mat` (field `S`).
 
     Raises:
-        ImageFileError: missing, truncated, or a colour image instead of ids; names the file.
+        ImageFileError: missing, damaged, or without one exact id per pixel; names the file.
     """
     if path.suffix == ".mat":
         return read_mat(path)
     try:
+        _check_label_file(path)
         with Image.open(path) as image:
             # In palette files the index is the id; the colours are only for viewing.
             mode, ids = image.mode, np.array(image)
+    except ImageFileError:
+        raise
     except UNREADABLE as error:
         raise ImageFileError(f"{path}: cannot read this label file ({error})") from error
     if mode == "1":  # black and white: ids 0 and 1
@@ -75,6 +84,25 @@ def read_label(path: Path) -> NDArray[np.integer]:
             f"colours (mode {mode}). Convert the colours to ids first."
         )
     return ids
+
+
+def _check_label_file(path: Path) -> None:
+    """Refuse files whose ids are not what the pixels say, before the pixels are decoded."""
+    with Image.open(path) as image:
+        if image.format in _LOSSY:
+            raise ImageFileError(
+                f"{path}: {image.format} changes ids where it saves space. Store labels as PNG."
+            )
+        if getattr(image, "is_animated", False):
+            raise ImageFileError(f"{path}: a label file holds one picture, this one several")
+        if image.format == "PNG":
+            # Pillow stretches these to 0..255: id 1 of 4 bits would be read as 17.
+            if image.tile and image.tile[0].args in ("L;2", "L;4"):
+                raise ImageFileError(
+                    f"{path}: greyscale of {image.tile[0].args[2:]} bits: ids or shades? Store "
+                    f"labels with 8 bits."
+                )
+            image.verify()  # decoding does not look at the checksums of pixels
 
 
 def read_mat(path: Path) -> NDArray[np.integer]:

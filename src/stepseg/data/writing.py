@@ -67,7 +67,9 @@ def write_png(path: Path, pixels: NDArray[np.uint8]) -> None:
 def write_json(path: Path, value: object) -> None:
     """Write plain data as indented JSON, atomically."""
     text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-    write_atomically(path, lambda file: file.write(text.encode()), durable=True)
+    # File names that are no UTF-8 hold half characters; escaped, they are JSON like any other.
+    content = text.encode("utf-8", "backslashreplace")
+    write_atomically(path, lambda file: file.write(content), durable=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -84,7 +84,7 @@ def rows_of_runs(runs: Sequence[Run]) -> tuple[list[Row], list[Problem]]:
     for run in runs:
         try:
             found = list(_rows(run, trainings))
-        except (ValueError, TypeError, AttributeError, KeyError) as error:
+        except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
             reason = error if isinstance(error, ValueError) else repr(error)
             problems.append(Problem(run.path, f"its rows cannot be used: {reason}"))
             continue

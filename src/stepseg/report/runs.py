@@ -129,10 +129,10 @@ def read_run(path: Path) -> Run:
 
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = _parse(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"cannot be read: {error}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"half-written, or no JSON: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"no result of stepseg: it holds a {type(values).__name__}, not an object")
@@ -142,3 +142,14 @@ def read_run(path: Path) -> Run:
     if values["status"] not in STATES:
         raise ValueError(f"unknown status {values['status']!r}; known: {', '.join(STATES)}")
     return Run(path, values)
+
+
+def _parse(text: str) -> Any:
+    """JSON whose numbers fit into floats and whose words can be written again.
+
+    A file name that is no UTF-8 reaches us as half a character, which no encoder takes.
+    """
+    values = json.loads(text, parse_int=lambda n: int(n) if len(n) < 20 else float(n))
+    if "\\u" not in text:
+        return values
+    return json.loads(json.dumps(values, ensure_ascii=False).encode("utf-8", "replace"))

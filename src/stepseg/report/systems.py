@@ -41,9 +41,14 @@ def system_of(reduction: Mapping[str, Any], *, prescribed: bool = False) -> Syst
         reduction: as in a configuration; parts may be missing or None.
         prescribed: token counts were prescribed, so that thresholds decided nothing.
 
+    Raises:
+        ValueError: exit blocks that are no numbers.
+
     """
     merge, leave = mapping(reduction.get("merge")), mapping(reduction.get("exit"))
     blocks = tuple(leave.get("blocks") or ())
+    if not all(isinstance(block, int) for block in blocks):
+        raise ValueError(f"exit blocks are whole numbers, got {list(blocks)}")
     fixed = bool(merge) and merge.get("thresholds") is None and merge.get("top_k") is not None
     if not merge:
         kind = "DToP" if blocks else "dense"

@@ -59,6 +59,7 @@ SETTINGS: Any = {
     "axes.titlelocation": "left",
     "legend.frameon": False,
     "svg.hashsalt": "stepseg",
+    "text.parse_math": False,  # names hold what users typed
 }
 SINGLE = (7.0, 4.6)
 DOUBLE = (10.5, 4.4)
