@@ -119,7 +119,7 @@ def test_all_bad_values_are_named_at_once():
         ("sweep.exit_blocks=3: ", "no exit head after [3]"),
         ("sweep.exit_rules=confident: ", "did you mean 'confidence'"),
         ("sweep.exit_thresholds=-1: ", "got -1"),
-        ("sweep.exit_thresholds=much: ", "'str'"),
+        ("sweep.exit_thresholds=much: ", "'much', expected float"),
     ):
         assert [line for line in lines if line.strip().startswith(cause) and what in line]
     assert not [line for line in lines if "threshold_4" in line.split(":")[0]]
