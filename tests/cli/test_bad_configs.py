@@ -65,10 +65,10 @@ BAD = {
     "trainer.precision=16-mixed": ["trainer.precision=16-mixed needs a GPU", "bf16-mixed"],
     "trainer.precision=12": ["trainer: ", "Precision", "12"],
     "trainer.val_check_interval=99": ["trainer.val_check_interval=99", "no validation in 4"],
-    "callbacks.last.every_n_steps=0": ["callbacks.last.every_n_steps", "at least 1, got 0"],
+    "callbacks.last.every_n_steps=0": ["callbacks.last: every_n_steps must be at least 1, got 0"],
     "callbacks.non_finite.max_in_row=-1": ["max_in_row", "cannot be negative"],
     "seed=-1": ["seed=-1", "0 to 2**32 - 1"],
-    "task=dance": ["task='dance'", "known: policy, segmentation"],
+    "task=dance": ["task='dance'", "known: segmentation, policy"],
     "monitor=val/mIOU": ["monitor='val/mIOU'", "did you mean 'val/mIoU'"],
     "resume.on_change=maybe": ["resume.on_change='maybe'", "refuse or warn"],
     # files that are not there

@@ -56,7 +56,7 @@ def spoil(monkeypatch, steps, value):
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_step_that_is_not_finite_leaves_no_trace(value, run, tmp_path, monkeypatch):
     spoil(monkeypatch, {3}, value)
-    run("callbacks.last.every_n_steps=1", "trainer.max_steps=4", "trainer.val_check_interval=100")
+    run("callbacks.last.every_n_steps=1", "trainer.max_steps=4", "trainer.val_check_interval=4")
     after, before = load(tmp_path / "run"), load(tmp_path / "run", "previous.ckpt")
     assert (after["global_step"], before["global_step"]) == (4, 3)
     torch.testing.assert_close(
@@ -156,7 +156,7 @@ def test_a_full_disk_keeps_the_checkpoint_before(run, data, tmp_path, monkeypatc
     with monkeypatch.context() as patch:
         patch.setattr(SegmentationModule, "training_step", filling)
         try:
-            with pytest.raises(RunFailedError, match=r"no space left to write .*\.ckpt"):
+            with pytest.raises(RunFailedError, match="no space left to write /"):
                 run()
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -188,7 +188,7 @@ def test_other_systems_on_the_same_weights(trained, data, tmp_path):
         (["ckpt_path=/nowhere/last.ckpt"], "'/nowhere/last.ckpt' is not a file"),
         (["optim.schedule=step"], "'cosine' or 'poly'"),
         (["optim.warmup_steps=9"], "leaves nothing of trainer.max_steps=4"),
-        (["task=dance"], "known: policy, segmentation"),
+        (["task=dance"], "known: segmentation, policy"),
     ],
 )  # fmt: skip
 def test_bad_configuration_is_refused(overrides, message, data, tmp_path):

@@ -12,7 +12,7 @@ from typing import Any
 
 import lightning as L
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, InstantiationException
+from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from lightning.pytorch.utilities import rank_zero_only
@@ -125,10 +125,10 @@ def _instantiate(where: str, values: Any, **extra: Any) -> Any:
     except InstantiationException as error:
         cause, text = error.__cause__, " ".join(str(error).split())
     # Outside of the block: a cause that is raised inside would become its own context's cause.
-    if isinstance(cause, ValueError) and not isinstance(cause, HydraException):
-        raise cause  # a message of ours, with the key in it
-    if isinstance(cause, TypeError | MisconfigurationException):
-        raise ValueError(f"{where}: {cause}")
+    if isinstance(cause, ValueError | TypeError | MisconfigurationException):
+        text = str(cause)
+        if isinstance(cause, ValueError) and where in text:
+            raise cause  # a message of ours, with the key in it
     raise ValueError(f"{where}: {text}")
 
 

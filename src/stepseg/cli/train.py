@@ -77,12 +77,12 @@ def train(cfg: DictConfig) -> float | None:
         finished_runs(),
     ):
         check_sweep(values)
+        check_training(values)
         point = find_point(cfg.ckpt_path, output_dir())
         if point is not None:
             check_config(point, values, cfg.resume.on_change)
             result.update({"resumed_from": {"checkpoint": str(point.path), "step": point.step}})
         L.seed_everything(cfg.seed, workers=True, verbose=False)
-        check_training(values)
         datamodule = make_datamodule(cfg)
         config = model_config(values, datamodule.num_classes)
         check_model(config, datamodule)
