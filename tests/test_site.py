@@ -140,12 +140,20 @@ def test_what_the_api_shows_has_docstrings():
         path = ROOT / "src" / Path(*module.split("."))
         path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
         tree = ast.parse(path.read_text())
-        kinds = (ast.ClassDef, ast.FunctionDef)
-        bare += [
-            f"{module}.{node.name}"
-            for node in tree.body
-            if isinstance(node, kinds) and not node.name.startswith("_")
-            if not ast.get_docstring(node)
-        ]
         bare += [] if ast.get_docstring(tree) else [module]
+        bare += [f"{module}.{name}" for name in undocumented(tree.body)]
     assert bare == []
+
+
+def undocumented(body, owner=""):
+    """Public classes, functions and methods without a docstring."""
+    for node in body:
+        kinds = (ast.ClassDef, ast.FunctionDef)
+        if not isinstance(node, kinds) or node.name.startswith("_"):
+            continue
+        if any(ast.unparse(decorator) == "overload" for decorator in node.decorator_list):
+            continue
+        if not ast.get_docstring(node):
+            yield f"{owner}{node.name}"
+        if isinstance(node, ast.ClassDef):
+            yield from undocumented(node.body, f"{node.name}.")

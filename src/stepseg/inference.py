@@ -105,6 +105,7 @@ class Window(NamedTuple):
 
     @property
     def size(self) -> HW:
+        """(height, width)."""
         return self.bottom - self.top, self.right - self.left
 
 
@@ -221,7 +222,7 @@ def _slide(scorer: Scorer, images: Tensor, windows: list[Window], protocol: Prot
 
 
 def for_summing(scores: Tensor, protocol: Protocol) -> Tensor:
-    """Scores where they are summed, in at least 32 bits: half precision would turn close calls."""
+    """Scores of any shape where they are summed, in 32 bits: half precision turns close calls."""
     dtype = torch.promote_types(scores.dtype, torch.float32)
     return scores.to("cpu" if protocol.accumulate_on_cpu else scores.device, dtype)
 

@@ -93,7 +93,15 @@ def resized_argmax(scores_BCHW: Tensor, size: HW) -> Tensor:
 def run_matched(
     model: StepSegmenter, reduction: Reduction, images: Tensor, labels: Tensor | None = None
 ) -> Segmentation:
-    """Run the model; a control rule gets the counts of the confident run on these images."""
+    """Run the model; a control rule gets the counts of the confident run on these images.
+
+    Args:
+        model: the segmenter.
+        reduction: what is merged and who leaves.
+        images: float in [0, 1], ``[B, 3, H, W]``.
+        labels: training ids ``[B, H, W]``, read by an oracle policy only.
+
+    """
     rule = reduction.exit
     if isinstance(rule, RandomExit | UniformExit):
         confident = model(images, labels, replace(reduction, exit=rule.base))

@@ -49,12 +49,12 @@ Count = Callable[[Tensor], Tensor]
 
 
 def local_count(count: Tensor) -> Tensor:
-    """The count of this rank, without asking the others."""
+    """The count of this rank, a scalar or a vector, without asking the others."""
     return count
 
 
 def mean_over_ranks(count: Tensor) -> Tensor:
-    """Average a count over the ranks of a distributed run; without one, the count itself."""
+    """Average counts, a scalar or vector, over the ranks of a distributed run; else as they are."""
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return count
     count = count.clone()

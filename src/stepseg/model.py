@@ -83,10 +83,12 @@ class StepSegmenter(nn.Module):
 
     @property
     def num_classes(self) -> int:
+        """C."""
         return self.decoder.num_classes
 
     @property
     def patch_size(self) -> int:
+        """Side of a patch in pixels."""
         return self.backbone.patch_size
 
     def check(self, reduction: Reduction) -> None:
@@ -174,7 +176,12 @@ class StepSegmenter(nn.Module):
     def policy_logits(
         self, images_B3HW: Tensor, labels_BHW: Tensor | None = None
     ) -> Mapping[int, Tensor]:
-        """What the policy says about every window; an oracle reads the labels."""
+        """What the policy says about every window; an oracle reads the labels.
+
+        Returns:
+            Per window side s logits ``[B, Y // s, X // s]``.
+
+        """
         assert self.policy is not None
         if not isinstance(self.policy, OraclePolicy):
             return self.policy(images_B3HW)
@@ -186,7 +193,7 @@ class StepSegmenter(nn.Module):
     def merge(
         self, images_B3HW: Tensor, logits: Mapping[int, Tensor], rule: MergeRule | None
     ) -> TokenLayout:
-        """Turn the policy's logits into the layout of superpatches; without a rule all stay."""
+        """Turn the policy's logits, by window side, into a layout; without a rule all stay."""
         if rule is None:
             batch, (rows, columns) = len(images_B3HW), self._grid(images_B3HW)
             return TokenLayout.full(batch, (rows, columns), images_B3HW.device)

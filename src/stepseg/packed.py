@@ -19,7 +19,7 @@ from torch import Tensor
 
 
 def upload(values: Sequence, dtype: torch.dtype, device: torch.device | str) -> Tensor:
-    """Copy small host data to a device without waiting for the work queued there."""
+    """Make a tensor of small (nested) host data on a device, without waiting for its queue."""
     on_gpu = torch.device(device).type == "cuda"
     # From pageable memory PyTorch waits for the stream; from pinned memory it does not.
     host = torch.tensor(values, dtype=dtype, pin_memory=on_gpu)
@@ -47,14 +47,17 @@ class Segments:
 
     @property
     def num_images(self) -> int:
+        """B."""
         return len(self.lengths)
 
     @property
     def total(self) -> int:
+        """Rows of all images, T."""
         return sum(self.lengths)
 
     @property
     def max_length(self) -> int:
+        """Rows of the longest image."""
         return max(self.lengths, default=0)
 
     @property
@@ -104,6 +107,7 @@ class TokenLayout:
 
     @property
     def num_tokens(self) -> int:
+        """T0."""
         return self.segments.total
 
     @property

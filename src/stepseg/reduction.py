@@ -1,11 +1,11 @@
 """A reduction: which tokens are merged and which leave early. Every system of the paper is one.
 
-=========================  ==================================================
-dense (SegViT)             `Reduction()`
-CTS, dCTS                  only `merge`
-DToP                       only `exit` and `exit_blocks`
-STEP                       both
-=========================  ==================================================
+| system         | reduction                     |
+|----------------|-------------------------------|
+| dense (SegViT) | `Reduction()`                 |
+| CTS, dCTS      | only `merge`                  |
+| DToP           | only `exit` and `exit_blocks` |
+| STEP           | both                          |
 """
 
 from dataclasses import dataclass

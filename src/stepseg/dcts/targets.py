@@ -64,7 +64,7 @@ class HomogeneityRule:
 
 
 def pad_to_multiple(x: Tensor, multiple: int, value: float) -> Tensor:
-    """Pad the last two dimensions at the bottom and right to multiples of `multiple`."""
+    """Pad ``[..., H, W]`` at the bottom and right, so that `multiple` divides both sides."""
     bottom, right = (-x.shape[-2] % multiple, -x.shape[-1] % multiple)
     return F.pad(x, (0, right, 0, bottom), value=value) if bottom or right else x
 

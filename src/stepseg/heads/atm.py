@@ -105,7 +105,13 @@ class AtmLayer(nn.Module):
     def forward(
         self, query_BCd: Tensor, x_Td: Tensor, segments: Segments
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Update the queries; returns them with this layer's cross-attention queries and keys."""
+        """Update the queries.
+
+        Returns:
+            The queries ``[B, C, d]``, and what this layer's cross-attention compares: its queries
+            ``[B, C, d]`` and keys ``[T, d]``.
+
+        """
         query_BCd = self.norm1(query_BCd + self.dropout(self._self_attend(query_BCd)))
         q_BCd = self.cross_q(query_BCd)
         k_Td, v_Td = self.cross_kv(x_Td).chunk(2, dim=1)

@@ -59,6 +59,7 @@ class ConfidenceExit:
             raise ValueError(f"keep_per_class counts tokens and cannot be {self.keep_per_class}")
 
     def keep(self, probabilities_TC: Tensor, tokens: PackedTokens, exit_index: int) -> Tensor:
+        """Boolean ``[T]``: doubtful tokens, and the k most confident of every class."""
         confidence_T, class_T = probabilities_TC.max(dim=1)
         confident_T = confidence_T > self.threshold
         num_classes = probabilities_TC.shape[1]
@@ -83,6 +84,7 @@ class RandomExit:
     """How many leave, per exit and image; None: as many as `base` would release here and now."""
 
     def keep(self, probabilities_TC: Tensor, tokens: PackedTokens, exit_index: int) -> Tensor:
+        """Boolean ``[T]``: all but a drawn set of `leaving` tokens per image."""
         leaving_B = _leaving_per_image(self, probabilities_TC, tokens, exit_index)
         position_T = position_in_image(tokens.segments, tokens.image_ids_T)
         offset = (self.seed * 64 + exit_index + 1) * 0x9E3779B1 & 0xFFFFFFFF  # any seed fits
@@ -100,6 +102,7 @@ class UniformExit:
     """As for `RandomExit`."""
 
     def keep(self, probabilities_TC: Tensor, tokens: PackedTokens, exit_index: int) -> Tensor:
+        """Boolean ``[T]``: all but evenly spread `leaving` tokens per image."""
         leaving_B = _leaving_per_image(self, probabilities_TC, tokens, exit_index)
         leaving_T = leaving_B[tokens.image_ids_T]
         length_T = tokens.segments.cu_seqlens.diff().long()[tokens.image_ids_T]
@@ -122,6 +125,7 @@ class BudgetExit:
             )
 
     def keep(self, probabilities_TC: Tensor, tokens: PackedTokens, exit_index: int) -> Tensor:
+        """Boolean ``[T]``: the n tokens of each image whose best class is least probable."""
         doubt_T = -probabilities_TC.amax(dim=1)
         rank_T = rank_in_group(doubt_T, tokens.image_ids_T, tokens.segments.num_images)
         return rank_T < self.tokens[min(exit_index, len(self.tokens) - 1)]

@@ -69,7 +69,10 @@ class SegmentationMetric(Metric):
             state += torch.bincount(values, minlength=self.num_classes)
 
     def compute(self) -> dict[str, Tensor]:
-        """The figures in percent; ``per_class_IoU`` is NaN for classes that never occurred."""
+        """The figures in percent, float64 scalars, and ``per_class_IoU`` ``[C]``.
+
+        The latter is NaN for classes that never occurred.
+        """
         hit = self.confusion.diag().double()
         labelled = self.confusion.sum(1).double()
         predicted = self.confusion.sum(0).double()

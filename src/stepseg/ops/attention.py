@@ -3,15 +3,13 @@
 `varlen_attention` is the only place that knows kernels. Which backend runs is decided from device,
 dtype and shape by `choose_backend`, a pure function:
 
-============================  ==================  ================================================
-device and dtype              shapes              backend
-============================  ==================  ================================================
-any                           all images alike    ``dense``: one batched SDPA
-CUDA, sm_80+, fp16 or bf16    ragged              ``flash``: `torch.nn.attention.varlen`
-CUDA, fp32 and other half     ragged              ``efficient``: memory-efficient kernel of PyTorch
-CPU and others                ragged              ``loop``: SDPA per image (fastest on CPU)
-any, nothing else available   ragged              ``masked``: SDPA with a block-diagonal mask
-============================  ==================  ================================================
+| device and dtype            | shapes           | backend                                        |
+|-----------------------------|------------------|------------------------------------------------|
+| any                         | all images alike | ``dense``: one batched SDPA                    |
+| CUDA, sm_80+, fp16 or bf16  | ragged           | ``flash``: `torch.nn.attention.varlen`         |
+| CUDA, fp32 and other half   | ragged           | ``efficient``: memory-efficient kernel         |
+| CPU and others              | ragged           | ``loop``: SDPA per image (fastest on CPU)      |
+| any, nothing else available | ragged           | ``masked``: SDPA with a block-diagonal mask    |
 
 ``STEPSEG_ATTENTION=flash|efficient|loop|masked`` overrides the choice for ragged batches.
 

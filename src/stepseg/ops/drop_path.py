@@ -17,7 +17,7 @@ class DropPath(nn.Module):
         self.rate = rate
 
     def forward(self, branch_TD: Tensor, image_ids_T: Tensor, num_images: int) -> Tensor:
-        """Scale the rows of each image by 0 or by ``1 / (1 - rate)``."""
+        """Scale the rows ``[T, D]`` of each image by 0 or by ``1 / (1 - rate)``."""
         if not self.training or self.rate == 0:
             return branch_TD
         kept = torch.rand(num_images, device=branch_TD.device) >= self.rate
@@ -25,4 +25,5 @@ class DropPath(nn.Module):
         return branch_TD * scale_B[image_ids_T, None]
 
     def extra_repr(self) -> str:
+        """What `repr` shows."""
         return f"rate={self.rate}"

@@ -31,6 +31,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x_TD: Tensor, attend: Attend) -> Tensor:
+        """Project, attend within images, project: ``[T, D] -> [T, D]``."""
         q_TNK, k_TNK, v_TNK = self.qkv(x_TD).unflatten(1, (3, self.num_heads, -1)).unbind(1)
         return self.proj(attend(q_TNK, k_TNK, v_TNK).flatten(1))
 
@@ -44,6 +45,7 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden_dim, dim)
 
     def forward(self, x_TD: Tensor) -> Tensor:
+        """``[T, D] -> [T, D]``, every token by itself."""
         return self.fc2(F.gelu(self.fc1(x_TD)))
 
 
@@ -59,6 +61,7 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, tokens: PackedTokens) -> PackedTokens:
+        """The same tokens with new values."""
         segments = tokens.segments
 
         def attend(q_TNK: Tensor, k_TNK: Tensor, v_TNK: Tensor) -> Tensor:
@@ -72,6 +75,16 @@ class Block(nn.Module):
     def residuals(
         self, x_TD: Tensor, attend: Attend, drop: Callable[[Tensor], Tensor] = lambda x: x
     ) -> Tensor:
-        """The arithmetic of the block, free of the layout: both branches added to their input."""
+        """The arithmetic of the block, free of the layout: both branches added to their input.
+
+        Args:
+            x_TD: values of the tokens.
+            attend: attention within images.
+            drop: stochastic depth of a branch ``[T, D]``.
+
+        Returns:
+            ``[T, D]``.
+
+        """
         x_TD = x_TD + drop(self.attn(self.norm1(x_TD), attend))
         return x_TD + drop(self.mlp(self.norm2(x_TD)))

@@ -35,8 +35,9 @@ class PatchEmbed(nn.Module):
 
 
 def shrink_image(images_B3HW: Tensor, window: int, resize: Resize) -> Tensor:
-    """Resize by ``1 / window``; windows are aligned, so that no pixel crosses their borders.
+    """Resize ``[B, 3, H, W]`` by ``1 / window``.
 
+    Windows are aligned, so that no pixel crosses their borders.
     Bilinear interpolation without antialiasing is what the paper does: for windows of 4 patches
     and more it reads only pixels around the centres. `area` averages all of them.
     """

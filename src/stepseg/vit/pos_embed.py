@@ -20,7 +20,10 @@ def resize_pos_embed(pos_embed_1GD: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def pool_pos_embed(grid_1YXD: Tensor, window: int) -> Tensor:
-    """Mean over ``window x window`` cells, for windows that fit wholly: what CTS does for 2 x 2."""
+    """Mean over ``window x window`` cells, ``[1, Y // window, X // window, D]``.
+
+    Only windows that fit wholly count. CTS does the same for 2 x 2.
+    """
     if window == 1:
         return grid_1YXD
     return F.avg_pool2d(grid_1YXD.permute(0, 3, 1, 2), window).permute(0, 2, 3, 1)
