@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from stepseg.inference import (
     Protocol,
@@ -304,3 +306,45 @@ def test_lists_from_yaml_become_tuples_and_plain_values_again():
 def test_impossible_protocols_are_refused(kwargs, message):
     with pytest.raises(ValueError, match=message):
         Protocol(**kwargs)
+
+
+# --- properties ---------------------------------------------------------------------------------
+
+
+@st.composite
+def axes(draw):
+    crop = draw(st.integers(1, 12))
+    return draw(st.integers(1, 40)), crop, draw(st.integers(1, crop))
+
+
+@given(axis=axes(), other=axes())
+def test_windows_see_every_pixel_and_are_as_few_as_the_stride_allows(axis, other):
+    (height, tall, down), (width, wide, right) = axis, other
+    windows = sliding_windows(height, width, (tall, wide), (down, right))
+    seen = np.zeros((height, width), dtype=int)
+    for w in windows:
+        assert 0 <= w.top < w.bottom <= height
+        assert 0 <= w.left < w.right <= width
+        seen[w.top : w.bottom, w.left : w.right] += 1
+    assert seen.min() >= 1
+    assert {w.size for w in windows} == {(min(tall, height), min(wide, width))}
+    assert len(set(windows)) == len(windows)
+    count = 1
+    for length, crop, stride in (axis, other):
+        count *= 1 + max(0, -(-(length - crop) // stride))
+    assert len(windows) == count
+    protocol = slide((tall, wide), (down, right))
+    assert len(forward_sizes(height, width, protocol)) == count
+
+
+@given(
+    size=st.tuples(st.integers(1, 20), st.integers(1, 20)),
+    crop=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    window_batch=st.integers(1, 5),
+    data=st.data(),
+)
+def test_scores_of_pixels_do_not_depend_on_the_windows(size, crop, window_batch, data):
+    stride = tuple(data.draw(st.integers(1, edge)) for edge in crop)
+    images = torch.rand(2, 3, *size)
+    scores = predict_scores(pixel_scorer, images, slide(crop, stride, window_batch=window_batch))
+    torch.testing.assert_close(scores, pixel_scorer(images), rtol=0, atol=1e-6)

@@ -178,3 +178,29 @@ class TestSelect:
         tokens.select(torch.tensor([False, True, True, False]))
         assert torch.equal(tokens.values_TD, before)
         assert tokens.segments.lengths == (2, 2)
+
+
+@given(
+    lengths=st.lists(st.integers(0, 9), min_size=1, max_size=5),
+    data=st.data(),
+)
+def test_selecting_is_what_lists_do_and_again_what_both_selections_do(lengths, data):
+    keep = data.draw(st.lists(st.booleans(), min_size=sum(lengths), max_size=sum(lengths)))
+    tokens = tokens_of(lengths)
+    kept = tokens.select(torch.tensor(keep, dtype=torch.bool))
+    rows = [row for row, stays in enumerate(keep) if stays]
+    images = [image for image, length in enumerate(lengths) for _ in range(length)]
+    assert kept.values_TD.tolist() == [[2 * row, 2 * row + 1] for row in rows]
+    assert kept.token_ids_T.tolist() == rows
+    assert kept.image_ids_T.tolist() == [images[row] for row in rows]
+    own = tuple(sum(images[row] == image for row in rows) for image in range(len(lengths)))
+    assert kept.segments.lengths == own
+    assert kept.segments.cu_seqlens.diff().tolist() == list(own)
+    assert kept.segments.image_ids().tolist() == kept.image_ids_T.tolist()
+
+    again = data.draw(st.lists(st.booleans(), min_size=len(rows), max_size=len(rows)))
+    both = torch.zeros(sum(lengths), dtype=torch.bool)
+    both[[row for row, stays in zip(rows, again, strict=True) if stays]] = True
+    twice, once = kept.select(torch.tensor(again, dtype=torch.bool)), tokens.select(both)
+    assert twice.token_ids_T.tolist() == once.token_ids_T.tolist()
+    assert twice.segments.lengths == once.segments.lengths

@@ -1,5 +1,7 @@
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from stepseg.data.labels import LabelError, LabelMap, format_ids
 
@@ -62,3 +64,32 @@ def test_tables_cannot_be_changed():
 )
 def test_format_ids(ids, text):
     assert format_ids(ids) == text
+
+
+@given(
+    pairs=st.dictionaries(
+        st.integers(0, 400) | st.integers(0, 65535), st.integers(0, 255), min_size=1, max_size=20
+    ),
+    ids=st.lists(st.integers(-3, 70000), min_size=1, max_size=12),
+    dtype=st.sampled_from([np.int32, np.int64]),
+)
+def test_every_id_is_mapped_as_listed_or_refused(pairs, ids, dtype):
+    label_map = LabelMap.from_pairs(pairs)
+    assert label_map.allowed_ids == sorted(pairs)
+    listed = np.array([list(pairs)], dtype)
+    assert label_map.apply(listed, "x").tolist() == [list(pairs.values())]
+    array = np.array([ids], dtype)
+    unknown = sorted(set(ids) - set(pairs))
+    assert label_map.unknown_ids(array) == unknown
+    if not unknown:
+        assert label_map.apply(array, "x").tolist() == [[pairs[i] for i in ids]]
+        return
+    with pytest.raises(LabelError, match=rf"^x: label id {unknown[0]} "):
+        label_map.apply(array, "x")
+
+
+@given(ids=st.sets(st.integers(0, 300), max_size=20))
+def test_formatted_ids_can_be_read_back(ids):
+    runs = [] if not ids else format_ids(sorted(ids)).split(", ")
+    ends = [(int(a), int(b or a)) for a, _, b in (run.partition("-") for run in runs)]
+    assert [i for a, b in ends for i in range(a, b + 1)] == sorted(ids)

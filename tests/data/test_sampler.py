@@ -1,6 +1,8 @@
 from itertools import islice
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from stepseg.data.sampler import EvaluationSampler, InfiniteBatchSampler
 
@@ -66,3 +68,41 @@ def test_evaluation_covers_every_sample_once(samples, world):
     assert [index for share in shares for index in share] == list(range(samples))
     lengths = [len(EvaluationSampler(samples, rank, world)) for rank in range(world)]
     assert max(lengths) - min(lengths) <= 1
+
+
+@given(
+    num_samples=st.integers(1, 30),
+    batch_size=st.integers(1, 9),
+    world=st.integers(1, 4),
+    seed=st.integers(0, 2**32),
+    steps=st.integers(1, 8),
+    resumed_at=st.integers(0, 7),
+)
+def test_all_ranks_together_see_every_pass_once_wherever_they_resume(
+    num_samples, batch_size, world, seed, steps, resumed_at
+):
+    def sequence(start, count):
+        shares = [
+            batches(
+                count, num_samples=num_samples, batch_size=batch_size, seed=seed, rank=rank,
+                world=world, start=start,
+            )
+            for rank in range(world)
+        ]  # fmt: skip
+        return [key for step in range(count) for share in shares for key in share[step]]
+
+    whole = sequence(0, steps)
+    assert [key.position for key in whole] == list(range(steps * batch_size * world))
+    for first in range(0, len(whole) - num_samples + 1, num_samples):
+        rows = [key.row for key in whole[first : first + num_samples]]
+        assert sorted(rows) == list(range(num_samples))
+    resumed_at = min(resumed_at, steps)
+    used = resumed_at * batch_size * world
+    assert sequence(used, steps - resumed_at) == whole[used:]
+
+
+@given(samples=st.integers(0, 200), world=st.integers(1, 40))
+def test_evaluation_shares_are_a_partition_into_almost_equal_parts(samples, world):
+    shares = [list(EvaluationSampler(samples, rank, world)) for rank in range(world)]
+    assert [index for share in shares for index in share] == list(range(samples))
+    assert {len(share) - samples // world for share in shares} <= {0, 1}

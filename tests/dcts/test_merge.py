@@ -192,6 +192,36 @@ class TestAgainstLoops:
         rule = MergeRule(windows=(2, 4), thresholds=(threshold,) * 2, edge_weight=edge_weight)
         self.check(scores, rule, rows, columns, edges)
 
+    @given(
+        seed=st.integers(0, 2**31),
+        batch=st.integers(1, 4),
+        rows=st.integers(1, 20),
+        columns=st.integers(1, 20),
+        thresholds=st.tuples(*[st.sampled_from([0.0, 0.25, 0.5, 1.0])] * 3),
+        data=st.data(),
+    )
+    def test_tokens_tile_the_grid_in_any_order_of_the_batch(
+        self, seed, batch, rows, columns, thresholds, data
+    ):
+        windows = (2, 4, 8)
+        generator = torch.Generator().manual_seed(seed)
+        scores = random_scores(generator, batch, rows, columns, windows, 4)
+        rule = MergeRule(windows=windows, thresholds=thresholds)
+        window_BYX = merge_windows(scores, rule, batch, (rows, columns))
+        layout = build_layout(window_BYX, windows)
+        area_T0 = torch.bincount(layout.cell_to_token_BYX.flatten(), minlength=layout.num_tokens)
+        assert area_T0.tolist() == (layout.window_T0**2).tolist()
+        areas = [own.sum().item() for own in area_T0.split(layout.segments.lengths)]
+        assert areas == [rows * columns] * batch
+        for window, threshold in zip(windows, thresholds, strict=True):
+            if threshold == 1:
+                assert not (window_BYX == window).any()
+        order = data.draw(st.permutations(range(batch)))
+        moved = merge_windows(
+            {s: v[order] for s, v in scores.items()}, rule, batch, (rows, columns)
+        )
+        assert torch.equal(moved, window_BYX[order])
+
     def check(self, scores, rule, rows, columns, edges=None):
         window_BYX = merge_windows(scores, rule, 2, (rows, columns), edges)
         layout = build_layout(window_BYX, rule.windows)

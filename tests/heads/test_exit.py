@@ -219,3 +219,36 @@ class TestEveryRule:
     def test_the_same_answer_every_time(self, rule):
         p = probabilities(20)
         assert keep(rule, p, [12, 8]) == keep(rule, p, [12, 8])
+
+
+@given(
+    lengths=lengths_strategy,
+    budget=st.lists(st.integers(0, 30), min_size=1, max_size=3),
+    exit_index=st.integers(0, 4),
+    seed=st.integers(0, 2**31),
+    levels=st.sampled_from([1, 2, 1000]),
+)
+def test_a_budget_is_exact_whatever_ties(lengths, budget, exit_index, seed, levels):
+    generator = torch.Generator().manual_seed(seed)
+    p = torch.randint(0, levels, (sum(lengths), 3), generator=generator) / levels
+    stay = keep(BudgetExit(tuple(budget)), p, lengths, exit_index)
+    expected = budget[min(exit_index, len(budget) - 1)]
+    assert [own.count(True) for own in stay] == [min(n, expected) for n in lengths]
+    for own, image in zip(stay, p.split(lengths), strict=True):
+        assert own == exits.budget(image.tolist(), expected)
+
+
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+@given(
+    lengths=lengths_strategy,
+    seed=st.integers(0, 2**31),
+    data=st.data(),
+)
+def test_the_order_of_a_batch_moves_decisions_and_changes_none(rule, lengths, seed, data):
+    generator = torch.Generator().manual_seed(seed)
+    p = torch.randint(0, 5, (sum(lengths), 3), generator=generator) / 5  # many ties
+    order = data.draw(st.permutations(range(len(lengths))))
+    images = p.split(lengths)
+    moved = keep(rule, torch.cat([images[i] for i in order]), [lengths[i] for i in order])
+    stay = keep(rule, p, lengths)
+    assert moved == [stay[i] for i in order]

@@ -1,6 +1,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 
 import stepseg.ops.upsample as upsample
 from stepseg.ops.upsample import upsampled_argmax
@@ -73,3 +75,26 @@ def test_half_precision_keeps_its_dtype_within():
     labels = upsampled_argmax(scores, 16)
     _, expected = reference(scores.float(), 16)
     assert (labels == expected).float().mean() > 0.95
+
+
+@given(
+    seed=st.integers(0, 2**31),
+    batch=st.integers(1, 2),
+    rows=st.integers(1, 7),
+    columns=st.integers(1, 7),
+    classes=st.integers(1, 6),
+    factor=st.integers(1, 9),
+    peaked=st.booleans(),
+)
+def test_the_chosen_class_leads_wherever_interpolation_says_so(
+    seed, batch, rows, columns, classes, factor, peaked
+):
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.rand(batch, rows, columns, classes, generator=generator)
+    if peaked:  # whole numbers: many ties, many cells that agree
+        scores = (scores * 3).round()
+    upsampled, expected = reference(scores, factor)
+    labels = upsampled_argmax(scores, factor)
+    assert labels.shape == expected.shape
+    chosen = upsampled.gather(1, labels[:, None])[:, 0]
+    torch.testing.assert_close(chosen, upsampled.amax(1), rtol=0, atol=2e-6)
