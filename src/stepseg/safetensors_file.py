@@ -8,7 +8,7 @@ import json
 import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -29,11 +29,18 @@ def is_safetensors(path: Path) -> bool:
 
 
 def write_safetensors(path: Path, state: Mapping[str, Tensor], entry: Mapping[str, Any]) -> None:
-    """Write weights and an entry of plain values atomically."""
+    """Write weights and an entry of plain values atomically; the same ones, the same bytes."""
     text = json.dumps(entry, ensure_ascii=False, allow_nan=False)
     tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
-    content = save(tensors, {"format": "pt", KEY: text})
-    write_atomically(path, lambda file: file.write(content))
+    content = memoryview(save(tensors, {"format": "pt", KEY: text}))
+    start = 8 + struct.unpack("<Q", content[:8])[0]
+    header = _in_order(bytes(content[8:start]))
+
+    def write(file: IO[bytes]) -> None:
+        file.write(struct.pack("<Q", len(header)) + header)
+        file.write(content[start:])
+
+    write_atomically(path, write)
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], Any]:
@@ -61,6 +68,14 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], Any]:
         raise ValueError(
             f"checkpoint {str(path)!r}: the {KEY!r} entry in its header is no JSON: {error}"
         ) from error
+
+
+def _in_order(header: bytes) -> bytes:
+    """The header with its metadata sorted: the library writes them in any order."""
+    values = json.loads(header)
+    values["__metadata__"] = dict(sorted(values["__metadata__"].items()))
+    text = json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode()
+    return text + b" " * (-len(text) % 8)  # tensors start at a multiple of 8
 
 
 def _check_header(path: Path) -> None:

@@ -82,6 +82,13 @@ def test_a_rank_takes_the_place_of_thresholds():
     assert grid[0].columns()["merge_thresholds"] is None
 
 
+def test_thresholds_take_the_place_of_a_rank():
+    ranked = {"thresholds": None, "top_k": [3, 1], "top_k_cells": 1024}
+    grid = points(BASE | {"merge": BASE["merge"] | ranked}, merge_thresholds=[[0.1, 0.2]])
+    assert grid[0].build().merge.thresholds == (0.1, 0.2)
+    assert (grid[0].columns()["top_k"], grid[0].columns()["top_k_cells"]) == (None, None)
+
+
 def test_numbers_that_a_rule_does_not_read_make_no_points():
     grid = points(
         exit_rules=["confidence", "random", "budget"],

@@ -57,6 +57,15 @@ def test_a_checkpoint_decides_what_it_was_trained_with():
     assert cts.top_k == 103
 
 
+def test_placed_exits_have_heads_where_they_are_placed_and_nowhere_else():
+    exit_ = {"blocks": [6], "heads": [4, 6, 8]}
+    own = ReductionConfig.from_dict({"merge": None, "exit": exit_})
+    placed, kept = (named_system(name, KNOWN, own).exit for name in ("step@8", "step"))
+    assert placed is not None
+    assert kept is not None
+    assert (placed.head_blocks, kept.head_blocks) == ((8,), (4, 6, 8))
+
+
 def test_what_the_user_changes_is_the_users():
     changed = named_system("step", KNOWN, OWN, ["systems.step.exit.threshold=0.9"])
     assert changed.merge is not None

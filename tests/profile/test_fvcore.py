@@ -2,6 +2,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from stepseg.model import Reduction, Segmentation
 from stepseg.profile.fvcore import packed_attention_handle, trace_fvcore, trace_torch
@@ -38,6 +40,18 @@ def test_analytic_equals_fvcore_on_real_traces(system):
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_analytic_equals_the_counter_of_pytorch(system):
     model, image = toy_segmenter(), toy_images(1)[0]
+    parts, _ = analytic(model, image, SYSTEMS[system])
+    assert trace_torch(model, image, SYSTEMS[system]) == total_macs(parts)[0] - parts["norms"][0]
+
+
+@settings(max_examples=10)
+@given(
+    height=st.integers(32, 130),
+    width=st.integers(32, 130),
+    system=st.sampled_from(list(SYSTEMS)),
+)
+def test_analytic_equals_the_counter_of_pytorch_on_any_size(height, width, system):
+    model, image = toy_segmenter(), toy_images(1, height, width)[0]
     parts, _ = analytic(model, image, SYSTEMS[system])
     assert trace_torch(model, image, SYSTEMS[system]) == total_macs(parts)[0] - parts["norms"][0]
 
