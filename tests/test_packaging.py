@@ -9,9 +9,12 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
+
+import stepseg
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -54,6 +57,12 @@ def test_every_direct_dependency_is_pinned_within_its_range(requirement):
 def test_malicious_lightning_releases_are_out_of_range():
     lightning = next(r for r in REQUIREMENTS if r.name == "lightning")
     assert not any(lightning.specifier.contains(Version(v)) for v in ("2.6.2", "2.6.3"))
+
+
+def test_the_citation_names_this_version_and_licence():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == stepseg.__version__
+    assert citation["license"] == PROJECT["license"]
 
 
 FRAMEWORKS = {"lightning", "pytorch_lightning", "lightning_fabric", "hydra", "omegaconf", "wandb"}
