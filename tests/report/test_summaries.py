@@ -27,6 +27,14 @@ def test_seeds_are_averaged_with_their_sample_deviation():
     assert notices == []
 
 
+@pytest.mark.parametrize(("seeds", "std"), [(1, None), (2, pytest.approx(2**0.5))])
+def test_two_seeds_deviate_and_one_does_not(seeds, std):
+    values = [training(seed) for seed in range(seeds)]
+    values += [evaluation([accuracy_row(30.0 + 2 * s, 3.0)], seed=s) for s in range(seeds)]
+    (arena,), _ = arenas_of(*values)
+    assert arena.summaries[0].figures["mIoU"].std == std
+
+
 def test_rows_that_differ_in_anything_but_the_seed_stay_apart():
     values = [training(0, 0.001), training(1, 0.002)]
     values += [evaluation([accuracy_row(30.0, 3.0)], 0, 0.001)]
