@@ -1,10 +1,11 @@
 """Which files are found, and under which names."""
 
 import builtins
+import os
 
 import pytest
 
-from stepseg.predict.inputs import find_files
+from stepseg.predict.inputs import find_files, items_of
 from stepseg.predict.video import read_frames
 
 
@@ -69,3 +70,13 @@ def test_videos_without_their_extra(tmp_path, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without_av)
     with pytest.raises(ValueError, match=r"pip install 'stepseg\[video\]'"):
         next(read_frames(tmp_path / "a.mp4"))
+
+
+def test_a_file_that_changes_within_its_size_has_another_stamp(tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(b"one")
+    os.utime(path, ns=(0, 10**18))
+    before = next(items_of(find_files(str(path)))).stamp
+    path.write_bytes(b"two")
+    os.utime(path, ns=(0, 10**18 + 10**9))
+    assert next(items_of(find_files(str(path)))).stamp != before
