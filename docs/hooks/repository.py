@@ -18,7 +18,7 @@ PAGES = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
 """Path in the repository: path in the site."""
 FOLDERS = ("experiments",)
 """Copied whole, to the same path."""
-SUFFIXES = {".csv", ".json", ".md", ".yaml"}
+SUFFIXES = {".csv", ".json", ".md", ".png", ".yaml"}
 LINK = re.compile(r"(?P<before>!?\[[^\]]*\]\()(?P<target>[^)\s]+)(?P<after>\))")
 
 
