@@ -186,7 +186,8 @@ def test_a_server_that_does_not_answer_stops_nothing(listens, tmp_path):
             server.listen(50)
         code = (
             "from stepseg.lit.tracking.wandb_run import WandbRun\n"
-            f"run = WandbRun(save_dir={str(tmp_path)!r}, init_timeout=1, finish_timeout=1)\n"
+            f"limits = dict(save_dir={str(tmp_path)!r}, init_timeout=1, finish_timeout=1)\n"
+            "run = WandbRun(id='mine', **limits)\n"
             "run.log_metrics({'val/mIoU': 40.0}, 1)\n"
             "run.experiment.finish()\n"
         )

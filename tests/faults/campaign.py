@@ -1,4 +1,4 @@
-"""Faults on purpose: kill -9 at random moments, a full disk, unreadable images; none loses a step.
+"""Faults on purpose: kill -9 at any moment, full disk, silent server, bad images; nothing is lost.
 
 python tests/faults/campaign.py --kills 20 --seed 0 --work /tmp/campaign
 
@@ -14,6 +14,7 @@ import os
 import random
 import resource
 import signal
+import socket
 import sys
 import time
 import traceback
@@ -181,6 +182,30 @@ def fill_disk(work: Path, data: Path, whole: Path) -> None:
     assert_same_run(folder, whole)
 
 
+def lose_tracker(work: Path, data: Path, whole: Path) -> None:
+    """A W&B server that accepts and never answers stops no training; the run is kept on disk."""
+    folder = work / "run"
+    folder.mkdir(parents=True)
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen(50)
+        environment = {
+            "WANDB_BASE_URL": f"http://127.0.0.1:{server.getsockname()[1]}",
+            "WANDB_API_KEY": "a" * 40,
+            "WANDB_MODE": "online",
+        }
+        tracked = ("logger=wandb", "logger.wandb.init_timeout=2", "logger.wandb.finish_timeout=2")
+
+        def task() -> object:
+            os.environ.update(environment)
+            return train_task(folder, data, *tracked)()
+
+        assert finish(task, work / "log.txt") == 0, (work / "log.txt").read_text()[-3000:]
+    assert "this run is kept on disk" in (work / "log.txt").read_text()
+    assert list(folder.rglob("offline-run-*/*.wandb"))
+    assert_same_run(folder, whole)
+
+
 def spoil_images(work: Path) -> None:
     """Unreadable images end a training by name, or are left out and counted."""
     root = write_camvid(work / "data")
@@ -234,6 +259,9 @@ def campaign(work: Path, kills: int, sweep_kills: int, seed: int) -> list[tuple[
     began = time.monotonic()
     fill_disk(work / "full", data, work / "whole")
     add("disk full", began, {"kills": 1, "runs": 1})
+    began = time.monotonic()
+    lose_tracker(work / "tracker", data, work / "whole")
+    add("W&B unreachable", began, {"runs": 1})
     began = time.monotonic()
     spoil_images(work / "spoilt")
     add("unreadable image", began, {"runs": 2})

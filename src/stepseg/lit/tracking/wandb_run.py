@@ -100,6 +100,7 @@ class WandbRun(WandbLogger):
             reason = "there is no API key (`wandb login` or WANDB_API_KEY gives one)"
         except wandb.errors.Error as error:
             reason = str(error).splitlines()[0]
+            wandb.teardown()  # its service still holds the id of the run that did not come about
         log.warning("W&B: %s; this run is kept on disk, `wandb sync` uploads it later", reason)
         return wandb.init(**init, mode="offline")
 
