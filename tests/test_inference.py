@@ -301,6 +301,8 @@ def test_lists_from_yaml_become_tuples_and_plain_values_again():
         ({"scales": (0.0,)}, "scales"),
         ({"window_batch": 0}, "window_batch"),
         ({"resize_short": (1, 2, 3)}, "resize_short"),
+        ({"resize_short": 0}, "positive number of pixels"),
+        ({"resize_short": (512, -1)}, "positive number of pixels"),
     ],
 )
 def test_impossible_protocols_are_refused(kwargs, message):

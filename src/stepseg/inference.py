@@ -72,8 +72,12 @@ class Protocol:
                 raise ValueError(
                     f"stride {self.stride} must lie in 1..crop {self.crop}, or pixels stay unseen"
                 )
-        if isinstance(self.resize_short, tuple) and len(self.resize_short) != 2:
-            raise ValueError(f"resize_short is an int or (long, short), got {self.resize_short}")
+        short = self.resize_short
+        edges = short if isinstance(short, tuple) else (1 if short is None else short,) * 2
+        if len(edges) != 2 or min(edges) < 1:
+            raise ValueError(
+                f"resize_short is a positive number of pixels or (long, short), got {short}"
+            )
         if not self.scales or min(self.scales) <= 0 or self.window_batch < 1:
             raise ValueError(
                 f"scales must be positive and window_batch at least 1, got {self.scales} and "
