@@ -103,6 +103,6 @@ def test_a_sweep_of_ranks_without_a_launcher_is_refused(tmp_path):
         "train", "-m", "trainer=ddp_cpu", "data.root=/nowhere", "seed=0,1",
         f"hydra.sweep.dir={tmp_path}/sweep", output=tmp_path / "out",
     )  # fmt: skip
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "add hydra/launcher=gpu_pool" in done.stderr
     assert "Traceback" not in done.stderr

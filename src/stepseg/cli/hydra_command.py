@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from stepseg.cli.paths import config_dir, register_experiments
+from stepseg.launcher.errors import JobFailed
 from stepseg.plain_types import nearest
 
 Task = Callable[[DictConfig], Any]
@@ -45,6 +46,9 @@ def hydra_command(command: str, *, config_name: str) -> Callable[[Task], Callabl
             os.environ.setdefault("HYDRA_FULL_ERROR", "1")
             try:
                 return run(*args)
+            except JobFailed as error:  # the request was fine: not the code of bad input
+                print(f"{command}: {error}", file=sys.stderr)
+                sys.exit(1)
             except (HydraException, OmegaConfBaseException) as error:
                 message = composition_message(error, config_name)
             except OSError as error:
