@@ -7,6 +7,7 @@ from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
+from stepseg.report.page.pictures import run_pictures
 from stepseg.report.runs import Problem, Run
 from stepseg.report.summaries import count_words
 from stepseg.report.values import mapping
@@ -41,7 +42,7 @@ def run_details(run: Run, folder: Path) -> str:
     head = f"{run.command}, {run.status}: <code>{escape(str(run.folder))}</code>"
     return (
         f"<details><summary>{head}</summary><dl>{items}</dl>"
-        f"<p>Files:</p><ul>{links}</ul></details>\n"
+        f"{run_pictures(run.folder)}<p>Files:</p><ul>{links}</ul></details>\n"
     )
 
 
