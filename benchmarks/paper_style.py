@@ -27,11 +27,12 @@ from torch import Tensor
 from stepseg.build import ModelConfig, build_segmenter
 from stepseg.dcts.merge import MergeRule, build_layout, merge_windows
 from stepseg.dcts.targets import pad_to_multiple
+from stepseg.device import DTYPES
 from stepseg.heads.atm import AtmHead, presence_probability
 from stepseg.heads.exit import BudgetExit, ConfidenceExit
 from stepseg.model import Reduction, StepSegmenter
 from stepseg.packed import PackedTokens, Segments, TokenLayout
-from stepseg.profile.benchmark import DTYPES, environment
+from stepseg.profile.benchmark import environment
 from stepseg.profile.images import load_images
 from stepseg.profile.speed import speedup, time_interleaved
 from stepseg.profile.tokens import prescribe_paper

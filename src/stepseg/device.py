@@ -1,6 +1,9 @@
-"""Which device to compute on."""
+"""Which device to compute on, and in which type."""
 
 import torch
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+"""Of weights and images at inference; logits are float32 in both."""
 
 
 def choose_device(name: str) -> torch.device:

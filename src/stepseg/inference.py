@@ -8,7 +8,7 @@ no scores of the whole image are made in `stepseg.labelling`; metrics and colour
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -208,21 +208,40 @@ def _slide(scorer: Scorer, images: Tensor, windows: list[Window], protocol: Prot
     """Mean of the window scores per pixel, [B, C, H, W]."""
     batch, _, height, width = images.shape
     total: Tensor | None = None
+    for group, scores in window_scores(scorer, images, windows, protocol):
+        if total is None:
+            total = scores.new_zeros((batch, scores.shape[1], height, width))
+        for (image, w), own_scores in zip(group, scores, strict=True):
+            total[image, :, w.top : w.bottom, w.left : w.right] += own_scores
+    assert total is not None
+    return total.div_(windows_per_pixel(windows, height, width, images.device).to(total))
+
+
+def window_scores(
+    scorer: Scorer, images: Tensor, windows: list[Window], protocol: Protocol
+) -> Iterator[tuple[list[tuple[int, Window]], Tensor]]:
+    """Scores of all windows of all images, `window_batch` at a time, window after window.
+
+    Yields:
+        Which image and window each is, and their scores ``[N, C, h, w]``.
+
+    """
     # All windows have one size (they are shifted inside), so any run of jobs is one batch.
-    jobs = [(image, window) for window in windows for image in range(batch)]
+    jobs = [(image, window) for window in windows for image in range(len(images))]
     for first in range(0, len(jobs), protocol.window_batch):
         group = jobs[first : first + protocol.window_batch]
         crops = torch.stack([images[i, :, w.top : w.bottom, w.left : w.right] for i, w in group])
-        scores = for_summing(scorer(crops), protocol)
-        if total is None:
-            total = scores.new_zeros((batch, scores.shape[1], height, width))
-        for (image, w), window_scores in zip(group, scores, strict=True):
-            total[image, :, w.top : w.bottom, w.left : w.right] += window_scores
-    assert total is not None
-    count = total.new_zeros((height, width))
+        yield group, for_summing(scorer(crops), protocol)
+
+
+def windows_per_pixel(
+    windows: list[Window], height: int, width: int, device: torch.device
+) -> Tensor:
+    """How many windows cover each pixel, float32 ``[H, W]``."""
+    count_HW = torch.zeros((height, width), device=device)
     for w in windows:
-        count[w.top : w.bottom, w.left : w.right] += 1
-    return total.div_(count)
+        count_HW[w.top : w.bottom, w.left : w.right] += 1
+    return count_HW
 
 
 def for_summing(scores: Tensor, protocol: Protocol) -> Tensor:

@@ -20,11 +20,12 @@ from stepseg.inference import (
     Protocol,
     Scorer,
     Window,
-    for_summing,
     predict_scores,
     resize,
     resized_size,
     sliding_windows,
+    window_scores,
+    windows_per_pixel,
 )
 from stepseg.model import Reduction, Segmentation, StepSegmenter
 
@@ -115,15 +116,11 @@ def _slide_labels(
 ) -> Tensor:
     """Argmax of the mean of the window scores; only rows under open windows are held."""
     batch, _, height, width = images.shape
-    count_HW = _windows_per_pixel(windows, height, width, images.device)
+    count_HW = windows_per_pixel(windows, height, width, images.device)
     labels = []
     band: Tensor | None = None
     base = 0  # the image row where the band begins
-    jobs = [(image, window) for window in windows for image in range(batch)]
-    for first in range(0, len(jobs), protocol.window_batch):
-        group = jobs[first : first + protocol.window_batch]
-        crops = torch.stack([images[i, :, w.top : w.bottom, w.left : w.right] for i, w in group])
-        scores = for_summing(scorer(crops), protocol)
+    for group, scores in window_scores(scorer, images, windows, protocol):
         if band is None:
             band = scores.new_zeros((batch, scores.shape[1], 0, width))
         settled = group[0][1].top - base  # windows come row by row
@@ -134,8 +131,8 @@ def _slide_labels(
         if missing > 0:
             more = band.new_zeros((*band.shape[:2], missing, width))
             band = torch.cat((band, more), 2)
-        for (image, w), window_scores in zip(group, scores, strict=True):
-            band[image, :, w.top - base : w.bottom - base, w.left : w.right] += window_scores
+        for (image, w), own_scores in zip(group, scores, strict=True):
+            band[image, :, w.top - base : w.bottom - base, w.left : w.right] += own_scores
     assert band is not None
     labels.append(_settle(band, count_HW[base:]))
     return torch.cat(labels, 1)
@@ -143,12 +140,3 @@ def _slide_labels(
 
 def _settle(sums_BCHW: Tensor, count_HW: Tensor) -> Tensor:
     return (sums_BCHW / count_HW.to(sums_BCHW)).argmax(1)
-
-
-def _windows_per_pixel(
-    windows: list[Window], height: int, width: int, device: torch.device
-) -> Tensor:
-    count_HW = torch.zeros((height, width), device=device)
-    for w in windows:
-        count_HW[w.top : w.bottom, w.left : w.right] += 1
-    return count_HW

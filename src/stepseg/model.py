@@ -219,9 +219,7 @@ class StepSegmenter(nn.Module):
         """The head that reads the output of a block: the decoder after the last."""
         if block == self.backbone.depth:
             return self.decoder
-        return cast(
-            AtmHead, self.exit_heads[str(block)]
-        )  # or what stands in, such as a compiled one
+        return cast(AtmHead, self.exit_heads[str(block)])
 
     def _asks(self, reduction: Reduction) -> bool:
         """Whether the policy is asked: to merge, or to learn."""

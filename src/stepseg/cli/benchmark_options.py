@@ -8,11 +8,11 @@ import torch
 
 from stepseg.checkpoint import Checkpoint, read_checkpoint
 from stepseg.cli.config import model_config
-from stepseg.cli.systems import named_system
-from stepseg.device import choose_device
+from stepseg.cli.systems import check_names, named_system
+from stepseg.device import DTYPES, choose_device
 from stepseg.model import RUNTIMES, Reduction
 from stepseg.model_config import ExitConfig, ModelConfig, ReductionConfig
-from stepseg.profile.benchmark import DTYPES, Protocol
+from stepseg.profile.benchmark import Protocol
 from stepseg.profile.tokens import prescribe, prescribe_paper
 
 FROM_CHECKPOINT = ("backbone", "policy", "heads", "num_classes")
@@ -88,8 +88,7 @@ def systems(
             )
         checkpoint = read_checkpoint(values["ckpt_path"])
     names = [str(name) for name in _list(values["reductions"])]
-    if not names or len(set(names)) != len(names):
-        raise ValueError(f"reductions must name each system once and at least one, got {names}")
+    check_names(names)
     own = checkpoint.config.reduction if checkpoint else None
     chosen = {n: named_system(n, values["systems"], own, overrides) for n in names}
     if checkpoint is not None:

@@ -69,15 +69,14 @@ def system_points(
             has a part for.
 
     """
-    if not names or len(set(names)) != len(names):
-        raise ValueError(f"reductions must name each system once and at least one, got {names}")
+    check_names(names)
     lists = {key: choices for key, choices in sweep.items() if choices is not None}
     unused = set(lists)
     points = []
     for name in names:
         base = asdict(named_system(name, known, own, overrides))
-        placed = "@" in name
-        fitting = {k: v for k, v in lists.items() if _has_part(base, k) and not _placed(placed, k)}
+        placed = {"exit_blocks"} if "@" in name else set()
+        fitting = {k: v for k, v in lists.items() if _has_part(base, k) and k not in placed}
         unused -= set(fitting)
         try:
             found = grid_points(base, fitting, check)
@@ -90,6 +89,12 @@ def system_points(
             f"{', '.join(names)} has that part"
         )
     return points
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Refuse no system, and the same one twice."""
+    if not names or len(set(names)) != len(names):
+        raise ValueError(f"reductions must name each system once and at least one, got {names}")
 
 
 def _blocks(name: str, placement: str) -> tuple[int, ...]:
@@ -106,10 +111,6 @@ def _has_part(values: Mapping[str, Any], key: str) -> bool:
     numbers = values.get(part)
     if numbers is None:
         return key not in AXES and not key.startswith(ONE_THRESHOLD)  # refused by its name
-    if field == "thresholds" or field == "top_k":
+    if field in ("thresholds", "top_k"):
         return bool(numbers.get(field))
     return True
-
-
-def _placed(placed: bool, key: str) -> bool:
-    return placed and key == "exit_blocks"

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from stepseg.checkpoint import read_checkpoint
 from stepseg.dcts.policy import OraclePolicy
-from stepseg.device import choose_device
+from stepseg.device import DTYPES, choose_device
 from stepseg.heads.exit import ConfidenceExit
 from stepseg.inference import Protocol, resized_size
 from stepseg.labelling import predict_map, run_matched
@@ -23,8 +23,6 @@ from stepseg.predict.batches import batches_of_one_size, read_ahead
 from stepseg.predict.images import ImageLike, Pixels, as_pixels, is_image
 from stepseg.predict.notes import Notes, views_of_size
 from stepseg.predict.prediction import Prediction
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class Segmenter:

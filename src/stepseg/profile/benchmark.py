@@ -28,9 +28,6 @@ from stepseg.profile.tokens import stage_tokens
 
 Row = dict[str, Any]
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-"""Of weights and images; logits are float32 in both."""
-
 CLOCKS = {
     True: "images on the device to their maps of class ids on the device",
     False: "images on the device to class scores on the patch grid; no map is made",

@@ -7,7 +7,7 @@ Letters: B images, H x W pixels, Y x X cells of the patch grid, P patch side in 
 after merging, D channels.
 """
 
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +15,11 @@ from torch.utils.checkpoint import checkpoint
 
 from stepseg.packed import PackedTokens, TokenLayout
 from stepseg.vit.block import Block
-from stepseg.vit.compiled import CompiledStages
 from stepseg.vit.patch_embed import PatchEmbed, Resize, shrink_image
 from stepseg.vit.pos_embed import pool_pos_embed, resize_pos_embed
+
+if TYPE_CHECKING:
+    from stepseg.vit.compiled import CompiledStages
 
 
 class StagedViT(nn.Module):
@@ -99,6 +101,8 @@ class StagedViT(nn.Module):
 
     def compile_stages(self) -> None:
         """For inference: the blocks between exits become graphs at first use; weights are final."""
+        from stepseg.vit.compiled import CompiledStages  # brings the compiler: seconds of imports
+
         self.compiled = CompiledStages([cast(Block, block) for block in self.blocks])
 
     def run_blocks(self, tokens: PackedTokens, start: int, stop: int) -> PackedTokens:

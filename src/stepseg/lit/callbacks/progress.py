@@ -47,12 +47,11 @@ class LineProgress(ProgressBar):
             return
         start, first = self._started
         per_step = (time.perf_counter() - start) / max(1, step - first)
-        left = int(per_step * max(0, trainer.max_steps - step))
+        left = per_step * max(0, trainer.max_steps - step)
         loss = trainer.callback_metrics.get("train/loss")
         shown = f"loss {float(loss):.3f}  " if loss is not None else ""
         self._say(
-            f"step {step}/{trainer.max_steps}  {shown}{per_step:.2f} s/step  "
-            f"{left // 60}:{left % 60:02d} left"
+            f"step {step}/{trainer.max_steps}  {shown}{per_step:.2f} s/step  {_clock(left)} left"
         )
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -79,10 +78,8 @@ class LineProgress(ProgressBar):
             return
         self._said = now
         per_batch = (now - self._started[0]) / done
-        left = int(per_batch * (total - done))
-        self._say(
-            f"batch {done}/{total}  {per_batch:.2f} s/batch  {left // 60}:{left % 60:02d} left"
-        )
+        left = per_batch * (total - done)
+        self._say(f"batch {done}/{total}  {per_batch:.2f} s/batch  {_clock(left)} left")
 
     @rank_zero_only
     def _say(self, line: str) -> None:
@@ -93,3 +90,8 @@ class LineProgress(ProgressBar):
 def progress(every_n_steps: int = 50) -> ProgressBar:
     """A bar where a person watches, lines where a file is written."""
     return TQDMProgressBar() if sys.stderr.isatty() else LineProgress(every_n_steps)
+
+
+def _clock(seconds: float) -> str:
+    """Minutes and seconds."""
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

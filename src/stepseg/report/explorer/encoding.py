@@ -5,18 +5,13 @@ compared keep their 32 bits. Pictures are WebP.
 """
 
 import base64
-import io
 import json
 import zlib
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from stepseg.report.drawing import Picture
-
-QUALITY = 88
 THUMBNAIL = 144
 """Longer side of a thumbnail in pixels."""
 
@@ -31,16 +26,6 @@ def unpack(text: str, dtype: Any) -> NDArray:
     """The flat array that was packed."""
     data = zlib.decompress(base64.b64decode(text))
     return np.frombuffer(data, dtype=np.dtype(dtype).newbyteorder("<"))
-
-
-def picture_uri(picture: Picture, longest: int | None = None) -> str:
-    """A picture as a data URI, made smaller where a side is longer than `longest`."""
-    image = Image.fromarray(picture)
-    if longest is not None:
-        image.thumbnail((longest, longest))
-    buffer = io.BytesIO()
-    image.save(buffer, "WEBP", quality=QUALITY)
-    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def json_in_html(value: object) -> str:

@@ -12,7 +12,7 @@ from stepseg.dcts.merge import MergeRule
 from stepseg.model import Reduction, StepSegmenter
 from stepseg.report.drawing import Palette, Picture, tint
 from stepseg.report.explorer.costs import cost_constants
-from stepseg.report.explorer.encoding import THUMBNAIL, json_in_html, pack, picture_uri
+from stepseg.report.explorer.encoding import THUMBNAIL, json_in_html, pack
 from stepseg.report.explorer.plan import (
     EXIT_THRESHOLDS,
     PAPER_EXIT,
@@ -21,6 +21,7 @@ from stepseg.report.explorer.plan import (
     make_plan,
 )
 from stepseg.report.explorer.recording import ExactRun, Listening, Recording, record
+from stepseg.report.picture_uri import picture_uri
 
 SCRIPTS = """
 merge exits macs store estimate text layers canvas state panel results legend app

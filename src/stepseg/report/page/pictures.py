@@ -1,16 +1,17 @@
 """Pictures that runs have drawn, small enough to travel within the page."""
 
-import base64
-import io
 from html import escape
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
+
+from stepseg.report.picture_uri import picture_uri
 
 MOST = 3
 """Pictures shown of a run; all of them stay in its folder."""
-WIDTH = 1000
-"""Pixels, at most."""
+LONGEST = 1000
+"""Longer side in pixels, at most."""
 PLACES = ("pictures/step_*", "checkpoints/pictures", "exits", "superpatches", "overlay")
 """Where training, its card and prediction put pictures; the first that has some is shown."""
 
@@ -37,12 +38,9 @@ def _figure(path: Path) -> str:
             picture = file.convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return ""
-    picture.thumbnail((WIDTH, WIDTH * 4), Image.Resampling.LANCZOS)
-    encoded = io.BytesIO()
-    picture.save(encoded, "WEBP", quality=85)
-    data = base64.b64encode(encoded.getvalue()).decode("ascii")
+    uri = picture_uri(np.asarray(picture), LONGEST)
     name = escape(f"{path.parent.name}/{path.stem}")
     return (
-        f'<figure><img alt="{name}" loading="lazy" src="data:image/webp;base64,{data}">'
+        f'<figure><img alt="{name}" loading="lazy" src="{uri}">'
         f"<figcaption>{name}</figcaption></figure>"
     )

@@ -57,19 +57,7 @@ def placement_map(
     with mpl.rc_context(SETTINGS):
         figure = new_figure()
         axes = figure.subplots()
-        tips, points, labels = {}, [], []
-        for index, s in enumerate([base, *known] if base and base.mean("mIoU") else known):
-            assert s is not None
-            x, y = s.figures["gmacs"].mean, s.figures["mIoU"].mean
-            gid, is_base = f"{name}-{index}", s is base
-            axes.plot(
-                [x], [y], "*" if is_base else "o", markersize=16 if is_base else 9, gid=gid,
-                color=COLOURS["dense"] if is_base else COLOURS[s.system.kind],
-            )  # fmt: skip
-            words = "no exits" if is_base else ",".join(map(str, s.system.exit_blocks))
-            points.append((x, y))
-            labels.append((x, y, words))
-            tips[gid] = tip(s)
+        tips, labels = _markers(axes, base, known, "mIoU", name, (9, 16))
         axes.margins(0.15)
         axes.set_xlabel("GMACs per image")
         axes.set_ylabel("mIoU, percent")
@@ -77,9 +65,33 @@ def placement_map(
         shaded = _shade(axes, base)
         if shaded:
             axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13))
-        place_labels(axes, labels, points)
+        place_labels(axes, labels, [(x, y) for x, y, _ in labels])
     description = f"{len(known)} placements of exit heads: " + "; ".join(tip(s) for s in known)
     return Plot(name, figure, "Placement of exit heads", description, tips)
+
+
+def _markers(
+    axes: mpl.axes.Axes,
+    base: Summary | None,
+    placed: Sequence[Summary],
+    figure: str,
+    name: str,
+    sizes: tuple[int, int],
+) -> tuple[dict[str, str], list[tuple[float, float, str]]]:
+    """A figure over the cost: a dot per placement, a star without exits (`sizes` of both)."""
+    tips, labels = {}, []
+    shown = [base, *placed] if base and base.mean(figure) else placed
+    for index, s in enumerate(shown):
+        assert s is not None
+        is_base = s is base
+        x, y, gid = s.figures["gmacs"].mean, s.figures[figure].mean, f"{name}-{index}"
+        axes.plot(
+            [x], [y], "*" if is_base else "o", markersize=sizes[is_base],
+            color=COLOURS["dense"] if is_base else COLOURS[s.system.kind], gid=gid,
+        )  # fmt: skip
+        labels.append((x, y, "no exits" if is_base else ",".join(map(str, s.system.exit_blocks))))
+        tips[gid] = tip(s)
+    return tips, labels
 
 
 def _shade(axes: mpl.axes.Axes, base: Summary | None) -> bool:
@@ -119,24 +131,11 @@ def placement_costs(
 def _speed(
     axes: mpl.axes.Axes, base: Summary | None, timed: Sequence[Summary], name: str
 ) -> dict[str, str]:
-    tips, points, labels = {}, [], []
-    shown = [base, *timed] if base and base.mean("images_per_s") else timed
-    for index, s in enumerate(shown):
-        assert s is not None
-        x, y = s.figures["gmacs"].mean, s.figures["images_per_s"].mean
-        gid = f"{name}-speed-{index}"
-        axes.plot(
-            [x], [y], "*" if s is base else "o", markersize=14 if s is base else 8, gid=gid,
-            color=COLOURS["dense"] if s is base else COLOURS[s.system.kind],
-        )  # fmt: skip
-        words = "no exits" if s is base else ",".join(map(str, s.system.exit_blocks))
-        points.append((x, y))
-        labels.append((x, y, words))
-        tips[gid] = tip(s)
+    tips, labels = _markers(axes, base, timed, "images_per_s", f"{name}-speed", (8, 14))
     axes.margins(0.15)
     axes.set_xlabel("GMACs per image")
     axes.set_ylabel("images/s")
-    place_labels(axes, labels, points)
+    place_labels(axes, labels, [(x, y) for x, y, _ in labels])
     return tips
 
 
