@@ -78,6 +78,7 @@ def run_python(code: str) -> subprocess.CompletedProcess:
         "stepseg.packed",
         "stepseg.model",
         "stepseg.build",
+        "stepseg.checkpoint.checkpoint",
         "stepseg.data",
         "stepseg.predict.segmenter",
     ],

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import torch
 
+from stepseg.checkpoint.safetensors_file import is_safetensors, read_safetensors
 from stepseg.dcts.policy import OraclePolicy, PolicyNetwork
 from stepseg.heads.atm import AtmHead
 from stepseg.model import StepSegmenter
 from stepseg.model_config import BACKBONES, PATCH_SIZE, ModelConfig, PolicyConfig
-from stepseg.safetensors_file import is_safetensors, read_safetensors
 from stepseg.vit.staged import StagedViT
 from stepseg.vit.weights import load_timm_checkpoint, load_timm_pretrained
 

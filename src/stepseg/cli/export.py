@@ -15,13 +15,13 @@ from omegaconf import DictConfig
 from stepseg.card.files import write_shared
 from stepseg.card.pictures import Example
 from stepseg.checkpoint import Checkpoint, read_checkpoint, write_inference_checkpoint
+from stepseg.checkpoint.hub import check_push, push
 from stepseg.cli.config import checkpoint_reduction, output_dir, overrides, plain, run_command
 from stepseg.cli.hydra_command import hydra_command
 from stepseg.cli.result import Result
 from stepseg.cli.share import known_facts
 from stepseg.data.files import read_image
 from stepseg.export.job import StaticExport, export_static
-from stepseg.hub import check_push, push
 from stepseg.model_config import ReductionConfig
 from stepseg.profile.images import image_files
 

@@ -9,8 +9,8 @@ from typing import Any
 import lightning as L
 import torch
 
+from stepseg.checkpoint.safetensors_file import is_safetensors
 from stepseg.lit.callbacks.last import LAST, NEXT, PREVIOUS
-from stepseg.safetensors_file import is_safetensors
 
 RECORD = "stepseg_run"
 NEEDED = ("state_dict", "optimizer_states", "loops", "global_step")

@@ -9,7 +9,7 @@ import timm
 import torch
 from torch import Tensor
 
-from stepseg.state_dict import check_fit
+from stepseg.checkpoint.fit import check_fit
 from stepseg.vit.staged import StagedViT
 
 EXTRA_TOKENS = ("cls_token", "reg_token", "dist_token")

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from stepseg.build import ModelConfig, build_segmenter
+from stepseg.checkpoint.entry import KEY, Entry, parse_entry
+from stepseg.checkpoint.fit import check_fit
+from stepseg.checkpoint.hub import download, is_hub_address
+from stepseg.checkpoint.safetensors_file import is_safetensors, read_safetensors, write_safetensors
 from stepseg.data.specs import DatasetSpec
-from stepseg.entry import KEY, Entry, parse_entry
-from stepseg.hub import download, is_hub_address
 from stepseg.inference import Protocol
 from stepseg.model import StepSegmenter
-from stepseg.safetensors_file import is_safetensors, read_safetensors, write_safetensors
-from stepseg.state_dict import check_fit
 
 __all__ = [
     "KEY", "Checkpoint", "check_data", "describe", "read_checkpoint", "without_local_paths",
@@ -77,7 +77,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     """Read a checkpoint without running anything that it contains.
 
     Args:
-        path: a file of the trainer, a safetensors file, or ``hf://user/name`` (`stepseg.hub`).
+        path: a file of the trainer, a safetensors file, or an address on the hub,
+            ``hf://user/name`` (`stepseg.checkpoint.hub`).
 
     Raises:
         ValueError: no such file, not a checkpoint of this project, or damaged; says which.

@@ -18,6 +18,8 @@ from stepseg.checkpoint import (
     read_checkpoint,
     write_inference_checkpoint,
 )
+from stepseg.checkpoint.fit import check_fit
+from stepseg.checkpoint.safetensors_file import MAX_HEADER, read_safetensors, write_safetensors
 from stepseg.data.specs import get_spec
 from stepseg.dcts.merge import MergeRule
 from stepseg.inference import Protocol
@@ -28,8 +30,6 @@ from stepseg.model_config import (
     PolicyConfig,
     ReductionConfig,
 )
-from stepseg.safetensors_file import MAX_HEADER, read_safetensors, write_safetensors
-from stepseg.state_dict import check_fit
 
 VALUES = {
     "num_classes": 11,
