@@ -127,10 +127,26 @@ def test_it_guesses_nothing(checkpoint):
 
 
 def test_figures_of_other_weights_are_not_its_own():
-    """Without the final comparison a result holds the last validation, not the best weights'."""
+    """Without the step of its checkpoint a result does not say which weights it is about."""
     facts = run_facts({**RESULT, "rows": None, "mIoU": 39.0})
     assert not {"systems", "per_class_IoU", "images"} & set(facts)
     assert facts["seed"] == 7
+
+
+def test_without_a_comparison_it_shows_the_validation_that_chose_the_weights(checkpoint):
+    alone = {
+        **RESULT,
+        "rows": None,
+        "mIoU": 39.0,
+        "tokens_per_stage": [9.0],
+        "checkpoint_step": 300,
+    }
+    text = card_of(checkpoint, about=alone)
+    assert "**39.00 mIoU** on 20 validation images" in text
+    assert "| as trained | 39.00 | 9 |" in text
+    assert "Measured by the validation after step 300 of the training." in text
+    assert "All rows" not in text
+    assert "validation after step" not in card_of(checkpoint)
 
 
 def test_python_of_the_card_runs(checkpoint, tmp_path):

@@ -13,6 +13,8 @@ from stepseg.checkpoint import read_checkpoint, write_inference_checkpoint
 from stepseg.cli import share
 from stepseg.cli.evaluate import evaluate
 from stepseg.cli.train import train
+from stepseg.lit import segmentation
+from stepseg.lit.resume import validated
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +110,35 @@ def test_evaluation_repeats_the_training_s_figures(trained, data, tmp_path):
     for key in ("mIoU", "aAcc", "gmacs_mean"):
         assert ours[key] == pytest.approx(theirs[key], abs=1e-6)
     assert ours["tokens_per_stage"] == theirs["tokens_per_stage"]
+
+
+def test_without_a_comparison_the_figures_are_those_of_the_checkpoint(data, tmp_path, monkeypatch):
+    """The first of two validations counts as the best; its checkpoint evaluates to its figures."""
+    scores = iter([2.0, 1.0])
+    logged = segmentation.logged_figures
+    monkeypatch.setattr(
+        segmentation, "logged_figures",
+        lambda split, figures: logged(split, figures) | {"val/mIoU": next(scores)},
+    )  # fmt: skip
+    common = ["data=camvid", f"data.root={data}"]
+    overrides = [*common, *SMALL, "compare=false", "card=true", "optim.lr=0.003"]
+    objective = train(compose_config("train", overrides, tmp_path / "train"))
+    monkeypatch.undo()
+    result, best = result_of(tmp_path / "train"), tmp_path / "train" / "checkpoints" / "best.ckpt"
+    assert result["checkpoint"] == str(best)
+    assert (result["steps"], result["checkpoint_step"]) == (4, read_checkpoint(best).step) == (4, 2)
+    evaluate(
+        compose_config("eval", [*common, f"ckpt_path={best}", "data.num_workers=0"], tmp_path / "a")
+    )
+    again = result_of(tmp_path / "a")
+    assert objective == result["mIoU"]
+    for key in ("mIoU", "aAcc", "gmacs_mean", "tokens_per_stage", "per_class_IoU"):
+        assert result[key] == pytest.approx(again[key], abs=1e-4), key
+    about = read_checkpoint(best.with_name("model.safetensors")).about
+    assert about["systems"][0]["validated_at"] == 2
+    assert about["systems"][0]["mIoU"] == pytest.approx(result["mIoU"], abs=1e-3)
+    last = torch.load(best.with_name("last.ckpt"), weights_only=True)["stepseg_run"]["results"]
+    assert last[-1]["aAcc"] != result["aAcc"]  # the last validation would have told
 
 
 def test_sweep_has_a_row_per_combination(trained, data, tmp_path):
@@ -252,6 +283,8 @@ def test_policy_alone_then_frozen(data, tmp_path):
     result = result_of(tmp_path / "policy")
     assert result["status"] == "completed"
     assert 0 <= result["mAP"] <= 1
+    step, figures = validated(result["checkpoint"])
+    assert (result["checkpoint_step"], result["mAP"]) == (step, figures["mAP"])
     checkpoint = tmp_path / "policy" / "checkpoints" / "best.ckpt"
     frozen = ["policy.training=frozen", f"policy.checkpoint={checkpoint}"]
     train(compose_config("train", [*common, *frozen], tmp_path / "frozen"))

@@ -15,6 +15,7 @@ from stepseg.checkpoint import Checkpoint
 FIGURES = (
     "mIoU", "mAcc", "aAcc", "fwIoU", "boundary_IoU", "gmacs_mean", "tokens_per_stage",
     "images_per_s", "speedup",
+    "validated_at",  # the step of the training whose validation measured this; None: an evaluation
 )  # fmt: skip
 RECIPE = {
     "steps": ("trainer", "max_steps"),
@@ -34,8 +35,7 @@ def run_facts(result: Mapping[str, Any], hardware: str | None = None) -> dict[st
         hardware: in words; None: what the result says of its device.
 
     """
-    # Without rows the figures are of the last validation, not of the best weights.
-    rows = result.get("rows") or []
+    rows = result.get("rows") or _validated(result)
     config = result.get("config") or {}
     facts: dict[str, Any] = {
         "command": command_line(result),
@@ -55,6 +55,13 @@ def run_facts(result: Mapping[str, Any], hardware: str | None = None) -> dict[st
         "recipe": {name: _at(config, path) for name, path in RECIPE.items()},
     }
     return {key: value for key, value in facts.items() if value not in (None, {}, [])}
+
+
+def _validated(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The one row of a training without a comparison, if its figures are of its checkpoint."""
+    if "checkpoint_step" not in result:
+        return []
+    return [{**result, "name": "as trained", "validated_at": result["checkpoint_step"]}]
 
 
 def command_line(result: Mapping[str, Any]) -> str | None:

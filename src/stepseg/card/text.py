@@ -88,7 +88,12 @@ def _systems(checkpoint: Checkpoint) -> str:
         tokens = row.get("tokens_per_stage") or []
         shown = [f"{row[k]:.2f}" if _is_number(row, k) else "" for k in columns.values()]
         table.append([str(row["name"]), *shown, ", ".join(f"{count:.0f}" for count in tokens)])
-    notes = ["All rows share the weights. Accuracy in percent; GMACs are multiply-accumulates."]
+    notes = ["Accuracy in percent; GMACs are multiply-accumulates."]
+    if len(rows) > 1:
+        notes.insert(0, "All rows share the weights.")
+    step = main_figures(checkpoint).get("validated_at")
+    if step is not None:
+        notes.append(f"Measured by the validation after step {step} of the training.")
     if checkpoint.about.get("timed_on"):
         where = checkpoint.about.get("hardware") or checkpoint.about["timed_on"]
         notes.append(f"Images per second: one at a time, from pixels to class ids, on {where}.")

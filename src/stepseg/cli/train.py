@@ -47,7 +47,7 @@ from stepseg.lit.interrupt import StopOnSignal
 from stepseg.lit.optim import OptimConfig
 from stepseg.lit.policy import PolicyModule
 from stepseg.lit.ranks import WatchedDDP
-from stepseg.lit.resume import ResumePoint, RunRecord
+from stepseg.lit.resume import ResumePoint, RunRecord, validated
 from stepseg.lit.schedule import ReductionSchedule
 from stepseg.lit.segmentation import SegmentationModule
 from stepseg.lit.tracking.final import describe, log_final
@@ -145,15 +145,18 @@ def _finish(
     datamodule: SegmentationDataModule,
     cfg: DictConfig,
 ) -> dict[str, Any]:
-    """Evaluate the best checkpoint; returns the figures for `result.json`."""
+    """The figures of the best checkpoint for `result.json`, evaluated anew if that is wanted."""
     best = _best_checkpoint(trainer)
     figures: dict[str, Any] = {"steps": trainer.global_step, "checkpoint": best}
+    results: Any = module.results  # of the last validation
+    if best:
+        figures["checkpoint_step"], results = validated(best)
     if isinstance(module, PolicyModule):
-        return {**figures, **module.results}
+        return {**figures, **(results or {})}
+    if not cfg.compare:
+        return {**figures, **(results[-1] if results else {})}
     if best:
         module.model.load_state_dict(read_checkpoint(best).state)
-    if not cfg.compare:
-        return {**figures, **module.results[0]}
     rows = compare(trainer, module, datamodule)
     last = list(rows.values())[-1]
     return {**figures, **last, "rows": [{"name": name, **row} for name, row in rows.items()]}

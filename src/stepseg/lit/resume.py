@@ -57,6 +57,16 @@ class RunRecord(L.Callback):
         pl_module.results = checkpoint.get(RECORD, {}).get("results", pl_module.results)
 
 
+def validated(path: str | Path) -> tuple[int, Any]:
+    """The step of a checkpoint that a validation chose, and the figures of that validation.
+
+    `BestCheckpoint` saves right after the validation, hence what `RunRecord` wrote is of these
+    weights. None of a checkpoint without a record.
+    """
+    content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    return int(content["global_step"]), content.get(RECORD, {}).get("results")
+
+
 def read_point(path: Path) -> ResumePoint:
     """Read a checkpoint and check every byte of it.
 
