@@ -4,14 +4,13 @@
 configuration out of a foreign checkpoint is only numbers and words.
 """
 
-import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Self
 
 from stepseg.dcts.merge import MergeRule
 from stepseg.heads.exit import BudgetExit, ConfidenceExit, ExitRule, RandomExit, UniformExit
-from stepseg.plain_types import check_keys, from_values
+from stepseg.plain_types import check_keys, choices, from_values
 from stepseg.reduction import Reduction
 
 PATCH_SIZE = 16
@@ -228,12 +227,10 @@ class ModelConfig(_Config):
         return _plain(asdict(self))
 
 
-def _choose(key: str, value: str, choices: Iterable[str]) -> None:
-    choices = list(choices)
-    if value not in choices:
-        near = difflib.get_close_matches(str(value), choices, 1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"{key}={value!r}: {hint}choose one of {', '.join(choices)}")
+def _choose(key: str, value: str, known: Iterable[str]) -> None:
+    known = list(known)
+    if value not in known:
+        raise ValueError(f"{key}={value!r}: {choices(value, known)}")
 
 
 def _plain(value: Any) -> Any:

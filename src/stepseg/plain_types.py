@@ -47,17 +47,27 @@ def check_keys(
     known, given, prefix = sorted(known), list(given), f"{where}." if where else ""
     for key in given:
         if key not in known:
-            raise ValueError(f"unknown key {prefix}{key}{nearest(str(key), known)}")
+            raise ValueError(f"unknown key {prefix}{key}{nearest(key, known)}")
     for key in needed:
         if key not in given:
             raise ValueError(f"{prefix}{key} is missing: it has no default")
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """What a user may have meant, as the end of a message."""
+def nearest(word: object, known: Iterable[str]) -> str:
+    """What a user may have meant, or else all that is known, as the end of a message."""
     known = list(known)
-    near = difflib.get_close_matches(word, known, 1)
-    return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
+    return f"; {_did_you_mean(word, known) or 'known: ' + ', '.join(known)}"
+
+
+def choices(word: object, known: Iterable[str]) -> str:
+    """What a user may have meant, and all that is known: for lists that are short."""
+    known = list(known)
+    return f"{_did_you_mean(word, known)} choose one of {', '.join(known)}".lstrip()
+
+
+def _did_you_mean(word: object, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(str(word), known, 1)
+    return f"did you mean {near[0]!r}?" if near else ""
 
 
 def check_types(config: Any, where: str = "") -> None:

@@ -29,12 +29,12 @@ def check_training(values: Mapping[str, Any]) -> None:
 
     """
     if values["task"] not in MONITORED:
-        raise ValueError(f"task={values['task']!r}{nearest(str(values['task']), MONITORED)}")
+        raise ValueError(f"task={values['task']!r}{nearest(values['task'], MONITORED)}")
     known = [f"val/{name}" for name in MONITORED[values["task"]]]
     if values["monitor"] not in known:
         raise ValueError(
             f"monitor={values['monitor']!r} is no figure of task={values['task']}"
-            f"{nearest(str(values['monitor']), known)}"
+            f"{nearest(values['monitor'], known)}"
         )
     if values["resume"].get("on_change") not in ("refuse", "warn"):
         raise ValueError(

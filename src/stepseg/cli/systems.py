@@ -4,7 +4,6 @@ A name is an entry of the config group `systems`; behind an ``@`` stand the bloc
 tokens leave. With a checkpoint, what it was trained with takes the place of the defaults.
 """
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from stepseg.cli.config import reduction_values
 from stepseg.cli.points import AXES, ONE_THRESHOLD, Point, grid_points
 from stepseg.model_config import ReductionConfig
+from stepseg.plain_types import choices
 from stepseg.reduction import Reduction
 
 
@@ -36,9 +36,7 @@ def named_system(
     """
     base, _, placement = name.partition("@")
     if base not in known:
-        near = difflib.get_close_matches(base, known, 1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"reductions={name!r}: {hint}choose from {', '.join(known)}")
+        raise ValueError(f"reductions={name!r}: {choices(base, known)}")
     values = reduction_values(known[base])
     trained = asdict(own) if own else {}
     changed = any(o.lstrip("+").startswith(f"systems.{base}.") for o in overrides)

@@ -1,0 +1,24 @@
+"""What is said about a word that is not known."""
+
+import pytest
+
+from stepseg.plain_types import choices, nearest
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("stepp", "; did you mean 'step'?"),
+        ("x", "; known: none, step"),
+        (None, "; did you mean 'none'?"),
+    ],
+)
+def test_the_nearest_word_or_all_of_them(word, said):
+    assert nearest(word, iter(["none", "step"])) == said
+
+
+def test_choices_name_all_and_the_nearest_first():
+    assert choices("stepp", iter(["none", "step"])) == (
+        "did you mean 'step'? choose one of none, step"
+    )
+    assert choices(3, ["none", "step"]) == "choose one of none, step"
