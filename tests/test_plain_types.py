@@ -15,6 +15,7 @@ from stepseg.plain_types import choices, nearest
 )
 def test_the_nearest_word_or_all_of_them(word, said):
     assert nearest(word, iter(["none", "step"])) == said
+    assert nearest(word, []) == ""
 
 
 def test_choices_name_all_and_the_nearest_first():

@@ -56,6 +56,8 @@ def check_keys(
 def nearest(word: object, known: Iterable[str]) -> str:
     """What a user may have meant, or else all that is known, as the end of a message."""
     known = list(known)
+    if not known:
+        return ""
     return f"; {_did_you_mean(word, known) or 'known: ' + ', '.join(known)}"
 
 

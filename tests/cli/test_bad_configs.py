@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from commands import SMALL, write_camvid
-from stepseg.cli.train import main
+from stepseg.cli import benchmark, evaluate, export, predict, train
 from stepseg.lit.datamodule import SegmentationDataModule
 
 BAD = {
@@ -18,6 +18,7 @@ BAD = {
     "shedule.merge_from=0": ["unknown key shedule.merge_from", "'schedule.merge_from'"],
     "trainer.max_step=3": ["unknown key trainer.max_step", "did you mean 'trainer.max_steps'"],
     "+trainer.foo=${nokey}": ["nokey", "not found"],
+    "trainer.max_steps=[3": ["trainer.max_steps=[3: this cannot be read", "a bracket or a quote"],
     # keys that a part does not know
     "+reduction.merge.threshold=[1]": ["unknown key reduction.merge.threshold", "'thresholds'"],
     "+reduction.exit.block=[2]": ["unknown key reduction.exit.block", "did you mean 'blocks'"],
@@ -93,19 +94,55 @@ def test_one_line_names_the_key_and_the_remedy(override, data, tmp_path, monkeyp
         raise AssertionError("data were touched")
 
     monkeypatch.setattr(SegmentationDataModule, "prepare_data", touched)
-    quiet = ["hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none"]
-    arguments = ["data=camvid", f"data.root={data}", *SMALL, f"hydra.run.dir={tmp_path}", *quiet]
+    arguments = ["data=camvid", f"data.root={data}", *SMALL]
     key = override.partition("=")[0]
     arguments = [argument for argument in arguments if argument.partition("=")[0] != key]
-    monkeypatch.setattr(sys, "argv", ["stepseg-train", *arguments, override])
+    monkeypatch.setattr(sys, "argv", ["stepseg-train", *arguments, *quiet(tmp_path), override])
+    check_refusal(train.main, BAD[override], monkeypatch, capfd)
+
+
+OTHERS = {
+    ("predict", "inptu=photos"): ["unknown key inptu", "did you mean 'input'"],
+    ("predict", "reduction=stepp"): ["reduction=stepp", "did you mean 'step'"],
+    ("predict", "reduction.exit.treshold=1"): ["unknown key", "'reduction.exit.threshold'"],
+    ("predict", "pictures=[exits"): ["pictures=[exits: this cannot be read"],
+    ("predict", "+frames_=${nokey}"): ["nokey", "not found"],
+    ("predict", "ckpt_path=null"): ["ckpt_path= is missing"],
+    ("predict", "output=/dev/null/out"): ["/dev/null"],
+    ("export", "formt=onnx"): ["unknown key formt", "did you mean 'format'"],
+    ("export", "reduction=stepp"): ["reduction=stepp", "did you mean 'step'"],
+    ("evaluate", "sweep.exit_treshold=[1]"): ["unknown key", "'sweep.exit_thresholds'"],
+    ("benchmark", "resolutoin=512"): ["unknown key resolutoin", "did you mean 'resolution'"],
+}
+MAINS = {
+    "predict": predict.main, "export": export.main, "evaluate": evaluate.main,
+    "benchmark": benchmark.main,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("module", "override"), OTHERS)
+def test_so_do_the_other_commands(module, override, tmp_path, monkeypatch, capfd):
+    place = [] if override.startswith("output=") else quiet(tmp_path)
+    command = {"evaluate": "stepseg-eval"}.get(module, f"stepseg-{module}")
+    monkeypatch.setattr(sys, "argv", [command, *place, override])
+    check_refusal(MAINS[module], OTHERS[module, override], monkeypatch, capfd)
+
+
+def quiet(folder):
+    """Overrides that keep Hydra from writing and saying anything of its own."""
+    none = ["hydra/job_logging=none", "hydra/hydra_logging=none"]
+    return [f"hydra.run.dir={folder}", "hydra.output_subdir=null", *none]
+
+
+def check_refusal(main, parts, monkeypatch, capfd):
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     with pytest.raises(SystemExit) as stop:
         main()
     said = capfd.readouterr().err.strip()
     assert stop.value.code == 2, said
-    assert said.startswith("stepseg-train: error: ")
+    assert said.startswith(f"{sys.argv[0]}: error: ")
     assert "\n" not in said
-    for part in BAD[override]:
+    for part in parts:
         assert part in said
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import hydra
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -70,6 +70,9 @@ def composition_message(error: Exception, config_name: str) -> str:
         options = error.options or []
         return f"{group}={choice}: there is no such choice{nearest(choice, options)}"
     text = " ".join(str(error).split())
+    if isinstance(error, OverrideParseException):
+        reason = str(error.message).splitlines()[0]
+        return f"{error.override}: this cannot be read ({reason}); is a bracket or a quote missing?"
     refused = re.match(r"Could not override '([^']+)'", text)
     if refused:
         key = refused[1]

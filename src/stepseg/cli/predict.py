@@ -10,13 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import hydra
 import torch
 from omegaconf import DictConfig
 
 from stepseg.checkpoint import Checkpoint, read_checkpoint
 from stepseg.cli.config import checkpoint_reduction, output_dir, overrides, plain, run_command
-from stepseg.cli.paths import config_dir, register_experiments
+from stepseg.cli.hydra_command import hydra_command
 from stepseg.cli.predict_explorer import check_explorer, write_page
 from stepseg.cli.predict_options import check_options, input_files, protocol_of
 from stepseg.cli.predict_progress import Progress
@@ -38,10 +37,8 @@ from stepseg.report.statistics import (
     write_statistics,
 )
 
-register_experiments()
 
-
-@hydra.main(config_path=config_dir(), config_name="predict", version_base="1.3")
+@hydra_command("stepseg-predict", config_name="predict")
 def main(cfg: DictConfig) -> None:
     """Predict."""
     run_command("stepseg-predict", lambda: predict(cfg))
