@@ -8,9 +8,8 @@ model = build_segmenter(ModelConfig.from_dict(numbers))
 
 from pathlib import Path
 
-import torch
-
 from stepseg.checkpoint.safetensors_file import is_safetensors, read_safetensors
+from stepseg.checkpoint.torch_file import read_torch_file
 from stepseg.dcts.policy import OraclePolicy, PolicyNetwork
 from stepseg.heads.atm import AtmHead
 from stepseg.model import StepSegmenter
@@ -97,7 +96,7 @@ def _load_policy(policy: PolicyNetwork, path: str) -> None:
         if is_safetensors(Path(path)):
             state = read_safetensors(Path(path))[0]
         else:
-            state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+            state = read_torch_file(Path(path))["state_dict"]
     except Exception as error:
         raise ValueError(
             f"policy.checkpoint={path!r} is not a stepseg checkpoint: {error}"

@@ -2,7 +2,7 @@
 
 `stepseg.checkpoint.checkpoint` has what everybody needs, and its names can be imported from here.
 They are loaded on first use, because a model is made with the small modules beside it
-(`fit`, `safetensors_file`), and a checkpoint makes models.
+(`fit`, `safetensors_file`, `torch_file`), and a checkpoint makes models.
 """
 
 from importlib import import_module

@@ -20,6 +20,7 @@ from stepseg.checkpoint.entry import KEY, Entry, parse_entry
 from stepseg.checkpoint.fit import check_fit
 from stepseg.checkpoint.hub import download, is_hub_address
 from stepseg.checkpoint.safetensors_file import is_safetensors, read_safetensors, write_safetensors
+from stepseg.checkpoint.torch_file import OversizedError, read_torch_file
 from stepseg.data.specs import DatasetSpec
 from stepseg.inference import Protocol
 from stepseg.model import StepSegmenter
@@ -138,7 +139,9 @@ def without_local_paths(config: ModelConfig) -> ModelConfig:
 
 def _read_trainers(path: Path) -> tuple[dict[str, Tensor], Any, int]:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = read_torch_file(path)
+    except OversizedError as error:
+        raise ValueError(f"checkpoint {str(path)!r}: {error}") from error
     except Exception as error:
         raise ValueError(
             f"checkpoint {str(path)!r} cannot be read safely ({type(error).__name__}): it is "

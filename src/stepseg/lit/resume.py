@@ -10,6 +10,7 @@ import lightning as L
 import torch
 
 from stepseg.checkpoint.safetensors_file import is_safetensors
+from stepseg.checkpoint.torch_file import read_torch_file
 from stepseg.lit.callbacks.last import LAST, NEXT, PREVIOUS
 
 RECORD = "stepseg_run"
@@ -83,7 +84,7 @@ def read_point(path: Path) -> ResumePoint:
             damaged = archive.testzip()  # PyTorch's reader does not compare checksums
         if damaged:
             raise ValueError(f"checksum of {damaged} is wrong")
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = read_torch_file(path)
     except Exception as error:
         reason = str(error).split("\n")[0][:200]
         raise ValueError(
