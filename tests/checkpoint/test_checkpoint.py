@@ -327,6 +327,21 @@ def test_hostile_entries_are_refused(case, suffix, trained, shared, tmp_path):
     assert len(str(caught.value)) < 1000
 
 
+@pytest.mark.parametrize("keys", [("about",), ("model", "heads", "dim"), ("data", "classes")])
+def test_lists_that_hold_one_another_are_not_written_out(keys, trained, tmp_path):
+    content = torch.load(trained, weights_only=True)
+    doubled: list = []
+    for _ in range(60):
+        doubled = [doubled, doubled]
+    circle: list = []
+    circle.append(circle)
+    for endless in (doubled, circle):
+        _set(*keys, {"notes": endless} if keys == ("about",) else endless)(content["stepseg"])
+        torch.save(content, tmp_path / "endless.ckpt")
+        with pytest.raises(ValueError, match=r"endless\.ckpt': .* has more than 1048576 values"):
+            read_checkpoint(tmp_path / "endless.ckpt")
+
+
 def test_an_entry_is_one_line_of_json(shared):
     """Other tools can read it: nothing but JSON in a key of the header."""
     with open(shared, "rb") as file:

@@ -4,7 +4,7 @@ Parsed with suspicion, because files are passed around: every key known, every v
 every count small. Nothing in it names code to run.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -17,6 +17,8 @@ KEY = "stepseg"
 MAX_CLASSES = 2**16
 MAX_ABOUT = 2**20
 """Characters of the part that only people read."""
+MAX_VALUES = 2**20
+"""Values of an entry in all; 65536 classes with their colours have 330 thousand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,7 @@ def parse_entry(plain: Any) -> Entry:
         raise ValueError(
             f"the checkpoint has format {plain.get('format')!r}, this version reads {FORMAT}"
         )
+    _check_count(plain)
     _check_keys("its entry", plain, {"format", "model", "data"}, {"protocol", "step", "about"})
     model = _typed("model", plain["model"], ModelConfig.from_dict)
     protocol = plain.get("protocol")
@@ -74,6 +77,22 @@ def parse_entry(plain: Any) -> Entry:
         step=step,
         about=about,
     )
+
+
+def _check_count(plain: Mapping[str, Any]) -> None:
+    """Refuse what is endless when it is written out: a pickle's lists may hold one another."""
+    waiting: list[Any] = [plain]
+    count = 0
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, Mapping):
+            inner: Collection[Any] = value.values()
+        else:
+            inner = value if isinstance(value, list | tuple | set) else ()
+        count += len(inner)
+        if count > MAX_VALUES:
+            raise ValueError(f"its {KEY!r} entry has more than {MAX_VALUES} values")
+        waiting += inner
 
 
 def _typed(part: str, values: Any, make: Callable[[Mapping[str, Any]], Any]) -> Any:
