@@ -21,6 +21,7 @@ import torch
 
 from stepseg.build import ModelConfig, build_segmenter
 from stepseg.dcts.merge import MergeRule
+from stepseg.dcts.policy import PolicyNetwork
 from stepseg.heads.exit import ConfidenceExit
 from stepseg.model import Reduction, StepSegmenter
 from stepseg.profile.benchmark import prescribed_cost
@@ -164,7 +165,9 @@ def _traced(key: tuple[str, str, int, int]) -> tuple[tuple[str, float], ...]:
     system, backbone, side, classes = key
     published = Published(system, backbone, side, classes, 1, "")
     torch.manual_seed(0)
-    model = build_segmenter(_config(backbone, classes)).prepare_for_inference()
+    model = build_segmenter(_config(backbone, classes)).eval().requires_grad_(False)
+    if isinstance(model.policy, PolicyNetwork):  # nothing else is prepared: caches would hide work
+        model.policy.fold_batch_norm()
     reduction = prescribe_paper(published.reduction, (-(-side // 16),) * 2)
     image = load_images(None, (side, side), 1)[0]
     formula = prescribed_cost(model, reduction, (side, side))

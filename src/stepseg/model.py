@@ -26,12 +26,11 @@ from stepseg.dcts.targets import pad_to_multiple
 from stepseg.heads.atm import AtmHead
 from stepseg.packed import PackedTokens, TokenLayout
 from stepseg.reduction import Reduction
+from stepseg.runtime import RUNTIMES
 from stepseg.segmentation import HeadOutput, Segmentation
 from stepseg.vit.staged import StagedViT
 
-__all__ = ["RUNTIMES", "HeadOutput", "Reduction", "Segmentation", "StepSegmenter"]
-
-RUNTIMES = ("eager", "compile")
+__all__ = ["HeadOutput", "Reduction", "Segmentation", "StepSegmenter"]
 
 
 class StepSegmenter(nn.Module):
@@ -118,11 +117,13 @@ class StepSegmenter(nn.Module):
             )
 
     def prepare_for_inference(self, runtime: str = "eager") -> Self:
-        """Set evaluation mode for good, in place: no gradients, the policy's BatchNorms folded.
+        """Set evaluation mode for good, in place; no gradients, and the weights are final.
+
+        The policy's BatchNorms are folded, and what no image enters is computed once.
 
         Args:
-            runtime: ``eager``, or ``compile``: the blocks between exits become compiled graphs at
-                their first use (`stepseg.vit.compiled`).
+            runtime: ``eager``, or ``compile``: the blocks between exits, and every head, become
+                compiled graphs at their first use (`stepseg.ops.compiled`).
 
         """
         if runtime not in RUNTIMES:
@@ -130,8 +131,13 @@ class StepSegmenter(nn.Module):
         self.eval().requires_grad_(False)
         if isinstance(self.policy, PolicyNetwork):
             self.policy.fold_batch_norm()
+        heads = [self.head(block) for block in (*self.exit_head_blocks, self.backbone.depth)]
+        for head in heads:
+            head.cache_first_query()
         if runtime == "compile":
             self.backbone.compile_stages()
+            for head in heads:
+                head.compile_head()
         return self
 
     def forward(

@@ -69,7 +69,7 @@ def test_scores_of_one_layer_by_hand():
         head.input_proj.weight.copy_(torch.eye(2))
         head.query_Cd.copy_(torch.tensor([[3.0, 1.0], [0.0, 2.0]]))
         layer.cross_q.weight.copy_(torch.eye(2))
-        layer.cross_kv.weight[:2] = torch.diag(torch.tensor([1.0, 5.0]))
+        head.cross_kv.weight[:2] = torch.diag(torch.tensor([1.0, 5.0]))
     tokens = packed([1], dim=2).with_values(torch.tensor([[7.0, 3.0]]))
     mask_logits, _ = head(tokens)
     # Post-norm makes the queries (1, -1) and (-1, 1), the input norm makes the token (1, -1), its
@@ -134,3 +134,40 @@ def test_the_first_logit_says_present():
 def test_channels_that_do_not_divide_into_heads():
     with pytest.raises(ValueError, match="16 channels do not divide into 3 ATM heads"):
         toy_head(head_dim=16, num_heads=3)
+
+
+def test_what_no_image_enters_is_computed_once(monkeypatch):
+    calls = []
+    first = toy_head().eval()
+    tokens = packed([5, 2, 9])
+    expected = first(tokens)
+    names = set(first.state_dict())
+    first.cache_first_query()
+    assert set(first.state_dict()) == names
+    layer: Any = first.layers[0]
+    monkeypatch.setattr(layer, "attend_queries", lambda *_: calls.append(1))
+    torch.testing.assert_close(first(tokens), expected)
+    assert not calls
+    # It goes where the weights go.
+    double = first.double()(tokens.with_values(tokens.values_TD.double()))
+    torch.testing.assert_close(double[0].float(), expected[0], rtol=1e-4, atol=1e-4)
+
+
+def test_caching_again_follows_the_weights():
+    head = toy_head().eval()
+    head.cache_first_query()
+    with torch.no_grad():
+        head.query_Cd.neg_()
+    fresh = toy_head().eval()
+    fresh.load_state_dict(head.state_dict())
+    head.cache_first_query()
+    tokens = packed([4])
+    torch.testing.assert_close(head(tokens), fresh(tokens))
+
+
+def test_every_image_draws_its_own_dropout_in_the_first_layer():
+    head = toy_head(dropout=0.5)
+    first, second = head.first_query(2).chunk(2)
+    assert (first != second).any()
+    first, second = head.eval().first_query(2).chunk(2)
+    assert (first == second).all()

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stepseg.ops.segment import count_per_image, position_in_image, rank_in_group, segment_matmul
+from stepseg.ops.segment import count_per_image, position_in_image, rank_in_group, segment_scores
 from stepseg.packed import Segments
 
 
@@ -72,22 +72,23 @@ LENGTHS = {
 
 @pytest.mark.parametrize("on_gpu", [False, True], ids=["cpu", "as on a gpu"])
 @pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
-def test_segment_matmul_equals_a_loop(lengths, on_gpu):
+def test_segment_scores_equal_a_loop(lengths, on_gpu):
     segments = Segments.from_lengths(lengths, "cpu")
     x = torch.randn(segments.total, 6, dtype=torch.float64, requires_grad=True)
-    weight = torch.randn(len(lengths), 6, 3, dtype=torch.float64, requires_grad=True)
+    queries = torch.randn(len(lengths) * 3, 6, dtype=torch.float64, requires_grad=True)
     rows = x.as_subclass(OnGpu) if on_gpu else x
-    result = segment_matmul(rows, weight, segments).as_subclass(torch.Tensor)
+    result = segment_scores(rows, queries, segments).as_subclass(torch.Tensor)
 
     expected = torch.zeros(segments.total, 3, dtype=torch.float64)
     for t, b in enumerate(segments.image_ids().tolist()):
         for c in range(3):
-            expected[t, c] = sum(x[t, d].item() * weight[b, d, c].item() for d in range(6))
+            expected[t, c] = sum(x[t, d].item() * queries[3 * b + c, d].item() for d in range(6))
     torch.testing.assert_close(result, expected)
 
     upstream = torch.randn_like(result)
-    x_grad, weight_grad = torch.autograd.grad(result, (x, weight), upstream)
+    x_grad, query_grad = torch.autograd.grad(result, (x, queries), upstream)
     for b in range(len(lengths)):
         own = slice(*segments.cu_seqlens[b : b + 2].tolist())
-        torch.testing.assert_close(x_grad[own], upstream[own] @ weight[b].T)
-        torch.testing.assert_close(weight_grad[b], x[own].T @ upstream[own])
+        of_image = slice(3 * b, 3 * b + 3)
+        torch.testing.assert_close(x_grad[own], upstream[own] @ queries[of_image])
+        torch.testing.assert_close(query_grad[of_image], upstream[own].T @ x[own])

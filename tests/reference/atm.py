@@ -22,7 +22,8 @@ def atm_head(
     for index in range(num_layers):
         layer = under(weights, f"layers.{index}")
         query_Cd = self_attention(query_Cd, layer, num_heads)
-        query_Cd, scores_TC = cross_attention(query_Cd, x_Td, layer, num_heads)
+        kv = linear(x_Td, weights, "cross_kv").chunk(num_layers, dim=1)[index]
+        query_Cd, scores_TC = cross_attention(query_Cd, kv, layer, num_heads)
         hidden = linear(query_Cd, layer, "fc1").clamp(min=0)
         query_Cd = layer_norm(query_Cd + linear(hidden, layer, "fc2"), layer, "norm3", EPS)
     return scores_TC, linear(query_Cd, weights, "presence")
@@ -36,11 +37,11 @@ def self_attention(query_Cd: Tensor, layer: Weights, num_heads: int) -> Tensor:
 
 
 def cross_attention(
-    query_Cd: Tensor, x_Td: Tensor, layer: Weights, num_heads: int
+    query_Cd: Tensor, kv_T2d: Tensor, layer: Weights, num_heads: int
 ) -> tuple[Tensor, Tensor]:
     """Queries to tokens, post-norm; also the scores before the softmax, averaged over heads."""
     q_CNK = split_heads(linear(query_Cd, layer, "cross_q"), num_heads)
-    k_Td, v_Td = linear(x_Td, layer, "cross_kv").chunk(2, dim=1)
+    k_Td, v_Td = kv_T2d.chunk(2, dim=1)
     k_TNK, v_TNK = split_heads(k_Td, num_heads), split_heads(v_Td, num_heads)
     scores = [k_TNK[:, n] @ q_CNK[:, n].T / math.sqrt(q_CNK.shape[2]) for n in range(num_heads)]
     out = attend(q_CNK, k_TNK, v_TNK).flatten(1)

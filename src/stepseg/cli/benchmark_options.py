@@ -10,10 +10,11 @@ from stepseg.checkpoint import Checkpoint, read_checkpoint
 from stepseg.cli.config import model_config
 from stepseg.cli.systems import check_names, named_system
 from stepseg.device import DTYPES, choose_device
-from stepseg.model import RUNTIMES, Reduction
+from stepseg.model import Reduction
 from stepseg.model_config import ExitConfig, ModelConfig, ReductionConfig
 from stepseg.profile.benchmark import Protocol
 from stepseg.profile.tokens import prescribe, prescribe_paper
+from stepseg.runtime import choose_runtime
 
 FROM_CHECKPOINT = ("backbone", "policy", "heads", "num_classes")
 """What a checkpoint decides; saying it again on the command line would be a contradiction."""
@@ -51,9 +52,9 @@ class Options:
             raise ValueError(f"map is true, false or both, got {values['map']!r}")
         if values["dtype"] not in DTYPES:
             raise ValueError(f"dtype={values['dtype']!r}: choose one of {', '.join(DTYPES)}")
-        if values["runtime"] not in RUNTIMES:
-            raise ValueError(f"runtime={values['runtime']!r}: choose one of {', '.join(RUNTIMES)}")
-        if values["parts"] and values["runtime"] != "eager":
+        device = choose_device(values["device"])
+        runtime = choose_runtime(values["runtime"], device)
+        if values["parts"] and runtime != "eager":
             raise ValueError(
                 f"parts=true times every block, and runtime={values['runtime']} has no borders "
                 f"between them: use runtime=eager"
@@ -67,9 +68,9 @@ class Options:
             batch_sizes=tuple(batch_sizes),
             protocols=tuple(Protocol(values["warmup"], values["iterations"], m) for m in maps),
             tokens=_tokens(values),
-            device=choose_device(values["device"]),
+            device=device,
             dtype=DTYPES[values["dtype"]],
-            runtime=values["runtime"],
+            runtime=runtime,
         )
 
 

@@ -43,6 +43,7 @@ from stepseg.lit.segmentation import SegmentationModule
 from stepseg.lit.tracking.final import log_final
 from stepseg.model import StepSegmenter
 from stepseg.model_config import PATCH_SIZE
+from stepseg.runtime import check_runtime, choose_runtime
 
 register_launchers()
 
@@ -63,6 +64,7 @@ def evaluate(cfg: DictConfig) -> float | None:
         finished_runs(),
     ):
         check_sweep(values)
+        check_runtime(values["runtime"])
         if not cfg.ckpt_path:
             raise ValueError("ckpt_path= is missing: give a checkpoint of stepseg-train")
         L.seed_everything(cfg.seed, workers=True, verbose=False)
@@ -85,8 +87,11 @@ def evaluate(cfg: DictConfig) -> float | None:
             logger=make_loggers(cfg, "eval", tags=[checkpoint.config.backbone.name]),
             default_root_dir=str(output_dir()),
         )
-        result.update({"device": str(trainer.strategy.root_device), "dtype": trainer.precision})
-        store = _open_store(cfg, datamodule, points)
+        device = trainer.strategy.root_device
+        runtime = choose_runtime(values["runtime"], device)
+        model.prepare_for_inference(runtime)
+        result.update({"device": str(device), "dtype": trainer.precision, "runtime": runtime})
+        store = _open_store(cfg, datamodule, points, runtime)
         grid = GridRun(
             trainer=trainer,
             module=module,
@@ -113,7 +118,7 @@ def evaluate(cfg: DictConfig) -> float | None:
 
 
 def _open_store(
-    cfg: DictConfig, datamodule: SegmentationDataModule, points: Sequence[Point]
+    cfg: DictConfig, datamodule: SegmentationDataModule, points: Sequence[Point], runtime: str
 ) -> GridStore:
     """The finished rows in the output directory, which must be figures of the same things."""
     datamodule.prepare_data()
@@ -124,6 +129,7 @@ def _open_store(
         "data": data_identity(datamodule.dataset("test"), str(datamodule.name)),
         "protocol": datamodule.protocol.as_dict(),
         "precision": str(cfg.trainer.precision),
+        "runtime": runtime,
         "list of points with saved predictions": names,
     }
     return GridStore(output_dir() / "grid", identity, writes=is_first_process())
@@ -168,7 +174,7 @@ def _make_model(checkpoint: Checkpoint, policy: str) -> StepSegmenter:
             f"policy={policy!r}: stepseg-eval knows 'checkpoint' and 'oracle'; another network "
             f"needs a training"
         )
-    return model.prepare_for_inference()
+    return model
 
 
 if __name__ == "__main__":

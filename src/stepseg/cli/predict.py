@@ -71,6 +71,7 @@ def predict(cfg: DictConfig) -> None:
             reduction=ReductionConfig.from_dict(reduction).build(),
             device=values["device"],
             dtype=values["dtype"],
+            runtime=values["runtime"],
         )
         result.update(_about(segmenter, checkpoint, reduction, values))
         runner = Runner(
@@ -140,6 +141,7 @@ def _outputs(
         "reduction": reduction,
         "protocol": segmenter.protocol.as_dict(),
         "dtype": values["dtype"],
+        "runtime": segmenter.runtime,
         "pictures": sorted(_kinds(values)),
         "labels": values["labels"],
         "label_ids": values["label_ids"],
@@ -158,6 +160,7 @@ def _about(
         "device": str(segmenter.device),
         "device_name": torch.cuda.get_device_name(segmenter.device) if on_gpu else None,
         "dtype": values["dtype"],
+        "runtime": segmenter.runtime,
         "protocol": segmenter.protocol.as_dict(),
         "reduction": dict(reduction),
         "data": checkpoint.data["name"],

@@ -35,26 +35,36 @@ def run_block(block: nn.Module, x_BTD: Tensor) -> Tensor:
 def run_head(head: AtmHead, x_BTD: Tensor) -> tuple[Tensor, Tensor]:
     """Mask logits ``[B, T, C]`` and class logits (present, absent) ``[B, C, 2]``."""
     x_BTd = head.input_norm(head.input_proj(x_BTD))
-    query_BCd = head.query_Cd.expand(x_BTD.shape[0], -1, -1)
-    for layer in head.layers:
+    keys_and_values = head.cross_kv(x_BTd).chunk(2 * len(head.layers), dim=2)
+    query_BCd = head.first_query(1).expand(x_BTD.shape[0], -1, -1)
+    q_BCd, k_BTd = query_BCd, x_BTd
+    for index, layer in enumerate(head.layers):
         assert isinstance(layer, AtmLayer)
-        query_BCd, q_BCd, k_BTd = _run_layer(layer, query_BCd, x_BTd)
+        if index > 0:
+            query_BCd = _attend_queries(layer, query_BCd)
+        k_BTd, v_BTd = keys_and_values[2 * index : 2 * index + 2]
+        query_BCd, q_BCd = _attend_tokens(layer, query_BCd, k_BTd, v_BTd)
     scale = head.num_heads * math.sqrt(head.head_dim // head.num_heads)
     return k_BTd @ (q_BCd / scale).transpose(1, 2), head.presence(query_BCd)
 
 
-def _run_layer(layer: AtmLayer, query_BCd: Tensor, x_BTd: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _attend_queries(layer: AtmLayer, query_BCd: Tensor) -> Tensor:
     qkv = layer.self_qkv(query_BCd).unflatten(2, (3, layer.num_heads, -1))
     attended = layer.self_proj(_attend(*qkv.permute(2, 0, 3, 1, 4).unbind(0)))
-    query_BCd = layer.norm1(query_BCd + attended)
+    return layer.norm1(query_BCd + attended)
+
+
+def _attend_tokens(
+    layer: AtmLayer, query_BCd: Tensor, k_BTd: Tensor, v_BTd: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The queries, and what was compared with the keys."""
     q_BCd = layer.cross_q(query_BCd)
-    k_BTd, v_BTd = layer.cross_kv(x_BTd).chunk(2, dim=2)
     q_BNCK, k_BNTK, v_BNTK = (
         x.unflatten(2, (layer.num_heads, -1)).transpose(1, 2) for x in (q_BCd, k_BTd, v_BTd)
     )
     query_BCd = layer.norm2(query_BCd + layer.cross_proj(_attend(q_BNCK, k_BNTK, v_BNTK)))
     hidden = F.relu(layer.fc1(query_BCd))
-    return layer.norm3(query_BCd + layer.fc2(hidden)), q_BCd, k_BTd
+    return layer.norm3(query_BCd + layer.fc2(hidden)), q_BCd
 
 
 def _attend(q_BNTK: Tensor, k_BNSK: Tensor, v_BNSK: Tensor) -> Tensor:

@@ -6,19 +6,27 @@ much t belongs to class c. A linear layer on the queries says whether the class 
 
 Not here: which tokens leave (`stepseg.heads.exit`), losses, the assembly of the map.
 
-Letters: B images, T packed tokens, C classes (one query each), D channels of the encoder, d
-channels of the head, N attention heads, K channels of one.
+Letters: B images, T packed tokens, C classes (one query each), Q = B * C packed queries, D channels
+of the encoder, d channels of the head, N attention heads, K channels of one.
 """
 
 import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stepseg.ops.attention import varlen_attention
-from stepseg.ops.segment import segment_matmul
+from stepseg.ops.segment import segment_scores
 from stepseg.packed import PackedTokens, Segments
+
+if TYPE_CHECKING:
+    from stepseg.heads.compiled import CompiledHead
+
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Queries, keys and values ``[rows, N, K]`` to attended values; knows which rows form an image."""
 
 
 class AtmHead(nn.Module):
@@ -33,6 +41,9 @@ class AtmHead(nn.Module):
         dropout: on attended values and in the feed-forward layers, in training.
 
     """
+
+    cached_query_Cd: Tensor | None
+    """The queries after the first self-attention, which no image enters; at inference only."""
 
     def __init__(
         self,
@@ -52,10 +63,14 @@ class AtmHead(nn.Module):
         self.input_proj = nn.Linear(dim, head_dim)
         self.input_norm = nn.LayerNorm(head_dim)
         self.query_Cd = nn.Parameter(torch.empty(num_classes, head_dim))
+        # Keys and values of all layers depend on the tokens alone: one product makes them all.
+        self.cross_kv = nn.Linear(head_dim, 2 * head_dim * num_layers)
         self.layers = nn.ModuleList(
             AtmLayer(dim=head_dim, num_heads=num_heads, dropout=dropout) for _ in range(num_layers)
         )
         self.presence = nn.Linear(head_dim, 2)
+        self.compiled: CompiledHead | None = None
+        self.register_buffer("cached_query_Cd", None, persistent=False)
         nn.init.trunc_normal_(self.query_Cd, std=1.0)
 
     def forward(self, tokens: PackedTokens) -> tuple[Tensor, Tensor]:
@@ -66,22 +81,91 @@ class AtmHead(nn.Module):
             ``[B, C, 2]``.
 
         """
-        num_images = tokens.segments.num_images
-        x_Td = self.input_norm(self.input_proj(tokens.values_TD))
-        query_BCd = self.query_Cd.expand(num_images, -1, -1)
-        for layer in self.layers:
-            query_BCd, q_BCd, k_Td = layer(query_BCd, x_Td, tokens.segments)
+        values_TD, segments = tokens.values_TD, tokens.segments
+        queries = self._query_segments(segments.num_images, values_TD.device)
+        query_Qd = self.first_query(segments.num_images)
+        # Sizes of 0 and 1 are constants to the compiler: they would cost a graph of their own.
+        if self.compiled and not torch.is_grad_enabled() and min(len(tokens), queries.total) > 1:
+            logits = self.compiled.run(values_TD, query_Qd, segments, queries)
+        else:
+            logits = self.score(
+                values_TD,
+                query_Qd,
+                among_queries=lambda q, k, v: varlen_attention(q, k, v, queries, queries),
+                to_tokens=lambda q, k, v: varlen_attention(q, k, v, queries, segments),
+                compare=lambda k_Td, q_Qd: segment_scores(k_Td, q_Qd, segments),
+            )
+        mask_logits_TC, class_logits_Q2 = logits
+        return mask_logits_TC, class_logits_Q2.unflatten(0, (segments.num_images, -1))
+
+    def first_query(self, num_images: int) -> Tensor:
+        """The queries after the first self-attention, for every image, ``[Q, d]``."""
+        if self.cached_query_Cd is not None:
+            return self.cached_query_Cd.repeat(num_images, 1)
+        # Equal for all images, unless each draws its own dropout.
+        copies = num_images if self.training else 1
+        queries = self._query_segments(copies, self.query_Cd.device)
+        query_Qd = cast(AtmLayer, self.layers[0]).attend_queries(
+            self.query_Cd.repeat(copies, 1),
+            lambda q, k, v: varlen_attention(q, k, v, queries, queries),
+        )
+        return query_Qd if self.training else query_Qd.repeat(num_images, 1)
+
+    def score(
+        self,
+        x_TD: Tensor,
+        query_Qd: Tensor,
+        among_queries: Attend,
+        to_tokens: Attend,
+        compare: Callable[[Tensor, Tensor], Tensor],
+    ) -> tuple[Tensor, Tensor]:
+        """The arithmetic of the head, free of the layout.
+
+        Args:
+            x_TD: values of the tokens.
+            query_Qd: from `first_query`.
+            among_queries: attention of an image's queries to each other.
+            to_tokens: attention of an image's queries to its tokens.
+            compare: keys ``[T, d]`` and queries ``[Q, d]`` to scores ``[T, C]``.
+
+        Returns:
+            Mask logits, float32 ``[T, C]``, and class logits (present, absent), float32 ``[Q, 2]``.
+
+        """
+        x_Td = self.input_norm(self.input_proj(x_TD))
+        keys_and_values = self.cross_kv(x_Td).chunk(2 * len(self.layers), dim=1)
+        q_Qd, k_Td = query_Qd, x_Td
+        for index, module in enumerate(self.layers):
+            layer = cast(AtmLayer, module)
+            if index > 0:
+                query_Qd = layer.attend_queries(query_Qd, among_queries)
+            k_Td, v_Td = keys_and_values[2 * index : 2 * index + 2]
+            query_Qd, q_Qd = layer.attend_tokens(query_Qd, k_Td, v_Td, to_tokens)
         # Averaged over heads, the scores are one product of the concatenated heads:
         # mean_h(q_h . k_h) / sqrt(K) == (q . k) / (N * sqrt(K)).
         scale = self.num_heads * math.sqrt(self.head_dim // self.num_heads)
         with torch.autocast(x_Td.device.type, enabled=False):
             # float32: near the threshold a half-precision score is too coarse to decide an exit
-            scores_BdC = (q_BCd.float() / scale).transpose(1, 2)
-            mask_logits_TC = segment_matmul(k_Td.float(), scores_BdC, tokens.segments)
-            class_logits_BC2 = F.linear(
-                query_BCd.float(), self.presence.weight.float(), self.presence.bias.float()
+            mask_logits_TC = compare(k_Td.float(), q_Qd.float() / scale)
+            class_logits_Q2 = F.linear(
+                query_Qd.float(), self.presence.weight.float(), self.presence.bias.float()
             )
-        return mask_logits_TC, class_logits_BC2
+        return mask_logits_TC, class_logits_Q2
+
+    @torch.no_grad()
+    def cache_first_query(self) -> None:
+        """For inference: what no image enters is computed once; weights are final."""
+        self.cached_query_Cd = None
+        self.cached_query_Cd = self.eval().first_query(1)
+
+    def compile_head(self) -> None:
+        """For inference: the head becomes a graph at its first use; weights are final."""
+        from stepseg.heads.compiled import CompiledHead  # brings the compiler: seconds of imports
+
+        self.compiled = CompiledHead(self)
+
+    def _query_segments(self, num_images: int, device: torch.device) -> Segments:
+        return Segments.from_lengths([self.num_classes] * num_images, device)
 
 
 class AtmLayer(nn.Module):
@@ -94,7 +178,6 @@ class AtmLayer(nn.Module):
         self.self_proj = nn.Linear(dim, dim)
         self.norm1 = nn.LayerNorm(dim)
         self.cross_q = nn.Linear(dim, dim)
-        self.cross_kv = nn.Linear(dim, 2 * dim)
         self.cross_proj = nn.Linear(dim, dim)
         self.norm2 = nn.LayerNorm(dim)
         self.fc1 = nn.Linear(dim, 4 * dim)
@@ -102,41 +185,27 @@ class AtmLayer(nn.Module):
         self.norm3 = nn.LayerNorm(dim)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(
-        self, query_BCd: Tensor, x_Td: Tensor, segments: Segments
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Update the queries.
+    def attend_queries(self, query_Qd: Tensor, attend: Attend) -> Tensor:
+        """Self-attention: ``[Q, d] -> [Q, d]``."""
+        qkv_Q3NK = self.self_qkv(query_Qd).unflatten(1, (3, self.num_heads, -1))
+        attended = self.self_proj(attend(*qkv_Q3NK.unbind(1)).flatten(1))
+        return self.norm1(query_Qd + self.dropout(attended))
+
+    def attend_tokens(
+        self, query_Qd: Tensor, k_Td: Tensor, v_Td: Tensor, attend: Attend
+    ) -> tuple[Tensor, Tensor]:
+        """Cross-attention and feed-forward.
 
         Returns:
-            The queries ``[B, C, d]``, and what this layer's cross-attention compares: its queries
-            ``[B, C, d]`` and keys ``[T, d]``.
+            The queries ``[Q, d]``, and what was compared with the keys, ``[Q, d]``.
 
         """
-        query_BCd = self.norm1(query_BCd + self.dropout(self._self_attend(query_BCd)))
-        q_BCd = self.cross_q(query_BCd)
-        k_Td, v_Td = self.cross_kv(x_Td).chunk(2, dim=1)
-        attended = self._cross_attend(q_BCd, k_Td, v_Td, segments)
-        query_BCd = self.norm2(query_BCd + self.dropout(attended))
-        hidden = self.dropout(F.relu(self.fc1(query_BCd)))
-        query_BCd = self.norm3(query_BCd + self.dropout(self.fc2(hidden)))
-        return query_BCd, q_BCd, k_Td
-
-    def _self_attend(self, query_BCd: Tensor) -> Tensor:
-        qkv = self.self_qkv(query_BCd).unflatten(2, (3, self.num_heads, -1))
-        q_BNCK, k_BNCK, v_BNCK = qkv.permute(2, 0, 3, 1, 4)
-        out = F.scaled_dot_product_attention(q_BNCK, k_BNCK, v_BNCK)
-        return self.self_proj(out.transpose(1, 2).flatten(2))
-
-    def _cross_attend(
-        self, q_BCd: Tensor, k_Td: Tensor, v_Td: Tensor, segments: Segments
-    ) -> Tensor:
-        batch, classes, _ = q_BCd.shape
-        queries = Segments.from_lengths([classes] * batch, q_BCd.device)
-        q_QNK, k_TNK, v_TNK = (
-            x.unflatten(1, (self.num_heads, -1)) for x in (q_BCd.flatten(0, 1), k_Td, v_Td)
-        )
-        out_QNK = varlen_attention(q_QNK, k_TNK, v_TNK, queries, segments)
-        return self.cross_proj(out_QNK.flatten(1)).view_as(q_BCd)
+        q_Qd = self.cross_q(query_Qd)
+        q_QNK, k_TNK, v_TNK = (x.unflatten(1, (self.num_heads, -1)) for x in (q_Qd, k_Td, v_Td))
+        attended = self.cross_proj(attend(q_QNK, k_TNK, v_TNK).flatten(1))
+        query_Qd = self.norm2(query_Qd + self.dropout(attended))
+        hidden = self.dropout(F.relu(self.fc1(query_Qd)))
+        return self.norm3(query_Qd + self.dropout(self.fc2(hidden))), q_Qd
 
 
 def presence_probability(class_logits_BC2: Tensor) -> Tensor:

@@ -43,18 +43,29 @@ def position_in_image(segments: Segments, image_ids_T: Tensor) -> Tensor:
     return rows - segments.cu_seqlens.long()[image_ids_T]
 
 
-def segment_matmul(x_TD: Tensor, weight_BDC: Tensor, segments: Segments) -> Tensor:
-    """Multiply the rows of image b by ``weight_BDC[b]``; returns ``[T, C]``."""
+def segment_scores(k_TD: Tensor, q_QD: Tensor, segments: Segments) -> Tensor:
+    """Compare the rows of every image with its own queries, of which all images have as many.
+
+    Args:
+        k_TD: rows, packed as `segments` say.
+        q_QD: packed queries, C of each image.
+        segments: of the rows.
+
+    Returns:
+        Products ``[T, C]``.
+
+    """
+    query_BDC = q_QD.unflatten(0, (segments.num_images, -1)).transpose(1, 2)
     if segments.num_images == 1:
-        return x_TD @ weight_BDC[0]
+        return k_TD @ query_BDC[0]
     if segments.is_uniform:
-        return torch.bmm(x_TD.unflatten(0, (segments.num_images, -1)), weight_BDC).flatten(0, 1)
-    if not x_TD.is_cuda:
-        pieces = zip(x_TD.split(segments.lengths), weight_BDC, strict=True)
-        return torch.cat([rows @ weight for rows, weight in pieces])
+        return torch.bmm(k_TD.unflatten(0, (segments.num_images, -1)), query_BDC).flatten(0, 1)
+    if not k_TD.is_cuda:
+        pieces = zip(k_TD.split(segments.lengths), query_BDC, strict=True)
+        return torch.cat([rows @ query for rows, query in pieces])
     # One batched product over the rows laid out with padding; the padding is dropped again.
     image_ids = segments.image_ids()
     position = position_in_image(segments, image_ids)
-    padded = x_TD.new_zeros(segments.num_images, max(segments.max_length, 1), x_TD.shape[1])
-    padded = padded.index_put((image_ids, position), x_TD)
-    return torch.bmm(padded, weight_BDC)[image_ids, position]
+    padded = k_TD.new_zeros(segments.num_images, max(segments.max_length, 1), k_TD.shape[1])
+    padded = padded.index_put((image_ids, position), k_TD)
+    return torch.bmm(padded, query_BDC)[image_ids, position]

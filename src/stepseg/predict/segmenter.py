@@ -23,6 +23,7 @@ from stepseg.predict.batches import batches_of_one_size, read_ahead
 from stepseg.predict.images import ImageLike, Pixels, as_pixels, is_image
 from stepseg.predict.notes import Notes, views_of_size
 from stepseg.predict.prediction import Prediction
+from stepseg.runtime import choose_runtime
 
 
 class Segmenter:
@@ -36,9 +37,10 @@ class Segmenter:
         reduction: which tokens merge and leave; None: the model's own.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
         dtype: ``fp32`` or ``bf16``.
+        runtime: ``eager``, ``compile`` or ``auto`` (`stepseg.runtime.choose_runtime`).
 
     Raises:
-        ValueError: no such device or type, or a reduction that this model cannot carry out.
+        ValueError: no such device, type or runtime, or a reduction that this model cannot do.
 
     """
 
@@ -52,6 +54,7 @@ class Segmenter:
         reduction: Reduction | None = None,
         device: str = "auto",
         dtype: str = "fp32",
+        runtime: str = "eager",
     ) -> None:
         if dtype not in DTYPES:
             raise ValueError(f"dtype={dtype!r}: choose from {', '.join(DTYPES)}")
@@ -62,8 +65,9 @@ class Segmenter:
             )
         self.device, self.dtype = choose_device(device), DTYPES[dtype]
         self.protocol = protocol or Protocol()
+        self.runtime = choose_runtime(runtime, self.device)
         self.reduction = _possible(model, reduction or model.reduction)
-        self.model = model.prepare_for_inference().to(self.device, self.dtype)
+        self.model = model.prepare_for_inference(self.runtime).to(self.device, self.dtype)
         self.classes = tuple(classes)
         self.palette = tuple((int(r), int(g), int(b)) for r, g, b in palette)
 
@@ -76,6 +80,7 @@ class Segmenter:
         reduction: Reduction | None = None,
         device: str = "auto",
         dtype: str = "fp32",
+        runtime: str = "eager",
     ) -> Self:
         """Load what `stepseg-train` wrote, or a safetensors file made from it.
 
@@ -85,6 +90,7 @@ class Segmenter:
             reduction: None: the checkpoint's; ``Reduction()``: the dense model.
             device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
             dtype: ``fp32`` or ``bf16``.
+            runtime: ``eager``, ``compile`` or ``auto``.
 
         Raises:
             ValueError: no such file, or not one of ours; names it.
@@ -99,6 +105,7 @@ class Segmenter:
             reduction=reduction,
             device=device,
             dtype=dtype,
+            runtime=runtime,
         )
 
     def with_reduction(self, reduction: Reduction) -> "Segmenter":

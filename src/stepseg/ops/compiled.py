@@ -1,0 +1,94 @@
+"""Functions over packed tokens as compiled graphs, for any images and any number of tokens.
+
+For inference. A graph is made once and serves all batches: the number of rows is a symbol in it,
+and what has to know the images is an opaque operator, to which they come as data. Everything
+between the operators (LayerNorm, residuals, activations, products) is the compiler's.
+
+On CPUs the weights are laid out for the processor's kernels at compile time, where PyTorch's linear
+layers repack them in every call.
+
+Not here: training (the operators have no derivative) and CUDA graphs.
+
+Letters: T and S packed rows, Q packed queries, N heads, K channels of a head, D channels, B images.
+"""
+
+from collections.abc import Callable
+from itertools import accumulate
+from typing import Any
+
+import torch
+import torch._inductor.config as inductor_config
+from torch import Tensor
+
+from stepseg.ops.attention import varlen_attention
+from stepseg.ops.segment import segment_scores
+from stepseg.packed import Segments
+
+Backend = str | Callable[..., Any]
+"""Of `torch.compile`."""
+
+
+class Graph:
+    """A function of tensors as one graph, compiled at the first call; weights must not change.
+
+    Args:
+        function: of tensors only, sizes of 0 and 1 excluded: these are constants to the compiler.
+        name: unique among graphs.
+        backend: who compiles it.
+
+    """
+
+    def __init__(
+        self, function: Callable[..., Any], name: str, backend: Backend = "inductor"
+    ) -> None:
+        # The compiler counts graphs by code object and gives up after some: one for each function.
+        function.__code__ = function.__code__.replace(co_name=name)
+        self._call = torch.compile(function, dynamic=True, fullgraph=True, backend=backend)
+
+    def __call__(self, *tensors: Tensor) -> Any:
+        with inductor_config.patch(freezing=tensors[0].device.type == "cpu"):
+            return self._call(*tensors)
+
+
+def as_tensors(segments: Segments) -> tuple[Tensor, Tensor]:
+    """Segments as the operators take them: `cu_seqlens` on the device and, int64, on the host.
+
+    The copy on the host tells the operator the images without waiting for the device.
+    """
+    return segments.cu_seqlens, torch.tensor(list(accumulate(segments.lengths, initial=0)))
+
+
+@torch.library.custom_op("stepseg::attend", mutates_args=())
+def attend(
+    q_TNK: Tensor,
+    k_SNK: Tensor,
+    v_SNK: Tensor,
+    q_cu_seqlens: Tensor,
+    q_offsets: Tensor,
+    k_cu_seqlens: Tensor,
+    k_offsets: Tensor,
+) -> Tensor:
+    """`varlen_attention` with segments from `as_tensors`, ``[T, N, K]``."""
+    queries, keys = _segments(q_cu_seqlens, q_offsets), _segments(k_cu_seqlens, k_offsets)
+    return varlen_attention(q_TNK, k_SNK, v_SNK, queries, keys).contiguous()
+
+
+@torch.library.custom_op("stepseg::compare", mutates_args=())
+def compare(k_TD: Tensor, q_QD: Tensor, cu_seqlens: Tensor, offsets: Tensor) -> Tensor:
+    """`segment_scores` with segments from `as_tensors`, ``[T, Q / B]``."""
+    return segment_scores(k_TD, q_QD, _segments(cu_seqlens, offsets)).contiguous()
+
+
+def _segments(cu_seqlens: Tensor, offsets: Tensor) -> Segments:
+    return Segments(cu_seqlens, tuple(offsets.diff().tolist()))
+
+
+@attend.register_fake
+def _(q_TNK: Tensor, k_SNK: Tensor, v_SNK: Tensor, *segments: Tensor) -> Tensor:
+    return v_SNK.new_empty(q_TNK.shape)
+
+
+@compare.register_fake
+def _(k_TD: Tensor, q_QD: Tensor, cu_seqlens: Tensor, offsets: Tensor) -> Tensor:
+    images = offsets.shape[0] - 1  # not `len`: it would make a constant of the size
+    return k_TD.new_empty(k_TD.shape[0], q_QD.shape[0] // images)
