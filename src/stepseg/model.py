@@ -122,8 +122,8 @@ class StepSegmenter(nn.Module):
         The policy's BatchNorms are folded, and what no image enters is computed once.
 
         Args:
-            runtime: ``eager``, or ``compile``: the blocks between exits, and every head, become
-                compiled graphs at their first use (`stepseg.ops.compiled`).
+            runtime: ``eager``, or ``compile``: the policy, the blocks between exits and every head
+                become compiled graphs at their first use (`stepseg.ops.compiled`).
 
         """
         if runtime not in RUNTIMES:
@@ -135,6 +135,8 @@ class StepSegmenter(nn.Module):
         for head in heads:
             head.cache_first_query()
         if runtime == "compile":
+            if isinstance(self.policy, PolicyNetwork):
+                self.policy.compile_features()
             self.backbone.compile_stages()
             for head in heads:
                 head.compile_head()

@@ -32,18 +32,24 @@ class Graph:
     """A function of tensors as one graph, compiled at the first call; weights must not change.
 
     Args:
-        function: of tensors only, sizes of 0 and 1 excluded: these are constants to the compiler.
-        name: unique among graphs.
+        function: of tensors only; sizes of 0 and 1 are constants to the compiler, keep them out.
+        name: for logs.
         backend: who compiles it.
+        dynamic: whether sizes are symbols, so that any will do.
 
     """
 
     def __init__(
-        self, function: Callable[..., Any], name: str, backend: Backend = "inductor"
+        self,
+        function: Callable[..., Any],
+        name: str,
+        backend: Backend = "inductor",
+        *,
+        dynamic: bool = True,
     ) -> None:
         # The compiler counts graphs by code object and gives up after some: one for each function.
         function.__code__ = function.__code__.replace(co_name=name)
-        self._call = torch.compile(function, dynamic=True, fullgraph=True, backend=backend)
+        self._call = torch.compile(function, dynamic=dynamic, fullgraph=True, backend=backend)
 
     def __call__(self, *tensors: Tensor) -> Any:
         with inductor_config.patch(freezing=tensors[0].device.type == "cpu"):

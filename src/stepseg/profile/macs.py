@@ -135,6 +135,7 @@ def network_macs(network: nn.Module, input_shape: Sequence[int]) -> int:
     on_meta = {name: tensor.detach().to("meta") for name, tensor in state.items()}
     dtype = next(network.parameters()).dtype
     example = torch.empty(*input_shape, dtype=dtype, device="meta")
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    # With gradients on compiled graphs step aside: what is counted are the network's operators.
+    with torch.enable_grad(), FlopCounterMode(display=False) as counter:
         functional_call(network, on_meta, example)
     return counter.get_total_flops() // 2  # PyTorch counts a multiply-accumulate as two
