@@ -201,7 +201,7 @@ def test_what_a_checkpoint_decides_cannot_be_said_again(checkpoint, tmp_path):
         (["batch_sizes=[1,0]"], "batch_sizes are positive"),
         (["map=maybe"], "true, false or both"),
         (["dtype=fp16"], "choose one of fp32, bf16"),
-        (["runtime=graphs"], "choose one of eager, compile"),
+        (["runtime=graphs"], "choose one of auto, eager, compile"),
         (["runtime=compile", "parts=true"], "use runtime=eager"),
         (["iterations=0"], "iterations must be at least 1"),
         (["device=tpu9"], "choose auto, cpu, cuda"),
@@ -253,5 +253,12 @@ def test_loader_beside_training_steps(tmp_path):
         needed = row["images_per_s"] / figures["loader"]["images_per_s_per_worker"]
         assert row["workers_needed"] == math.ceil(needed) >= 1
         assert row["step_ms_p50"] == pytest.approx(2000 / row["images_per_s"])
+        assert row["peak_memory_mb"] > 1
+    none, step = figures["training"]
+    assert none["realisation"] == none["speedup"] == 1
+    # In training every exit head runs, also where nobody may leave: few operations are saved.
+    ratio = none["forward_gmacs"] / step["forward_gmacs"]
+    assert 1 < ratio < result["rows"][1]["macs_ratio"] * 2
+    assert step["realisation"] == pytest.approx(step["speedup"] / ratio)
     # the classes are the data set's: the rows count their queries
     assert result["rows"][0]["gmacs"] != bench(tmp_path / "five", "speed=false")["rows"][0]["gmacs"]

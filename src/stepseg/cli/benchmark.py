@@ -91,7 +91,7 @@ def run(cfg: DictConfig) -> None:
         place = environment(options.device, model, options.dtype)
         result.update({"device": place["device"], "dtype": values["dtype"], "environment": place})
         images = images.to(options.device, options.dtype)
-        rows = _rows(model, reductions, images, options, values, console)
+        rows = _rows(model, reductions, images, options, values, place, console)
         result.update({"rows": rows})
         _show(rows, output_dir(), console)
         _track(cfg, rows, result)
@@ -165,6 +165,7 @@ def _rows(
     images_N3HW: Tensor,
     options: Options,
     values: Mapping[str, Any],
+    place: Row,
     console: Console,
 ) -> list[Row]:
     rows = []
@@ -183,8 +184,11 @@ def _rows(
                 described |= {"batch_size": batch_size, "images": whole}
                 described["protocol"] |= {
                     "runtime": options.runtime,
-                    **environment(options.device, model, options.dtype),
+                    **place,
                 }
+                if values["speed"]:
+                    used = described["gmacs"] * described["images_per_s"]
+                    described["mfu"] = used / place["matmul_gmacs_per_s"]
                 rows.append(described)
     return rows
 
@@ -214,7 +218,7 @@ def _describe(
     height, width = options.image_size
     tokens = options.tokens if isinstance(options.tokens, str) else list(options.tokens)
     figures = dict.fromkeys(
-        ("latency_ms_p50", "latency_ms_p95", "images_per_s", "peak_memory_mb", "realisation")
+        ("latency_ms_p50", "latency_ms_p95", "images_per_s", "mfu", "peak_memory_mb", "realisation")
     )
     return {
         "name": name,

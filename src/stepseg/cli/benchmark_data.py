@@ -5,7 +5,8 @@ how many a training step of each system consumes, with a batch that lies ready.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from stepseg.lit.datamodule import SegmentationDataModule
 from stepseg.lit.segmentation import SegmentationModule
 from stepseg.model import Reduction
 from stepseg.model_config import ModelConfig
+from stepseg.profile.macs import count_macs, total_macs
 from stepseg.profile.speed import speedup, time_interleaved
 
 LOADER_BATCHES = 12
@@ -52,23 +54,27 @@ def measure_data(
     ahead = 2 * max(1, datamodule.num_workers)  # empty what the workers fetched ahead
     loading = measure_loader(loader, warmup_batches=ahead, batches=LOADER_BATCHES).as_dict()
     batch = {k: v.to(device) for k, v in next(iter(loader)).items() if isinstance(v, Tensor)}
+    steps = {
+        name: _TrainingStep(config, checkpoint, reduction, datamodule, batch, dtype)
+        for name, reduction in reductions.items()
+    }
     timings = time_interleaved(
-        {
-            name: _training_step(config, checkpoint, reduction, datamodule, batch, dtype)
-            for name, reduction in reductions.items()
-        },
+        steps,
         warmup=2,
         iterations=iterations,
         device=device,
-        memory=False,
     )
-    first = next(iter(timings.values()))
+    first, *_ = timings
+    macs = {name: step.forward_gmacs() for name, step in steps.items()}
     training = [
         {
             "name": name,
             "images_per_s": timing.images_per_s(datamodule.batch_size),
             "step_ms_p50": timing.p50_ms,
-            "speedup": speedup(first, timing),
+            "peak_memory_mb": timing.peak_memory_mb,
+            "forward_gmacs": macs[name],
+            "speedup": (gain := speedup(timings[first], timing)),
+            "realisation": gain / (macs[first] / macs[name]),
             "workers_needed": math.ceil(
                 timing.images_per_s(datamodule.batch_size) / loading["images_per_s_per_worker"]
             ),
@@ -93,47 +99,62 @@ def table_of_data(figures: Mapping[str, Any]) -> Table:
         f"loader delivers {loader['images_per_s_per_worker']:.1f} images/s per worker"
     )
     table = Table(title=title)
-    for column in ("system", "training images/s", "speed-up", "workers needed"):
+    columns = (
+        "system", "forward GMACs", "training images/s", "MiB", "speed-up", "realised",
+        "workers needed",
+    )  # fmt: skip
+    for column in columns:
         table.add_column(column, justify="left" if column == "system" else "right")
     for row in figures["training"]:
         table.add_row(
             row["name"],
+            f"{row['forward_gmacs']:.2f}",
             f"{row['images_per_s']:.2f}",
+            f"{row['peak_memory_mb']:.0f}",
             f"{row['speedup']:.2f}x",
+            f"{row['realisation']:.2f}",
             str(row["workers_needed"]),
         )
     return table
 
 
-def _training_step(
-    config: ModelConfig,
-    checkpoint: Checkpoint | None,
-    reduction: Reduction,
-    datamodule: SegmentationDataModule,
-    batch: Mapping[str, Tensor],
-    dtype: torch.dtype,
-) -> Callable[[], None]:
+class _TrainingStep:
     """One whole optimiser step on the same batch: forward, losses, backward, update."""
-    module = SegmentationModule(
-        config=config,
-        spec=datamodule.spec,
-        protocol=datamodule.protocol,
-        model=checkpoint.build() if checkpoint else build_segmenter(config),
-    )
-    device = batch["image"].device
-    module.to(device).train()
-    optimizer = AdamW(module.model.parameters(), lr=1e-5)
-    labels = batch["label"].long()
 
-    def step() -> None:
-        with (
-            torch.enable_grad(),
-            torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16),
-        ):
-            output = module.model(batch["image"].float() / 255, labels, reduction)
-            loss = torch.stack(list(module.losses(output, labels).values())).sum()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+    def __init__(
+        self,
+        config: ModelConfig,
+        checkpoint: Checkpoint | None,
+        reduction: Reduction,
+        datamodule: SegmentationDataModule,
+        batch: Mapping[str, Tensor],
+        dtype: torch.dtype,
+    ) -> None:
+        self.module = SegmentationModule(
+            config=config,
+            spec=datamodule.spec,
+            protocol=datamodule.protocol,
+            model=checkpoint.build() if checkpoint else build_segmenter(config),
+        )
+        self.device, self.dtype = batch["image"].device, dtype
+        self.module.to(self.device).train()
+        self.optimizer = AdamW(self.module.model.parameters(), lr=1e-5)
+        self.images, self.labels = batch["image"].float() / 255, batch["label"].long()
+        self.reduction = reduction
 
-    return step
+    def __call__(self) -> None:
+        with torch.enable_grad():
+            with torch.autocast(
+                self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16
+            ):
+                output = self.module.model(self.images, self.labels, self.reduction)
+                loss = torch.stack(list(self.module.losses(output, self.labels).values())).sum()
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+
+    @torch.no_grad()
+    def forward_gmacs(self) -> float:
+        """Of one image in training, when every exit head and a policy that learns are computed."""
+        output = self.module.model(self.images, self.labels, self.reduction)
+        return fmean(total_macs(count_macs(self.module.model, output))) / 1e9

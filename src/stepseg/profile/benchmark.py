@@ -23,6 +23,7 @@ from torch import Tensor
 from stepseg.model import Reduction, StepSegmenter
 from stepseg.ops.attention import ragged_backend
 from stepseg.profile.macs import count_macs, macs_of_stages, policy_macs, total_macs
+from stepseg.profile.peak import matmul_peak
 from stepseg.profile.speed import Timing, speedup, time_interleaved
 from stepseg.profile.tokens import stage_tokens
 
@@ -129,13 +130,14 @@ def compare_costs(rows: Mapping[str, Row], baseline: str = "none") -> None:
 
 
 def environment(device: torch.device, model: StepSegmenter, dtype: torch.dtype) -> Row:
-    """Where figures were taken: device, threads, versions, attention backends."""
+    """Where figures were taken: device and its fastest product, threads, versions, backends."""
     on_cuda = device.type == "cuda"
     head_dim = model.backbone.dim // model.backbone.num_heads
     return {
         "device": str(device),
         "device_name": torch.cuda.get_device_name(device) if on_cuda else cpu_name(),
         "threads": torch.get_num_threads(),
+        "matmul_gmacs_per_s": matmul_peak(device, dtype) / 1e9,
         "torch": torch.__version__,
         "cuda": torch.version.cuda if on_cuda else None,
         "attention_backend": {

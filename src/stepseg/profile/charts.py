@@ -22,6 +22,7 @@ COLUMNS: dict[str, tuple[str, str]] = {  # column: key, format
     "p50 ms": ("latency_ms_p50", ".1f"),
     "p95 ms": ("latency_ms_p95", ".1f"),
     "img/s": ("images_per_s", ".2f"),
+    "of peak": ("mfu", ".2f"),
     "MiB": ("peak_memory_mb", ".1f"),
     "fewer MACs": ("macs_ratio", ".2f"),
     "speed-up": ("speedup", ".2f"),

@@ -89,6 +89,7 @@ def place_fields(run: Run, entry: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "device": run.values.get("device"),
         "dtype": mapping(entry.get("protocol")).get("dtype") or run.values.get("dtype"),
+        "runtime": mapping(entry.get("protocol")).get("runtime") or run.values.get("runtime"),
         "commit": run.commit,
         "versions": " ".join(f"{name} {version}" for name, version in sorted(versions.items())),
     }

@@ -39,6 +39,7 @@ FIGURES = {  # ours: keys in result.json, the first that is there
     "gmacs_std": ("gmacs_std",),
     "macs_ratio": ("macs_ratio",),
     "images_per_s": ("images_per_s",),
+    "mfu": ("mfu",),
     "latency_ms_p50": ("latency_ms_p50",),
     "latency_ms_p95": ("latency_ms_p95",),
     "speedup": ("speedup",),
@@ -158,6 +159,7 @@ def _benchmark_row(run: Run, entry: Mapping[str, Any], training: Run | None) -> 
         "hardware": protocol.get("device_name"),
         "threads": protocol.get("threads"),
         "dtype": protocol.get("dtype"),
+        "runtime": protocol.get("runtime"),
     }
     weights, _ = weights_of(run, training) if config.get("ckpt_path") else ({}, "")
     measured = tokens == "measured"
@@ -167,7 +169,6 @@ def _benchmark_row(run: Run, entry: Mapping[str, Any], training: Run | None) -> 
         **reduction_fields(reduction if measured else without_thresholds(reduction)),
         "backbone": backbone_name(mapping(model.get("backbone") or config.get("backbone"))),
         "policy": mapping(model.get("policy") or config.get("policy")).get("name"),
-        "compile": protocol.get("compile"),
         "attention": plain(protocol.get("attention_backend")),
         "warmup": protocol.get("warmup"),
         "iterations": protocol.get("iterations"),

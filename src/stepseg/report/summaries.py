@@ -87,6 +87,7 @@ class Arena:
             words += [f"batch {key['batch']}", str(key["hardware"] or "unknown machine")]
             words += [count_words(key["threads"], "thread")] if key["threads"] else []
             words += [str(key["dtype"]), str(key["clock"])]
+            words += [str(key["runtime"])] if key["runtime"] not in (None, "eager") else []
         else:
             words += ["counted, not timed"]
         return "Benchmark: " + ", ".join(words)

@@ -22,6 +22,7 @@ COLUMNS: dict[str, tuple[str, int]] = {  # figure: title, decimals
     "tokens_out": ("tokens out", 1),
     "exited_percent": ("left early %", 1),
     "images_per_s": ("images/s", 2),
+    "mfu": ("of peak", 2),
     "latency_ms_p50": ("p50 ms", 1),
     "latency_ms_p95": ("p95 ms", 1),
     "speedup": ("speed-up", 2),

@@ -1,0 +1,40 @@
+"""The fastest matrix product of a device, to which a model's use of it is compared.
+
+A peak from a data sheet is reached by no product; the share of what a plain large product reaches
+here and now says how much the rest of the model costs.
+"""
+
+import time
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+
+SIDE = {"cuda": 8192}
+"""Of the square matrices; elsewhere `SIDE_ELSEWHERE`."""
+SIDE_ELSEWHERE = 1024
+CALLS = 8
+
+
+@torch.inference_mode()
+def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
+    """Multiply-accumulates per second of the fastest of a few large products."""
+    side = SIDE.get(device.type, SIDE_ELSEWHERE)
+    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    products: list[Callable[[], object]] = [lambda: a @ b]
+    if device.type == "cpu":
+        # As a 1 x 1 convolution it goes to another library, on some processors twice as fast.
+        image, kernels = b.view(1, side, side, 1), a.view(side, side, 1, 1)
+        products.append(lambda: F.conv2d(image, kernels))
+    fastest = min(_seconds(product, device) for product in products for _ in range(CALLS))
+    return side**3 / fastest
+
+
+def _seconds(product: Callable[[], object], device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    start = time.perf_counter()
+    product()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
