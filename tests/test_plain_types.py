@@ -23,3 +23,9 @@ def test_choices_name_all_and_the_nearest_first():
         "did you mean 'step'? choose one of none, step"
     )
     assert choices(3, ["none", "step"]) == "choose one of none, step"
+
+
+def test_of_many_names_only_the_first_level_is_listed():
+    names = ["data", "trainer", *(f"data.key_{i}" for i in range(60))]
+    assert nearest("xyz", names) == "; known: data, trainer"
+    assert nearest("data.key_60", names).startswith("; did you mean 'data.key_")

@@ -53,12 +53,17 @@ def check_keys(
             raise ValueError(f"{prefix}{key} is missing: it has no default")
 
 
+MANY = 40
+"""Of more names than this a message lists those of the first level only."""
+
+
 def nearest(word: object, known: Iterable[str]) -> str:
     """What a user may have meant, or else all that is known, as the end of a message."""
     known = list(known)
     if not known:
         return ""
-    return f"; {_did_you_mean(word, known) or 'known: ' + ', '.join(known)}"
+    shown = known if len(known) <= MANY else [name for name in known if "." not in str(name)]
+    return f"; {_did_you_mean(word, known) or 'known: ' + ', '.join(shown)}"
 
 
 def choices(word: object, known: Iterable[str]) -> str:
