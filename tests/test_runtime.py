@@ -12,6 +12,19 @@ def test_what_is_asked_for_is_what_runs():
     assert choose_runtime("eager", CPU) == "eager"
     assert choose_runtime("eager", torch.device("cuda")) == "eager"
     assert choose_runtime("compile", torch.device("cuda")) == "compile"
+    assert choose_runtime("graphs", CPU) == "graphs"
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_graphs_on_a_gpu_are_refused(device):
+    message = rf"runtime=graphs on {device}: .* not been run on a GPU yet, use .*eager or .*compile"
+    with pytest.raises(ValueError, match=message):
+        choose_runtime("graphs", torch.device(device))
+
+
+def test_graphs_need_no_compiler(monkeypatch):
+    monkeypatch.setattr("stepseg.runtime._has_cpp_compiler", lambda: False)
+    assert choose_runtime("graphs", CPU) == "graphs"
 
 
 def test_auto_compiles_only_where_that_was_measured_to_be_faster(monkeypatch):
@@ -35,5 +48,5 @@ def test_without_a_compiler(monkeypatch):
 
 @pytest.mark.parametrize("name", ["graph", "", "Compile"])
 def test_unknown_names(name):
-    with pytest.raises(ValueError, match="choose one of auto, eager, compile"):
+    with pytest.raises(ValueError, match="choose one of auto, eager, compile, graphs"):
         choose_runtime(name, CPU)

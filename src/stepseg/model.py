@@ -123,7 +123,9 @@ class StepSegmenter(nn.Module):
 
         Args:
             runtime: ``eager``, or ``compile``: the policy, the blocks between exits and every head
-                become compiled graphs at their first use (`stepseg.ops.compiled`).
+                become compiled graphs at their first use (`stepseg.ops.compiled`). ``graphs``:
+                the blocks between exits run on the fixed, padded buffers that CUDA graphs need,
+                without graphs as yet: the same results, slower (`stepseg.vit.buffered`).
 
         """
         if runtime not in RUNTIMES:
@@ -140,6 +142,8 @@ class StepSegmenter(nn.Module):
             self.backbone.compile_stages()
             for head in heads:
                 head.compile_head()
+        elif runtime == "graphs":
+            self.backbone.buffer_stages()
         return self
 
     def forward(

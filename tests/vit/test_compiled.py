@@ -43,7 +43,7 @@ def test_gradients_take_the_eager_way():
 
 
 def test_unknown_runtime():
-    with pytest.raises(ValueError, match=r"runtime='graph': choose one of eager, compile"):
+    with pytest.raises(ValueError, match=r"runtime='graph': choose one of eager, compile, graphs"):
         toy_segmenter().prepare_for_inference("graph")
 
 

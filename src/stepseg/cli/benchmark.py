@@ -226,6 +226,7 @@ def _describe(
         "resolution": height if height == width else [height, width],
         "batch_size": None,
         **figures,
+        "graphs": None,
         **row,
         "protocol": {
             "tokens": tokens,

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from stepseg.packed import PackedTokens, TokenLayout
 from stepseg.vit.block import Block
+from stepseg.vit.buffered import BufferedStages
 from stepseg.vit.patch_embed import PatchEmbed, Resize, shrink_image
 from stepseg.vit.pos_embed import pool_pos_embed, resize_pos_embed
 
@@ -61,6 +62,7 @@ class StagedViT(nn.Module):
         self.mlp_ratio, self.patch_size = mlp_ratio, patch_size
         self.checkpoint_blocks = checkpoint_blocks
         self.compiled: CompiledStages | None = None
+        self.buffered: BufferedStages | None = None
         self.patch_embed = PatchEmbed(dim=dim, patch_size=patch_size)
         self.pos_embed = nn.Parameter(torch.zeros(1, pos_grid**2, dim))
         rates = torch.linspace(0, drop_path, depth, device="cpu").tolist()
@@ -103,13 +105,19 @@ class StagedViT(nn.Module):
         """For inference: the blocks between exits become graphs at first use; weights are final."""
         from stepseg.vit.compiled import CompiledStages  # brings the compiler: seconds of imports
 
-        self.compiled = CompiledStages([cast(Block, block) for block in self.blocks])
+        self.compiled, self.buffered = CompiledStages(self._block_list()), None
+
+    def buffer_stages(self) -> None:
+        """For inference: the blocks between exits run on fixed buffers; weights are final."""
+        self.compiled, self.buffered = None, BufferedStages(self._block_list())
 
     def run_blocks(self, tokens: PackedTokens, start: int, stop: int) -> PackedTokens:
         """Run the blocks ``start + 1`` to ``stop``, counted from 1 as in the paper."""
         # Sizes of 0 and 1 are constants to the compiler: they would cost a graph of their own.
         if self.compiled and not torch.is_grad_enabled() and start < stop and len(tokens) > 1:
             return self.compiled.run(tokens, start, stop)
+        if self.buffered and not torch.is_grad_enabled() and start < stop:
+            return self.buffered.run(tokens, start, stop)
         for block in self.blocks[start:stop]:
             if self.checkpoint_blocks and torch.is_grad_enabled():
                 values_TD = checkpoint(
@@ -119,6 +127,9 @@ class StagedViT(nn.Module):
             else:
                 tokens = block(tokens)
         return tokens
+
+    def _block_list(self) -> list[Block]:
+        return [cast(Block, block) for block in self.blocks]
 
 
 def _values_of(block: Block, tokens: PackedTokens, values_TD: Tensor) -> Tensor:
