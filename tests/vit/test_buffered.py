@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from stepseg.packed import Segments
 from stepseg.vit.buffered import BufferedStages, StageBuffers, Usage, bucket
 from toys import DIM, HEAD_BLOCKS, SYSTEMS, packed, toy_images, toy_segmenter, toy_vit
 
@@ -127,6 +128,26 @@ def test_nothing_that_was_in_the_buffers_matters(vit):
 
 
 @torch.inference_mode()
+def test_a_replay_needs_no_more_than_what_a_capture_saw(vit, monkeypatch):
+    """The host's numbers of new buffers, as a graph would keep them, and the device's of now.
+
+    With masks attention reads the images from the device, as variable-length kernels do.
+    """
+    monkeypatch.setenv("STEPSEG_ATTENTION", "masked")
+    batches = [packed((30, 34)), packed((5, 6)), packed((0, 1)), packed((21, 21)), packed((64, 0))]
+    expected = [vit.run_blocks(tokens, 0, 4).values_TD for tokens in batches]
+    stages = buffered(vit)
+    seen = StageBuffers(2, 64, batches[0].values_TD).segments.lengths
+    monkeypatch.setattr(
+        StageBuffers, "segments", property(lambda self: Segments(self.cu_seqlens, seen))
+    )
+    for tokens, eager in zip(batches, expected, strict=True):
+        torch.testing.assert_close(stages.run(tokens, 0, 4).values_TD, eager)
+        poison(stages)
+    assert stages.usage == Usage(hits=4, made=1)
+
+
+@torch.inference_mode()
 def test_padding_is_an_image_of_its_own(vit):
     """What an image attends to ends with it: other rows of zeros would pull its values."""
     stages = buffered(vit)
@@ -167,6 +188,13 @@ def test_output_outlives_a_later_run(vit):
     first.zero_()  # nor does what a caller does with it reach the buffers
     (buffers,) = stages._buffers.values()
     assert buffers.out_RD.abs().min() > 0
+
+
+@torch.inference_mode()
+def test_no_blocks_need_no_buffers(vit):
+    stages, tokens = buffered(vit), packed((5, 6))
+    assert vit.run_blocks(tokens, 2, 2) is tokens
+    assert stages.usage == Usage()
 
 
 @torch.inference_mode()
@@ -302,6 +330,9 @@ def test_the_last_runtime_counts():
     model.prepare_for_inference("compile")
     assert model.backbone.compiled
     assert model.backbone.buffered is None
+    model.prepare_for_inference("graphs")
+    assert model.backbone.buffered
+    assert model.backbone.compiled is None
 
 
 @pytest.mark.parametrize("system", SYSTEMS)

@@ -106,8 +106,8 @@ class BufferedStages:
 
     Args:
         blocks: of the backbone; their weights must not change any more.
-        most_tokens: of a batch; more run without buffers. Graphs save launches, and these are
-            hidden behind that much work.
+        most_tokens: of a batch; more run without buffers. Graphs save launches, and so much work
+            should hide them (to be measured).
         most_buffers: kept at a time; the least recently used leave. With the default numbers they
             hold at most 1 GiB, of a ViT-L in fp32.
 
