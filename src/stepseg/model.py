@@ -133,17 +133,11 @@ class StepSegmenter(nn.Module):
         self.eval().requires_grad_(False)
         if isinstance(self.policy, PolicyNetwork):
             self.policy.fold_batch_norm()
-        heads = [self.head(block) for block in (*self.exit_head_blocks, self.backbone.depth)]
-        for head in heads:
-            head.cache_first_query()
-        if runtime == "compile":
-            if isinstance(self.policy, PolicyNetwork):
-                self.policy.compile_features()
-            self.backbone.compile_stages()
-            for head in heads:
-                head.compile_head()
-        elif runtime == "graphs":
-            self.backbone.buffer_stages()
+            self.policy.use_runtime(runtime)
+        self.backbone.use_runtime(runtime)
+        for block in (*self.exit_head_blocks, self.backbone.depth):
+            self.head(block).cache_first_query()
+            self.head(block).use_runtime(runtime)
         return self
 
     def forward(

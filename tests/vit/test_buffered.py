@@ -33,7 +33,7 @@ def vit():
 
 
 def buffered(vit, **options):
-    vit.buffer_stages()
+    vit.use_runtime("graphs")
     vit.buffered = BufferedStages(vit.buffered.blocks, **options)
     return vit.buffered
 

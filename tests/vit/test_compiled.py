@@ -47,6 +47,24 @@ def test_unknown_runtime():
         toy_segmenter().prepare_for_inference("graph")
 
 
+def test_the_last_runtime_counts():
+    model = toy_segmenter(reduction=SYSTEMS["step"])
+
+    def special():
+        parts = [
+            model.policy,
+            model.backbone,
+            *map(model.head, (*model.exit_head_blocks, model.backbone.depth)),
+        ]
+        return [part.compiled is not None for part in parts], model.backbone.buffered is not None
+
+    for runtime in ("compile", "graphs", "compile", "eager"):
+        model.prepare_for_inference(runtime)
+        compiled, buffered = special()
+        assert set(compiled) == {runtime == "compile"}
+        assert buffered == (runtime == "graphs")
+
+
 @pytest.mark.slow  # runs a C++ compiler
 def test_compiled_segmenter_equals_eager():
     reduction = SYSTEMS["step"]

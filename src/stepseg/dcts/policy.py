@@ -108,11 +108,13 @@ class PolicyNetwork(nn.Module):
         example = torch.zeros(1, 3, side, side, device=weight.device, dtype=weight.dtype)
         fold_batch_norm(self.features, example)
 
-    def compile_features(self) -> None:
-        """For inference: the CNN becomes graphs at its first images; weights are final."""
-        from stepseg.dcts.compiled import CompiledFeatures  # brings the compiler: long imports
+    def use_runtime(self, runtime: str) -> None:
+        """For inference, weights are final: whether the CNN becomes graphs from now on."""
+        self.compiled = None
+        if runtime == "compile":
+            from stepseg.dcts.compiled import CompiledFeatures  # brings the compiler: long imports
 
-        self.compiled = CompiledFeatures(self.features)
+            self.compiled = CompiledFeatures(self.features)
 
     def _logits(self, features_BFyx: Tensor, window: int, rows: int, columns: int) -> Tensor:
         step = window // self.cell

@@ -158,11 +158,13 @@ class AtmHead(nn.Module):
         self.cached_query_Cd = None
         self.cached_query_Cd = self.eval().first_query(1)
 
-    def compile_head(self) -> None:
-        """For inference: the head becomes a graph at its first use; weights are final."""
-        from stepseg.heads.compiled import CompiledHead  # brings the compiler: seconds of imports
+    def use_runtime(self, runtime: str) -> None:
+        """For inference, weights are final: whether the head is a graph from now on."""
+        self.compiled = None
+        if runtime == "compile":
+            from stepseg.heads.compiled import CompiledHead  # brings the compiler: long imports
 
-        self.compiled = CompiledHead(self)
+            self.compiled = CompiledHead(self)
 
     def _query_segments(self, num_images: int, device: torch.device) -> Segments:
         return Segments.from_lengths([self.num_classes] * num_images, device)

@@ -101,15 +101,15 @@ class StagedViT(nn.Module):
         values_T0D = self.patch_embed(layout.gather_windows(pixels))
         return PackedTokens.from_layout(values_T0D + layout.gather_windows(positions), layout)
 
-    def compile_stages(self) -> None:
-        """For inference: the blocks between exits become graphs at first use; weights are final."""
-        from stepseg.vit.compiled import CompiledStages  # brings the compiler: seconds of imports
+    def use_runtime(self, runtime: str) -> None:
+        """For inference, weights are final: how the blocks between exits are run from now on."""
+        blocks = [cast(Block, block) for block in self.blocks]
+        self.compiled = None
+        self.buffered = BufferedStages(blocks) if runtime == "graphs" else None
+        if runtime == "compile":
+            from stepseg.vit.compiled import CompiledStages  # brings the compiler: long imports
 
-        self.compiled, self.buffered = CompiledStages(self._block_list()), None
-
-    def buffer_stages(self) -> None:
-        """For inference: the blocks between exits run on fixed buffers; weights are final."""
-        self.compiled, self.buffered = None, BufferedStages(self._block_list())
+            self.compiled = CompiledStages(blocks)
 
     def run_blocks(self, tokens: PackedTokens, start: int, stop: int) -> PackedTokens:
         """Run the blocks ``start + 1`` to ``stop``, counted from 1 as in the paper."""
@@ -127,9 +127,6 @@ class StagedViT(nn.Module):
             else:
                 tokens = block(tokens)
         return tokens
-
-    def _block_list(self) -> list[Block]:
-        return [cast(Block, block) for block in self.blocks]
 
 
 def _values_of(block: Block, tokens: PackedTokens, values_TD: Tensor) -> Tensor:
