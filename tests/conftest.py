@@ -12,6 +12,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from stepseg.profile import peak
+
 # `reference` and `toys` are imported by name. Appended, so that no folder here hides a module.
 sys.path.append(str(Path(__file__).parent))
 
@@ -28,3 +30,10 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 @pytest.fixture(autouse=True)
 def _fixed_random_numbers():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _no_seconds_for_the_fastest_product(monkeypatch):
+    """What a product reaches is of no interest to tests of other things."""
+    monkeypatch.setattr(peak, "SIDE_ELSEWHERE", 64)
+    monkeypatch.setattr(peak, "SECONDS", 1e-9)

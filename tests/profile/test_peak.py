@@ -7,7 +7,7 @@ from stepseg.profile import peak
 
 
 def test_the_fastest_call_counts(monkeypatch):
-    seconds = iter([4.0] * peak.CALLS + [3.0] * (peak.CALLS - 1) + [0.5])
+    seconds = iter([4.0, 0.5, 0.75, 3.0, 0.25, 3.0])  # of the two products, until 5 have passed
     shapes = []
 
     def fake(product, device):
@@ -16,9 +16,10 @@ def test_the_fastest_call_counts(monkeypatch):
 
     monkeypatch.setattr(peak, "_seconds", fake)
     monkeypatch.setattr(peak, "SIDE_ELSEWHERE", 16)
+    monkeypatch.setattr(peak, "SECONDS", 5.0)
     found = peak.matmul_peak(torch.device("cpu"), torch.float32)
-    assert found == pytest.approx(16**3 / 0.5)
-    assert shapes == [256] * 2 * peak.CALLS
+    assert found == pytest.approx(16**3 / 0.25)
+    assert shapes == [256] * 6
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
