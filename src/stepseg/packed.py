@@ -45,6 +45,15 @@ class Segments:
         offsets = list(accumulate(lengths, initial=0))
         return cls(upload(offsets, torch.int32, device), tuple(lengths))
 
+    @classmethod
+    def from_offsets(cls, cu_seqlens: Tensor, offsets: Tensor) -> "Segments":
+        """Build from `cu_seqlens` and its copy on the host, `host_offsets`."""
+        return cls(cu_seqlens, tuple(offsets.diff().tolist()))
+
+    def host_offsets(self) -> Tensor:
+        """`cu_seqlens` on the host, int64 ``[B + 1]``: for operators that take tensors only."""
+        return torch.tensor(list(accumulate(self.lengths, initial=0)))
+
     @property
     def num_images(self) -> int:
         """B."""

@@ -18,15 +18,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stepseg.ops.attention import varlen_attention
+from stepseg.ops.attention import Attend, varlen_attention
 from stepseg.ops.segment import segment_scores
 from stepseg.packed import PackedTokens, Segments
 
 if TYPE_CHECKING:
     from stepseg.heads.compiled import CompiledHead
-
-Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""Queries, keys and values ``[rows, N, K]`` to attended values; knows which rows form an image."""
 
 
 class AtmHead(nn.Module):

@@ -21,8 +21,6 @@ class CompiledHead:
     """
 
     def __init__(self, head: AtmHead, backend: Backend = "inductor") -> None:
-        self.backend = backend
-
         def score(
             x_TD: Tensor,
             query_Qd: Tensor,

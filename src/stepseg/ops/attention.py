@@ -17,6 +17,7 @@ Letters: T and S packed query and key rows, N heads, K channels of a head.
 """
 
 import os
+from collections.abc import Callable
 from functools import cache
 
 import torch
@@ -25,6 +26,9 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from stepseg.packed import Segments
+
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Queries, keys and values ``[rows, N, K]`` to attended values; knows which rows form an image."""
 
 BACKENDS = ("dense", "flash", "efficient", "loop", "masked")
 _HALF = (torch.float16, torch.bfloat16)

@@ -13,7 +13,6 @@ Letters: T and S packed rows, Q packed queries, N heads, K channels of a head, D
 """
 
 from collections.abc import Callable
-from itertools import accumulate
 from typing import Any
 
 import torch
@@ -61,7 +60,7 @@ def as_tensors(segments: Segments) -> tuple[Tensor, Tensor]:
 
     The copy on the host tells the operator the images without waiting for the device.
     """
-    return segments.cu_seqlens, torch.tensor(list(accumulate(segments.lengths, initial=0)))
+    return segments.cu_seqlens, segments.host_offsets()
 
 
 @torch.library.custom_op("stepseg::attend", mutates_args=())
@@ -75,18 +74,15 @@ def attend(
     k_offsets: Tensor,
 ) -> Tensor:
     """`varlen_attention` with segments from `as_tensors`, ``[T, N, K]``."""
-    queries, keys = _segments(q_cu_seqlens, q_offsets), _segments(k_cu_seqlens, k_offsets)
+    queries = Segments.from_offsets(q_cu_seqlens, q_offsets)
+    keys = Segments.from_offsets(k_cu_seqlens, k_offsets)
     return varlen_attention(q_TNK, k_SNK, v_SNK, queries, keys).contiguous()
 
 
 @torch.library.custom_op("stepseg::compare", mutates_args=())
 def compare(k_TD: Tensor, q_QD: Tensor, cu_seqlens: Tensor, offsets: Tensor) -> Tensor:
     """`segment_scores` with segments from `as_tensors`, ``[T, Q / B]``."""
-    return segment_scores(k_TD, q_QD, _segments(cu_seqlens, offsets)).contiguous()
-
-
-def _segments(cu_seqlens: Tensor, offsets: Tensor) -> Segments:
-    return Segments(cu_seqlens, tuple(offsets.diff().tolist()))
+    return segment_scores(k_TD, q_QD, Segments.from_offsets(cu_seqlens, offsets)).contiguous()
 
 
 @attend.register_fake

@@ -11,12 +11,9 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stepseg.ops.attention import varlen_attention
+from stepseg.ops.attention import Attend, varlen_attention
 from stepseg.ops.drop_path import DropPath
 from stepseg.packed import PackedTokens
-
-Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""Queries, keys and values ``[T, N, K]`` to attended values; knows which rows form an image."""
 
 
 class Attention(nn.Module):

@@ -16,7 +16,6 @@ channels of a head.
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -66,7 +65,7 @@ class StageBuffers:
     @property
     def segments(self) -> Segments:
         """The rows of the images and, last, of the padding."""
-        return Segments(self.cu_seqlens, tuple(self.offsets.diff().tolist()))
+        return Segments.from_offsets(self.cu_seqlens, self.offsets)
 
     def fill(self, tokens: PackedTokens) -> None:
         """Put these tokens in place of all that was there."""
@@ -74,7 +73,7 @@ class StageBuffers:
         self.values_RD[len(tokens) :] = 0
         # The last entry is R for all tokens.
         self.cu_seqlens[:-1] = tokens.segments.cu_seqlens
-        self.offsets[:-1] = torch.tensor(list(accumulate(tokens.segments.lengths, initial=0)))
+        self.offsets[:-1] = tokens.segments.host_offsets()
 
 
 @dataclass(slots=True)
