@@ -21,10 +21,10 @@ from playwright.sync_api import sync_playwright
 
 from stepseg.checkpoint import read_checkpoint
 from stepseg.dcts.merge import MergeRule
+from stepseg.explorer import write_explorer
 from stepseg.heads.exit import ConfidenceExit
 from stepseg.model import Reduction, StepSegmenter
 from stepseg.profile.macs import count_macs, total_macs
-from stepseg.report.explorer import write_explorer
 
 ASK = """async ([index, thresholds, exit]) => {
   const {page, common, readImage, evaluate, sum} = window.explorer;

@@ -13,12 +13,12 @@ from PIL import Image
 
 from stepseg.build import ModelConfig, build_segmenter
 from stepseg.card import files
+from stepseg.card.examples import read_series, training_curve
 from stepseg.card.facts import command_line, run_facts
 from stepseg.card.files import write_shared
-from stepseg.card.pictures import read_series, training_curve
 from stepseg.card.text import card_text
 from stepseg.checkpoint import Checkpoint, read_checkpoint
-from stepseg.inference import Protocol
+from stepseg.protocol import Protocol
 
 RESULT = {
     "status": "running",

@@ -8,9 +8,9 @@ import torch
 
 from stepseg.evaluation import Evaluator
 from stepseg.heads.exit import RandomExit, UniformExit
-from stepseg.inference import Protocol
 from stepseg.model import Reduction
 from stepseg.profile.macs import count_macs, total_macs
+from stepseg.protocol import Protocol
 from toys import CLASSES, CONFIDENCE, SYSTEMS, toy_images, toy_labels, toy_segmenter
 
 SPEC = SimpleNamespace(num_classes=CLASSES, ignore_index=255)

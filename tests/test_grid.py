@@ -9,7 +9,7 @@ from torch import Tensor
 from stepseg.dcts.merge import MergeRule
 from stepseg.grid import segment_all
 from stepseg.heads.exit import ConfidenceExit, RandomExit, UniformExit
-from stepseg.labelling import run_matched
+from stepseg.label_map import run_matched
 from stepseg.model import Reduction, Segmentation
 from toys import CONFIDENCE, DCTS, SYSTEMS, toy_images, toy_labels, toy_oracle, toy_segmenter
 

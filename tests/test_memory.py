@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from stepseg.evaluation import Evaluator
-from stepseg.inference import Protocol
 from stepseg.losses import LossWeights, head_loss
+from stepseg.protocol import Protocol
 from toys import CLASSES, SYSTEMS, toy_images, toy_labels, toy_segmenter
 
 pytestmark = [

@@ -8,14 +8,14 @@ model = build_segmenter(ModelConfig.from_dict(numbers))
 
 from pathlib import Path
 
-from stepseg.checkpoint.safetensors_file import is_safetensors, read_safetensors
-from stepseg.checkpoint.torch_file import read_torch_file
 from stepseg.dcts.policy import OraclePolicy, PolicyNetwork
 from stepseg.heads.atm import AtmHead
 from stepseg.model import StepSegmenter
 from stepseg.model_config import BACKBONES, PATCH_SIZE, ModelConfig, PolicyConfig
 from stepseg.vit.staged import StagedViT
 from stepseg.vit.weights import load_timm_checkpoint, load_timm_pretrained
+from stepseg.weights.safetensors_file import is_safetensors, read_safetensors
+from stepseg.weights.torch_file import read_torch_file
 
 __all__ = ["ModelConfig", "build_policy", "build_segmenter"]
 

@@ -13,11 +13,11 @@ from torchmetrics import Metric
 from stepseg.data.specs import DatasetSpec
 from stepseg.dcts.policy import OraclePolicy
 from stepseg.grid import segment_all
-from stepseg.inference import Protocol
-from stepseg.labelling import predict_map
-from stepseg.metrics.segmentation import SegmentationMetric
+from stepseg.label_map import predict_map
+from stepseg.metrics.confusion import SegmentationMetric
 from stepseg.metrics.tokens import TokenMetric
 from stepseg.model import Reduction, Segmentation, StepSegmenter
+from stepseg.protocol import Protocol
 
 Sums = dict[str, Tensor]
 """Everything counted for one reduction; the sums of two sets of images are the sums of both."""

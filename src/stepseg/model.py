@@ -26,7 +26,7 @@ from stepseg.dcts.targets import pad_to_multiple
 from stepseg.heads.atm import AtmHead
 from stepseg.packed import PackedTokens, TokenLayout
 from stepseg.reduction import Reduction
-from stepseg.runtime import RUNTIMES
+from stepseg.runtime.choice import RUNTIMES
 from stepseg.segmentation import HeadOutput, Segmentation
 from stepseg.vit.staged import StagedViT
 
@@ -123,9 +123,9 @@ class StepSegmenter(nn.Module):
 
         Args:
             runtime: ``eager``, or ``compile``: the policy, the blocks between exits and every head
-                become compiled graphs at their first use (`stepseg.ops.compiled`). ``graphs``:
+                become compiled graphs at their first use (`stepseg.runtime.graph`). ``graphs``:
                 the blocks between exits run on the fixed, padded buffers that CUDA graphs need,
-                without graphs as yet: the same results, slower (`stepseg.vit.buffered`).
+                without graphs as yet: the same results, slower (`stepseg.runtime.buffered`).
 
         """
         if runtime not in RUNTIMES:

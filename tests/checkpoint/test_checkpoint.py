@@ -18,11 +18,8 @@ from stepseg.checkpoint import (
     read_checkpoint,
     write_inference_checkpoint,
 )
-from stepseg.checkpoint.fit import check_fit
-from stepseg.checkpoint.safetensors_file import MAX_HEADER, read_safetensors, write_safetensors
 from stepseg.data.specs import get_spec
 from stepseg.dcts.merge import MergeRule
-from stepseg.inference import Protocol
 from stepseg.model_config import (
     BackboneConfig,
     ExitConfig,
@@ -30,6 +27,9 @@ from stepseg.model_config import (
     PolicyConfig,
     ReductionConfig,
 )
+from stepseg.protocol import Protocol
+from stepseg.weights.fit import check_fit
+from stepseg.weights.safetensors_file import MAX_HEADER, read_safetensors, write_safetensors
 
 VALUES = {
     "num_classes": 11,
@@ -132,7 +132,7 @@ def test_a_failing_write_leaves_the_old_file(shared, tmp_path, monkeypatch):
     def fail(*args):
         raise OSError("disk full")
 
-    monkeypatch.setattr("stepseg.data.writing.os.replace", fail)
+    monkeypatch.setattr("stepseg.writing.os.replace", fail)
     with pytest.raises(OSError, match="disk full"):
         write_inference_checkpoint(path, read_checkpoint(shared))
     assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]

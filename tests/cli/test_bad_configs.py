@@ -5,7 +5,9 @@ import sys
 import pytest
 
 from commands import SMALL, write_camvid
-from stepseg.cli import benchmark, evaluate, export, predict, train
+from stepseg.cli import evaluate, export, train
+from stepseg.cli.benchmark import command as benchmark
+from stepseg.cli.predict import command as predict
 from stepseg.lit.datamodule import SegmentationDataModule
 
 BAD = {

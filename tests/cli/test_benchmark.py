@@ -9,11 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-import stepseg.cli.benchmark as command
+import stepseg.cli.benchmark.command as command
 from commands import compose_config, start_command, write_camvid
 from stepseg.build import ModelConfig, build_segmenter
 from stepseg.checkpoint import describe
-from stepseg.cli.benchmark import run
+from stepseg.cli.benchmark.command import run
 from stepseg.data.specs import get_spec
 
 SMALL = [

@@ -9,11 +9,11 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from commands import compose_config
+from gpu_pool import register_launchers
+from gpu_pool.sweep import run_sweep
 from stepseg.cli.config import make_all, model_config, plain, reduction_config
 from stepseg.cli.paths import config_dir, experiments_dir
 from stepseg.data.specs import get_spec
-from stepseg.launcher import register_launchers
-from stepseg.launcher.sweep import run_sweep
 from stepseg.lit.optim import OptimConfig
 from stepseg.losses import LossWeights
 

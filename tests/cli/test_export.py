@@ -16,7 +16,7 @@ from stepseg.data.specs import get_spec
 from stepseg.export import job
 from stepseg.export.agreement import Agreement
 from stepseg.export.program import read_metadata
-from stepseg.inference import Protocol
+from stepseg.protocol import Protocol
 
 STATIC = [
     "reduction.merge.windows=[2]", "reduction.merge.top_k=2", "reduction.exit.rule=budget",

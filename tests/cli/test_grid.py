@@ -11,7 +11,7 @@ from commands import compose_config, run_command, write_camvid
 from stepseg.build import ModelConfig, build_segmenter
 from stepseg.checkpoint import KEY, describe
 from stepseg.cli.evaluate import evaluate
-from stepseg.cli.grid_table import pareto
+from stepseg.cli.grid.table import pareto
 from stepseg.data.specs import get_spec
 from stepseg.evaluation import Evaluator
 

@@ -13,10 +13,10 @@ from commands import compose_config, write_camvid
 from stepseg.build import ModelConfig, build_segmenter
 from stepseg.checkpoint import describe
 from stepseg.cli.config import checkpoint_reduction, plain
-from stepseg.cli.predict import predict
+from stepseg.cli.predict.command import predict
 from stepseg.data.specs import get_spec
-from stepseg.inference import Protocol
 from stepseg.model_config import ReductionConfig
+from stepseg.protocol import Protocol
 from toys import sharpen
 
 MERGE = {"windows": [2, 4], "thresholds": [0.5, 0.5], "edge_weight": 0.5}

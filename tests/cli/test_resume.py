@@ -12,7 +12,7 @@ from stepseg.cli.train import train
 from stepseg.lit.callbacks.last import LastCheckpoint
 from stepseg.lit.callbacks.randomness import BatchRandomness
 from stepseg.lit.interrupt import TrainingInterrupted
-from stepseg.lit.segmentation import SegmentationModule
+from stepseg.lit.segmentation_module import SegmentationModule
 from training import TINY, assert_same_run, load, result_of, rows_of
 
 

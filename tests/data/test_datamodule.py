@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from stepseg.data.transforms import Augmentation
-from stepseg.inference import Protocol
 from stepseg.lit.datamodule import SegmentationDataModule
+from stepseg.protocol import Protocol
 
 SMALL = {"crop_size": (32, 40), "batch_size": 2}
 NAMES = ["ade20k", "camvid", "cityscapes", "cocostuff10k", "folder"]

@@ -166,7 +166,7 @@ def test_the_data_layer_runs_without_lightning_hydra_and_wandb():
         "import sys\n"
         "for name in ('lightning', 'pytorch_lightning', 'hydra', 'omegaconf', 'wandb'):\n"
         "    sys.modules[name] = None\n"
-        "import stepseg.data.check, stepseg.data.loader, stepseg.data.prepare, stepseg.inference\n"
+        "import stepseg.data.check, stepseg.data.loader, stepseg.data.prepare, stepseg.protocol\n"
         "from stepseg.data.specs import available, get_spec\n"
         "[get_spec(name) for name in available() if name != 'folder']\n"
     )

@@ -16,7 +16,7 @@ from stepseg.profile.benchmark import (
 from stepseg.profile.macs import count_macs, total_macs
 from stepseg.profile.speed import Timing
 from stepseg.profile.tokens import prescribe
-from stepseg.vit.buffered import Usage
+from stepseg.runtime.buffered import Usage
 from toys import SYSTEMS, toy_images, toy_segmenter
 
 

@@ -71,7 +71,7 @@ class GpuPoolLauncher(_StepsegLauncher):
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
         """Run the jobs of one batch of the sweeper."""
-        from stepseg.launcher.sweep import run_sweep
+        from gpu_pool.sweep import run_sweep
 
         return run_sweep(
             self.hydra_context.config_loader,
@@ -89,8 +89,8 @@ class SlurmLauncher(_StepsegLauncher):
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
         """Submit the jobs of one batch of the sweeper and wait for them."""
-        from stepseg.launcher.plan import job_config
-        from stepseg.launcher.slurm import submitit_launcher, with_counts
+        from gpu_pool.plan import job_config
+        from gpu_pool.slurm import submitit_launcher, with_counts
 
         cfgs = [
             job_config(self.hydra_context.config_loader, self.config, overrides, number)

@@ -9,11 +9,11 @@ from typing import Any
 
 from PIL import Image
 
-from stepseg.card.pictures import Example, example_picture, training_curve
+from stepseg.card.examples import Example, example_picture, training_curve
 from stepseg.card.text import CURVE, card_text
 from stepseg.checkpoint import Checkpoint, write_inference_checkpoint
-from stepseg.data.writing import write_atomically
 from stepseg.predict.segmenter import Segmenter
+from stepseg.writing import write_atomically
 
 CARD = "README.md"
 

@@ -17,13 +17,13 @@ from torch import Tensor
 
 from stepseg.build import ModelConfig, build_segmenter
 from stepseg.checkpoint.entry import KEY, Entry, parse_entry
-from stepseg.checkpoint.fit import check_fit
 from stepseg.checkpoint.hub import download, is_hub_address
-from stepseg.checkpoint.safetensors_file import is_safetensors, read_safetensors, write_safetensors
-from stepseg.checkpoint.torch_file import OversizedError, read_torch_file
 from stepseg.data.specs import DatasetSpec
-from stepseg.inference import Protocol
 from stepseg.model import StepSegmenter
+from stepseg.protocol import Protocol
+from stepseg.weights.fit import check_fit
+from stepseg.weights.safetensors_file import is_safetensors, read_safetensors, write_safetensors
+from stepseg.weights.torch_file import OversizedError, read_torch_file
 
 __all__ = [
     "KEY", "Checkpoint", "check_data", "describe", "read_checkpoint", "without_local_paths",

@@ -8,9 +8,9 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from stepseg.inference import Protocol
 from stepseg.model_config import ModelConfig
 from stepseg.plain_types import check_types
+from stepseg.protocol import Protocol
 
 FORMAT = 1
 KEY = "stepseg"

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from stepseg.report.dashboard import build_workspace
+from stepseg.lit.tracking.dashboard import build_workspace
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

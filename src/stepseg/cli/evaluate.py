@@ -13,6 +13,8 @@ from typing import Any
 import lightning as L
 from omegaconf import DictConfig
 
+from gpu_pool import register_launchers
+from gpu_pool.guard import check_sweep
 from stepseg.checkpoint import Checkpoint, check_data, read_checkpoint
 from stepseg.cli.comparison import print_comparison
 from stepseg.cli.config import (
@@ -24,26 +26,24 @@ from stepseg.cli.config import (
     plain,
     run_command,
 )
-from stepseg.cli.grid_run import GridRun
-from stepseg.cli.grid_store import GridStore, data_identity, file_hash
-from stepseg.cli.grid_table import print_grid, write_grid_csv
+from stepseg.cli.grid.points import Point, grid_points
+from stepseg.cli.grid.run import GridRun
+from stepseg.cli.grid.store import GridStore, data_identity, file_hash
+from stepseg.cli.grid.table import print_grid, write_grid_csv
 from stepseg.cli.hydra_command import hydra_command
-from stepseg.cli.points import Point, grid_points
 from stepseg.cli.result import Result, is_first_process
 from stepseg.cli.systems import system_points
 from stepseg.cli.tracking import finished_runs, make_loggers
 from stepseg.dcts.policy import OraclePolicy
-from stepseg.launcher import register_launchers
-from stepseg.launcher.guard import check_sweep
+from stepseg.lit.callbacks.partial_counts import SnapshotCallback
 from stepseg.lit.callbacks.progress import progress
 from stepseg.lit.callbacks.run_config import RunConfig
-from stepseg.lit.callbacks.snapshot import SnapshotCallback
 from stepseg.lit.datamodule import SegmentationDataModule
-from stepseg.lit.segmentation import SegmentationModule
+from stepseg.lit.segmentation_module import SegmentationModule
 from stepseg.lit.tracking.final import log_final
 from stepseg.model import StepSegmenter
 from stepseg.model_config import PATCH_SIZE
-from stepseg.runtime import check_runtime, choose_runtime
+from stepseg.runtime.choice import check_runtime, choose_runtime
 
 register_launchers()
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from stepseg.card.examples import Example
 from stepseg.card.files import write_shared
-from stepseg.card.pictures import Example
 from stepseg.checkpoint import Checkpoint, read_checkpoint, write_inference_checkpoint
 from stepseg.checkpoint.hub import check_push, push
 from stepseg.cli.config import checkpoint_reduction, output_dir, overrides, plain, run_command

@@ -18,8 +18,8 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from gpu_pool.errors import JobFailed
 from stepseg.cli.paths import config_dir, register_experiments
-from stepseg.launcher.errors import JobFailed
 from stepseg.plain_types import nearest
 
 Task = Callable[[DictConfig], Any]

@@ -18,8 +18,8 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from stepseg import __version__
 from stepseg.cli.failures import one_message
-from stepseg.data.writing import write_json
 from stepseg.lit.interrupt import TrainingInterrupted
+from stepseg.writing import write_json
 
 PACKAGES = (
     "torch", "torchvision", "lightning", "hydra-core", "omegaconf", "timm", "torchmetrics",

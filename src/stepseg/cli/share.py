@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
+from stepseg.card.examples import Example
 from stepseg.card.facts import run_facts
 from stepseg.card.files import write_shared
-from stepseg.card.pictures import Example
 from stepseg.checkpoint import Checkpoint, read_checkpoint
 from stepseg.cli.result import read_result
 from stepseg.data.dataset import SegmentationDataset

@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from stepseg.cli.config import reduction_values
-from stepseg.cli.points import AXES, ONE_THRESHOLD, Point, grid_points
+from stepseg.cli.grid.points import AXES, ONE_THRESHOLD, Point, grid_points
 from stepseg.model_config import ReductionConfig
 from stepseg.plain_types import choices
 from stepseg.reduction import Reduction

@@ -11,6 +11,8 @@ import lightning as L
 import torch
 from omegaconf import DictConfig
 
+from gpu_pool import register_launchers
+from gpu_pool.guard import check_sweep
 from stepseg.build import build_policy
 from stepseg.checkpoint import read_checkpoint
 from stepseg.cli.check import check_model, check_training
@@ -33,8 +35,6 @@ from stepseg.cli.share import examples_of, share_best
 from stepseg.cli.tracking import finished_runs, make_loggers
 from stepseg.dcts.policy import PolicyNetwork
 from stepseg.dcts.targets import HomogeneityRule
-from stepseg.launcher import register_launchers
-from stepseg.launcher.guard import check_sweep
 from stepseg.lit.callbacks.broken import BrokenImages
 from stepseg.lit.callbacks.non_finite import SkipNonFinite
 from stepseg.lit.callbacks.progress import progress
@@ -45,11 +45,11 @@ from stepseg.lit.csv_logger import CsvLogger
 from stepseg.lit.datamodule import SegmentationDataModule
 from stepseg.lit.interrupt import StopOnSignal
 from stepseg.lit.optim import OptimConfig
-from stepseg.lit.policy import PolicyModule
+from stepseg.lit.policy_module import PolicyModule
 from stepseg.lit.ranks import WatchedDDP
 from stepseg.lit.resume import ResumePoint, RunRecord, validated
 from stepseg.lit.schedule import ReductionSchedule
-from stepseg.lit.segmentation import SegmentationModule
+from stepseg.lit.segmentation_module import SegmentationModule
 from stepseg.lit.tracking.final import describe, log_final
 from stepseg.losses import LossWeights
 from stepseg.model_config import ModelConfig

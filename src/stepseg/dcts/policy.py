@@ -21,7 +21,7 @@ from stepseg.dcts.merge import check_windows
 from stepseg.dcts.targets import HomogeneityRule, pad_to_multiple
 
 if TYPE_CHECKING:
-    from stepseg.dcts.compiled import CompiledFeatures
+    from stepseg.runtime.policy import CompiledFeatures
 
 Training = Literal["frozen", "joint"]
 
@@ -112,7 +112,7 @@ class PolicyNetwork(nn.Module):
         """For inference, weights are final: whether the CNN becomes graphs from now on."""
         self.compiled = None
         if runtime == "compile":
-            from stepseg.dcts.compiled import CompiledFeatures  # brings the compiler: long imports
+            from stepseg.runtime.policy import CompiledFeatures  # brings the compiler: long imports
 
             self.compiled = CompiledFeatures(self.features)
 

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch.export import Dim, ExportedProgram
 
-from stepseg.data.writing import write_atomically
 from stepseg.export.static import StaticSegmenter
+from stepseg.writing import write_atomically
 
 EXTRA_FILE = "stepseg.json"
 

@@ -23,7 +23,7 @@ from stepseg.ops.segment import segment_scores
 from stepseg.packed import PackedTokens, Segments
 
 if TYPE_CHECKING:
-    from stepseg.heads.compiled import CompiledHead
+    from stepseg.runtime.heads import CompiledHead
 
 
 class AtmHead(nn.Module):
@@ -159,7 +159,7 @@ class AtmHead(nn.Module):
         """For inference, weights are final: whether the head is a graph from now on."""
         self.compiled = None
         if runtime == "compile":
-            from stepseg.heads.compiled import CompiledHead  # brings the compiler: long imports
+            from stepseg.runtime.heads import CompiledHead  # brings the compiler: long imports
 
             self.compiled = CompiledHead(self)
 

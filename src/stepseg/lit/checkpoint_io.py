@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from stepseg.data.writing import write_atomically
+from stepseg.writing import write_atomically
 
 
 class SafeCheckpointIO(TorchCheckpointIO):

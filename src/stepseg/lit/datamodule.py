@@ -25,8 +25,8 @@ from stepseg.data.sampler import EvaluationSampler, InfiniteBatchSampler
 from stepseg.data.specs import DatasetSpec, get_spec
 from stepseg.data.synthetic import SceneParameters, ensure_scenes, scene_root
 from stepseg.data.transforms import Augmentation, TrainTransform
-from stepseg.inference import Protocol
 from stepseg.plain_types import from_values
+from stepseg.protocol import Protocol
 
 
 class SegmentationDataModule(L.LightningDataModule):

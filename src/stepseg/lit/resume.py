@@ -9,9 +9,9 @@ from typing import Any
 import lightning as L
 import torch
 
-from stepseg.checkpoint.safetensors_file import is_safetensors
-from stepseg.checkpoint.torch_file import read_torch_file
 from stepseg.lit.callbacks.last import LAST, NEXT, PREVIOUS
+from stepseg.weights.safetensors_file import is_safetensors
+from stepseg.weights.torch_file import read_torch_file
 
 RECORD = "stepseg_run"
 NEEDED = ("state_dict", "optimizer_states", "loops", "global_step")

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from stepseg.inference import HW, Protocol, Window, resized_size, sliding_windows
 from stepseg.model import Segmentation, StepSegmenter
+from stepseg.pictures.token_maps import View
 from stepseg.profile.macs import count_macs, total_macs
-from stepseg.report.token_maps import View
+from stepseg.protocol import HW, Protocol, Window, resized_size, sliding_windows
 
 
 class Notes:

@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from stepseg.data.writing import write_atomically, write_png
-from stepseg.inference import HW
+from stepseg.pictures import figures
+from stepseg.pictures.drawing import Labels, colour_picture, overlay_picture
+from stepseg.pictures.token_maps import TokenMaps, View
 from stepseg.predict.images import Pixels
-from stepseg.report import pictures
-from stepseg.report.drawing import Labels, colour_picture, overlay_picture
-from stepseg.report.token_maps import TokenMaps, View
+from stepseg.protocol import HW
+from stepseg.writing import write_atomically, write_png
 
 KINDS = {
     "colours": "the class colours",
@@ -103,19 +103,19 @@ class Prediction:
         if kind == "overlay":
             return self.overlay()
         if kind == "superpatches":
-            return pictures.superpatch_figure(self.seen_image, self.maps)
+            return figures.superpatch_figure(self.seen_image, self.maps)
         if kind == "confidence":
-            return pictures.confidence_figure(self.maps, self.threshold)
+            return figures.confidence_figure(self.maps, self.threshold)
         if kind == "exits":
             return self._exit_figure(truth)
         named = (self.classes, self.palette)
         if kind == "difference":
             if truth is None:
                 raise ValueError("the picture 'difference' needs the ground truth")
-            return pictures.error_figure(self.image, self.labels, truth, *named)
+            return figures.error_figure(self.image, self.labels, truth, *named)
         if dense is None:
             raise ValueError("the picture 'dense' needs the labels of the dense model")
-        return pictures.change_figure(self.image, dense, self.labels, *named, truth)
+        return figures.change_figure(self.image, dense, self.labels, *named, truth)
 
     def save(self, path: str | Path, kind: str = "labels") -> Path:
         """Write the label map (class ids, greyscale PNG) or a picture, atomically.
@@ -154,7 +154,7 @@ class Prediction:
 
     def _exit_figure(self, truth: Labels | None) -> Image.Image:
         nearest = Image.Resampling.NEAREST
-        return pictures.exit_figure(
+        return figures.exit_figure(
             self.seen_image,
             self.maps,
             self.exit_blocks,

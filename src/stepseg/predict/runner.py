@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from stepseg.data.files import ImageFileError
-from stepseg.metrics.segmentation import SegmentationMetric
+from stepseg.metrics.confusion import SegmentationMetric
+from stepseg.pictures.drawing import Labels
 from stepseg.predict.batches import batches_of_one_size, read_ahead
 from stepseg.predict.images import Pixels
 from stepseg.predict.inputs import File, Item, items_of
@@ -15,7 +16,6 @@ from stepseg.predict.outputs import OutputFolder
 from stepseg.predict.prediction import Prediction
 from stepseg.predict.segmenter import Segmenter
 from stepseg.predict.truth import TruthFolder
-from stepseg.report.drawing import Labels
 
 Loaded = tuple[Item, Pixels]
 

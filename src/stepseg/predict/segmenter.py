@@ -16,14 +16,14 @@ from stepseg.checkpoint import read_checkpoint
 from stepseg.dcts.policy import OraclePolicy
 from stepseg.device import DTYPES, choose_device
 from stepseg.heads.exit import ConfidenceExit
-from stepseg.inference import Protocol, resized_size
-from stepseg.labelling import predict_map, run_matched
+from stepseg.label_map import predict_map, run_matched
 from stepseg.model import Reduction, Segmentation, StepSegmenter
 from stepseg.predict.batches import batches_of_one_size, read_ahead
 from stepseg.predict.images import ImageLike, Pixels, as_pixels, is_image
 from stepseg.predict.notes import Notes, views_of_size
 from stepseg.predict.prediction import Prediction
-from stepseg.runtime import choose_runtime
+from stepseg.protocol import Protocol, resized_size
+from stepseg.runtime.choice import choose_runtime
 
 
 class Segmenter:
@@ -37,7 +37,7 @@ class Segmenter:
         reduction: which tokens merge and leave; None: the model's own.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
         dtype: ``fp32`` or ``bf16``.
-        runtime: ``eager``, ``compile``, ``graphs`` or ``auto`` (`stepseg.runtime.choose_runtime`).
+        runtime: ``eager``, ``compile``, ``graphs`` or ``auto`` (`stepseg.runtime.choice`).
 
     Raises:
         ValueError: no such device, type or runtime, or a reduction that this model cannot do.

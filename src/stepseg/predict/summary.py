@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from stepseg.data.writing import write_atomically
+from stepseg.writing import write_atomically
 
 Record = Mapping[str, Any]
 

@@ -5,8 +5,8 @@ from pathlib import Path, PurePosixPath
 from stepseg.data.files import read_label
 from stepseg.data.labels import LabelError, LabelMap
 from stepseg.data.specs import DatasetSpec, get_spec
+from stepseg.pictures.drawing import Labels
 from stepseg.predict.inputs import File
-from stepseg.report.drawing import Labels
 
 LABEL_IDS = ("published", "training")
 

@@ -26,7 +26,7 @@ from stepseg.profile.macs import count_macs, macs_of_stages, policy_macs, total_
 from stepseg.profile.peak import matmul_peak
 from stepseg.profile.speed import Timing, speedup, time_interleaved
 from stepseg.profile.tokens import stage_tokens
-from stepseg.vit.buffered import Usage
+from stepseg.runtime.buffered import Usage
 
 Row = dict[str, Any]
 

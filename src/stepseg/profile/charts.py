@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from rich.box import SIMPLE
 from rich.table import Table
 
-from stepseg.data.writing import write_atomically, write_text
+from stepseg.writing import write_atomically, write_text
 
 Row = Mapping[str, Any]
 

@@ -1,1 +1,1 @@
-"""Pictures and tables of results."""
+"""Tables, plots and pages of results."""

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from stepseg.data.writing import write_atomically
 from stepseg.report.page import Section, make_page
 from stepseg.report.plots.collection import plots_of_arena, plots_of_parts
 from stepseg.report.plots.style import Plot
@@ -23,6 +22,7 @@ from stepseg.report.tables import (
     statistics_grid,
 )
 from stepseg.report.writers import rows_to_csv, to_csv, to_latex, to_markdown
+from stepseg.writing import write_atomically
 
 FORMATS = ("csv", "md", "tex", "png", "svg", "html")
 

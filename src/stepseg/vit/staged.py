@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from stepseg.packed import PackedTokens, TokenLayout
+from stepseg.runtime.buffered import BufferedStages
 from stepseg.vit.block import Block
-from stepseg.vit.buffered import BufferedStages
 from stepseg.vit.patch_embed import PatchEmbed, Resize, shrink_image
 from stepseg.vit.pos_embed import pool_pos_embed, resize_pos_embed
 
 if TYPE_CHECKING:
-    from stepseg.vit.compiled import CompiledStages
+    from stepseg.runtime.stages import CompiledStages
 
 
 class StagedViT(nn.Module):
@@ -107,7 +107,7 @@ class StagedViT(nn.Module):
         self.compiled = None
         self.buffered = BufferedStages(blocks) if runtime == "graphs" else None
         if runtime == "compile":
-            from stepseg.vit.compiled import CompiledStages  # brings the compiler: long imports
+            from stepseg.runtime.stages import CompiledStages  # brings the compiler: long imports
 
             self.compiled = CompiledStages(blocks)
 

@@ -9,8 +9,8 @@ import timm
 import torch
 from torch import Tensor
 
-from stepseg.checkpoint.fit import check_fit
 from stepseg.vit.staged import StagedViT
+from stepseg.weights.fit import check_fit
 
 EXTRA_TOKENS = ("cls_token", "reg_token", "dist_token")
 NOT_USED = (*EXTRA_TOKENS, "norm.", "fc_norm.", "head.", "head_dist.", "pre_logits.")

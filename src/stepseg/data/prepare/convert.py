@@ -11,7 +11,7 @@ from stepseg.data.files import read_mat
 from stepseg.data.layouts import LayoutError, read_names
 from stepseg.data.parallel import map_items
 from stepseg.data.sets.cocostuff10k import SPEC
-from stepseg.data.writing import write_png
+from stepseg.writing import write_png
 
 _FOLDERS = {"train": "train2014", "test": "test2014"}
 

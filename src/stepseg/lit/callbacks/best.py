@@ -7,7 +7,7 @@ from typing import Any
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
 
-from stepseg.data.writing import write_atomically
+from stepseg.writing import write_atomically
 
 
 class BestCheckpoint(ModelCheckpoint):

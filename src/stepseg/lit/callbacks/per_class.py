@@ -4,7 +4,7 @@ from pathlib import Path
 
 import lightning as L
 
-from stepseg.lit.segmentation import SegmentationModule
+from stepseg.lit.segmentation_module import SegmentationModule
 from stepseg.lit.tracking.record import log_table
 
 

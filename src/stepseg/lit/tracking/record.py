@@ -13,8 +13,8 @@ from typing import Any
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
-from stepseg.data.writing import write_atomically, write_png
-from stepseg.report.snapshot import Snapshot
+from stepseg.pictures.example import Snapshot
+from stepseg.writing import write_atomically, write_png
 
 Row = Sequence[Any]
 

@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
-from stepseg.report.page.pictures import run_pictures
+from stepseg.report.page.gallery import run_pictures
 from stepseg.report.runs import Problem, Run
 from stepseg.report.summaries import count_words
 from stepseg.report.values import mapping

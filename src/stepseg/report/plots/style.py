@@ -20,8 +20,8 @@ from matplotlib.patches import Patch
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
-from stepseg.data.writing import write_atomically
 from stepseg.report.summaries import Summary
+from stepseg.writing import write_atomically
 
 INK = "#1f2328"
 """Text and lines; replaced by the page's own colour where a plot stands in a page."""

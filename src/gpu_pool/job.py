@@ -1,0 +1,200 @@
+"""One job of a sweep: what it is, where it writes, and how it ended.
+
+Beside the job's own `result.json` lies the launcher's `job.json`: which job the folder belongs to.
+Whether a job has completed is read from `result.json` alone, because an exit code of 0 can also
+mean that a training was told to stop.
+"""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from gpu_pool.command import quoted
+from gpu_pool.errors import SweepError
+from stepseg.writing import write_json
+
+OBJECTIVES = ("mIoU", "mAP")
+"""Figures of `result.json` that a job is judged by, the first that it has."""
+
+
+ATTEMPT = "== attempt"
+"""Begins the line of a log before the output of an attempt."""
+
+
+class State(Enum):
+    """Where a job stands."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    SKIPPED = "skipped"
+    """Completed by an earlier run of the same sweep."""
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"
+
+
+@dataclass
+class Job:
+    """A job; the pool updates its state."""
+
+    number: int
+    overrides: list[str]
+    config_name: str
+    folder: Path
+    command: list[str]
+    label: str
+    """What tells this job from the others of the sweep."""
+    can_resume: bool = False
+    state: State = State.WAITING
+    slot: str = ""
+    attempts: int = 0
+    seconds: float = 0.0
+    message: str = ""
+    """Why it failed."""
+    result: dict[str, Any] = field(default_factory=dict)
+    _started: float = 0.0
+
+    @property
+    def log(self) -> Path:
+        """Everything that the job printed, of all attempts."""
+        return self.folder / "console.log"
+
+    @property
+    def done(self) -> bool:
+        """Whether it has its results, from now or earlier."""
+        return self.state in (State.COMPLETED, State.SKIPPED)
+
+    def recall(self) -> None:
+        """Take over what an earlier run of the sweep left in the folder.
+
+        Raises:
+            SweepError: the folder belongs to another job.
+
+        """
+        result = read_json(self.folder / "result.json")
+        record = read_json(self.folder / "job.json")
+        if "overrides" in record or "overrides" in result:
+            self._check_same(record if "overrides" in record else result)
+        if result.get("status") == "completed":
+            self.state, self.result = State.SKIPPED, result
+
+    def begin(self, slot: str) -> list[str]:
+        """Prepare an attempt; returns its command."""
+        self.attempts += 1
+        self.state, self.slot, self.message = State.RUNNING, slot, ""
+        self._started = time.monotonic()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        command = list(self.command)
+        last = self.folder / "checkpoints" / "last.ckpt"
+        if self.can_resume and last.is_file():
+            command.append(f"ckpt_path={quoted(str(last))}")
+        write_json(
+            self.folder / "job.json",
+            {
+                "config_name": self.config_name,
+                "overrides": self.overrides,
+                "command": command,
+                "slot": slot,
+            },
+        )
+        # what lies there is of a failed attempt, and the next may be killed before it writes
+        (self.folder / "result.json").unlink(missing_ok=True)
+        return command
+
+    def tick(self) -> None:
+        """Bring the clock of a running job up to date."""
+        self.seconds = time.monotonic() - self._started
+
+    def finish(self, code: int) -> None:
+        """Record how an attempt ended.
+
+        Args:
+            code: exit code of the process, 128 + the signal if one ended it.
+
+        """
+        self.tick()
+        self.result = read_json(self.folder / "result.json")
+        status = self.result.get("status")
+        if status == "completed":
+            self.state = State.COMPLETED
+        elif status == "interrupted":
+            self.state, self.message = State.INTERRUPTED, "interrupted"
+        else:
+            self.state = State.FAILED
+            self.message = self.result.get("error") or _end_without_result(code)
+
+    def objective(self, wanted: str | Sequence[str] | None) -> Any:
+        """The figure that a sweeper optimises, or several of them.
+
+        Args:
+            wanted: names of `result.json`; None: the mIoU of a segmenter, the mAP of a policy.
+
+        Raises:
+            SweepError: the result has no such figure.
+
+        """
+        if wanted is None:
+            return next((self.result[name] for name in OBJECTIVES if name in self.result), None)
+        names = [wanted] if isinstance(wanted, str) else list(wanted)
+        for name in names:
+            if not isinstance(self.result.get(name), int | float):
+                numbers = sorted(k for k, v in self.result.items() if isinstance(v, int | float))
+                raise SweepError(
+                    f"hydra.launcher.objective={name}: {self.folder / 'result.json'} has no such "
+                    f"number; it has {', '.join(numbers)}"
+                )
+        values = tuple(self.result[name] for name in names)
+        return values[0] if isinstance(wanted, str) else values
+
+    def last_line(self, limit: int = 4096) -> str:
+        """What the job printed last."""
+        lines = [line for line in self.tail(5, limit) if line.strip()]
+        return lines[-1].strip() if lines else ""
+
+    def tail(self, lines: int, limit: int = 65536) -> list[str]:
+        """The last lines of the log, of the last attempt alone."""
+        try:
+            with open(self.log, "rb") as file:
+                file.seek(0, 2)
+                file.seek(max(0, file.tell() - limit))
+                text = file.read().decode(errors="replace")
+        except OSError:
+            return []
+        found = text.splitlines()
+        heads = [index for index, line in enumerate(found) if line.startswith(ATTEMPT)]
+        return found[heads[-1] + 1 if heads else 0 :][-lines:]
+
+    def _check_same(self, theirs: Mapping[str, Any]) -> None:
+        before, now = list(theirs["overrides"]), self.overrides
+        same_command = theirs.get("config_name", self.config_name) == self.config_name
+        if before == now and same_command:
+            return
+        if same_command:
+            gone, new = sorted(set(before) - set(now)), sorted(set(now) - set(before))
+            difference = f"it has {gone or 'nothing'}, job {self.number} has {new or 'nothing'}"
+        else:
+            difference = f"it is of the config {theirs['config_name']!r}, not {self.config_name!r}"
+        raise SweepError(
+            f"{self.folder} holds another job: {difference}. Choose another hydra.sweep.dir, or, "
+            f"to add values to a sweep, name folders by what they hold: "
+            f"'hydra.sweep.subdir=${{hydra.job.override_dirname}}'"
+        )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; empty if there is none that can be read."""
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def _end_without_result(code: int) -> str:
+    if code > 128:
+        return f"killed by signal {code - 128}"
+    return f"ended with exit code {code} and without a result.json"

@@ -1,0 +1,1 @@
+"""``stepseg-benchmark``."""

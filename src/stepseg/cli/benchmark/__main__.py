@@ -1,0 +1,5 @@
+"""``python -m stepseg.cli.benchmark``."""
+
+from stepseg.cli.benchmark.command import main
+
+main()

@@ -1,0 +1,267 @@
+"""`stepseg-benchmark`: operations, speed and memory of systems side by side, in turns.
+
+stepseg-benchmark
+stepseg-benchmark backbone=vit_large resolution=1024 num_classes=19 'batch_sizes=[1,8]' device=cuda
+stepseg-benchmark ckpt_path=best.ckpt images=photos
+stepseg-benchmark data=camvid 'reductions=[none,step]'
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.progress import Progress
+from torch import Tensor
+
+from gpu_pool import register_launchers
+from stepseg.build import build_segmenter
+from stepseg.checkpoint import Checkpoint, check_data
+from stepseg.cli.benchmark.data import measure_data, table_of_data
+from stepseg.cli.benchmark.options import Options, systems, with_tokens
+from stepseg.cli.config import make_datamodule, output_dir, overrides, plain, run_command
+from stepseg.cli.hydra_command import hydra_command
+from stepseg.cli.result import Result
+from stepseg.cli.tracking import finished_runs, make_loggers
+from stepseg.lit.tracking.final import log_final
+from stepseg.lit.tracking.record import log_config
+from stepseg.model import Reduction, StepSegmenter
+from stepseg.model_config import PATCH_SIZE, ModelConfig
+from stepseg.profile.benchmark import (
+    CLOCKS,
+    Protocol,
+    Row,
+    benchmark,
+    compare_costs,
+    environment,
+    measured_cost,
+    prescribed_cost,
+)
+from stepseg.profile.charts import plot_parts, plot_rows, table_of_parts, table_of_rows, write_csv
+from stepseg.profile.images import load_images
+from stepseg.profile.parts import profile_parts
+
+register_launchers()
+
+WIDTH = 130
+"""Columns of tables where no terminal says how wide it is."""
+
+
+@hydra_command("stepseg-benchmark", config_name="benchmark")
+def main(cfg: DictConfig) -> None:
+    """Benchmark."""
+    run_command("stepseg-benchmark", lambda: run(cfg))
+
+
+def run(cfg: DictConfig) -> None:
+    """Check the request, count, time, and write `result.json`, CSV files and plots."""
+    values = plain(cfg)
+    console = Console() if Console().is_terminal else Console(width=WIDTH)
+    with (
+        Result(
+            output_dir(), command="stepseg-benchmark", overrides=overrides(), config=values
+        ) as result,
+        finished_runs(),
+    ):
+        options = Options.from_values(values)
+        datamodule = make_datamodule(cfg) if values.get("data") else None
+        if datamodule is not None:
+            values["num_classes"] = datamodule.num_classes
+        config, chosen, checkpoint = systems(values, overrides())
+        result.update({"model": config.to_dict()})
+        if checkpoint is not None and datamodule is not None:
+            check_data(checkpoint, datamodule.num_classes, datamodule.spec.name)
+        reductions = with_tokens(
+            {name: system.build() for name, system in chosen.items()}, options, PATCH_SIZE
+        )
+        _check(config, reductions)
+        if not values["speed"] and options.tokens != "measured":
+            rows = _count(config, reductions, options)
+            result.update({"rows": rows, "device": None, "dtype": values["dtype"]})
+            _show(rows, output_dir(), console)
+            _track(cfg, rows, result)
+            return
+        images = _images(values, options)
+        if values["threads"]:
+            torch.set_num_threads(values["threads"])
+        model = _model(config, checkpoint, options, values)
+        place = environment(options.device, model, options.dtype)
+        result.update({"device": place["device"], "dtype": values["dtype"], "environment": place})
+        images = images.to(options.device, options.dtype)
+        rows = _rows(model, reductions, images, options, values, place, console)
+        result.update({"rows": rows})
+        _show(rows, output_dir(), console)
+        _track(cfg, rows, result)
+        if datamodule is not None:
+            crop = replace(options, image_size=datamodule.crop_size)
+            figures = measure_data(
+                datamodule,
+                config,
+                checkpoint,
+                with_tokens({name: s.build() for name, s in chosen.items()}, crop, PATCH_SIZE),
+                device=options.device,
+                dtype=options.dtype,
+                iterations=values["iterations"],
+            )
+            result.update({"data": figures})
+            console.print(table_of_data(figures))
+        if values["parts"]:
+            batch = images[: options.batch_sizes[0]]
+            protocol = options.protocols[0]
+            parts = profile_parts(
+                model, reductions, batch, warmup=protocol.warmup, iterations=protocol.iterations
+            )
+            result.update({"parts": parts})
+            _show_parts(parts, output_dir(), console)
+
+
+def _check(config: ModelConfig, reductions: Mapping[str, Reduction]) -> None:
+    """Refuse what this model cannot carry out, before any weight is made."""
+    with torch.device("meta"):
+        model = build_segmenter(config, load_weights=False)
+    for reduction in reductions.values():
+        model.check(reduction)
+
+
+def _count(config: ModelConfig, reductions: Mapping[str, Reduction], options: Options) -> list[Row]:
+    """Tokens and MACs alone."""
+    with torch.device("meta"):
+        model = build_segmenter(config, load_weights=False)
+    rows = {
+        name: prescribed_cost(model, reduction, options.image_size)
+        for name, reduction in reductions.items()
+    }
+    compare_costs(rows)
+    return [_describe(name, row, options, reductions[name], None) for name, row in rows.items()]
+
+
+def _images(values: Mapping[str, Any], options: Options) -> Tensor:
+    """Enough images for whole batches of every size."""
+    largest = max(options.batch_sizes)
+    count = max(largest, values["num_images"])
+    images = load_images(values["images"], options.image_size, count, values["seed"])
+    if len(images) < largest:
+        raise ValueError(
+            f"images={values['images']!r} holds {len(images)} image(s), fewer than a batch of "
+            f"{largest}: one image repeated would hide what ragged batches cost"
+        )
+    return images
+
+
+def _model(
+    config: ModelConfig, checkpoint: Checkpoint | None, options: Options, values: Mapping[str, Any]
+) -> StepSegmenter:
+    torch.manual_seed(values["seed"])
+    model = checkpoint.build() if checkpoint else build_segmenter(config)
+    return model.prepare_for_inference(options.runtime).to(options.device, options.dtype)
+
+
+def _rows(
+    model: StepSegmenter,
+    reductions: Mapping[str, Reduction],
+    images_N3HW: Tensor,
+    options: Options,
+    values: Mapping[str, Any],
+    place: Row,
+    console: Console,
+) -> list[Row]:
+    rows = []
+    for batch_size in options.batch_sizes:
+        whole = len(images_N3HW) // batch_size * batch_size
+        batches = images_N3HW[:whole].split(batch_size)
+        for protocol in options.protocols:
+            if values["speed"]:
+                title = f"batch {batch_size}, {'with' if protocol.with_map else 'without'} map"
+                figures = _timed(model, reductions, batches, protocol, title, console)
+            else:
+                figures = {n: measured_cost(model, r, batches) for n, r in reductions.items()}
+                compare_costs(figures)
+            for name, row in figures.items():
+                described = _describe(name, row, options, reductions[name], protocol)
+                described |= {"batch_size": batch_size, "images": whole}
+                described["protocol"] |= {
+                    "runtime": options.runtime,
+                    **place,
+                }
+                if values["speed"]:
+                    used = described["gmacs"] * described["images_per_s"]
+                    described["mfu"] = used / place["matmul_gmacs_per_s"]
+                rows.append(described)
+    return rows
+
+
+def _timed(
+    model: StepSegmenter,
+    reductions: Mapping[str, Reduction],
+    batches: Sequence[Tensor],
+    protocol: Protocol,
+    title: str,
+    console: Console,
+) -> dict[str, Row]:
+    """`benchmark` with a progress bar, where there is a terminal."""
+    with Progress(transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(title, total=None)
+
+        def progress(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        return benchmark(model, reductions, batches, protocol, progress=progress)
+
+
+def _describe(
+    name: str, row: Row, options: Options, reduction: Reduction, protocol: Protocol | None
+) -> Row:
+    """A row of `result.json`: what was run, its figures, and under which protocol."""
+    height, width = options.image_size
+    tokens = options.tokens if isinstance(options.tokens, str) else list(options.tokens)
+    figures = dict.fromkeys(
+        ("latency_ms_p50", "latency_ms_p95", "images_per_s", "mfu", "peak_memory_mb", "realisation")
+    )
+    return {
+        "name": name,
+        "exit_blocks": list(reduction.exit_blocks),
+        "resolution": height if height == width else [height, width],
+        "batch_size": None,
+        **figures,
+        "graphs": None,
+        **row,
+        "protocol": {
+            "tokens": tokens,
+            "warmup": protocol.warmup if protocol else None,
+            "iterations": protocol.iterations if protocol else None,
+            "clock": CLOCKS[protocol.with_map] if protocol else None,
+            "dtype": str(options.dtype).removeprefix("torch."),
+        },
+    }
+
+
+def _show(rows: list[Row], folder: Path, console: Console) -> None:
+    console.print(table_of_rows(rows))
+    write_csv(rows, folder / "benchmark.csv")
+    plot_rows(rows, folder / "benchmark.png")
+    console.print(f"result.json, benchmark.csv and benchmark.png are in {folder}", soft_wrap=True)
+
+
+def _track(cfg: DictConfig, rows: list[Row], result: Result) -> None:
+    """Hand the rows to the loggers, if there are any."""
+    loggers = make_loggers(cfg, "benchmark")
+    if not loggers:
+        return
+    several = len({row["name"] for row in rows}) < len(rows)
+    named = {f"{r['name']} ({i})" if several else r["name"]: r for i, r in enumerate(rows)}
+    log_config(loggers, result.described())
+    log_final(loggers, output_dir(), result.described(), named, step=0, each=not several)
+
+
+def _show_parts(parts: Mapping[str, list[Row]], folder: Path, console: Console) -> None:
+    console.print(table_of_parts(parts))
+    rows = [{"name": name, **part} for name, list_ in parts.items() for part in list_]
+    write_csv(rows, folder / "parts.csv")
+    plot_parts(parts, folder / "parts.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""What `stepseg-benchmark` was asked for, checked before anything is built or timed."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import torch
+
+from stepseg.checkpoint import Checkpoint, read_checkpoint
+from stepseg.cli.config import model_config
+from stepseg.cli.systems import check_names, named_system
+from stepseg.device import DTYPES, choose_device
+from stepseg.model import Reduction
+from stepseg.model_config import ExitConfig, ModelConfig, ReductionConfig
+from stepseg.profile.benchmark import Protocol
+from stepseg.profile.tokens import prescribe, prescribe_paper
+from stepseg.runtime.choice import choose_runtime
+
+FROM_CHECKPOINT = ("backbone", "policy", "heads", "num_classes")
+"""What a checkpoint decides; saying it again on the command line would be a contradiction."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The choices of one run."""
+
+    image_size: tuple[int, int]
+    batch_sizes: tuple[int, ...]
+    protocols: tuple[Protocol, ...]
+    tokens: str | tuple[int, ...]
+    """``paper``, ``measured``, or counts per stage."""
+    device: torch.device
+    dtype: torch.dtype
+    runtime: str
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any]) -> Self:
+        """Read plain values.
+
+        Raises:
+            ValueError: a value that cannot be meant; says which and what could.
+
+        """
+        side = values["resolution"]
+        image_size = tuple(side) if isinstance(side, list) else (side, side)
+        if len(image_size) != 2 or not all(isinstance(s, int) and s > 0 for s in image_size):
+            raise ValueError(f"resolution is a number of pixels or [height, width], got {side}")
+        batch_sizes = _list(values["batch_sizes"])
+        if not batch_sizes or not all(isinstance(b, int) and b > 0 for b in batch_sizes):
+            raise ValueError(f"batch_sizes are positive numbers, got {values['batch_sizes']}")
+        if values["map"] not in (True, False, "both"):
+            raise ValueError(f"map is true, false or both, got {values['map']!r}")
+        if values["dtype"] not in DTYPES:
+            raise ValueError(f"dtype={values['dtype']!r}: choose one of {', '.join(DTYPES)}")
+        device = choose_device(values["device"])
+        runtime = choose_runtime(values["runtime"], device)
+        if values["parts"] and runtime != "eager":
+            raise ValueError(
+                f"parts=true times every block, and runtime={values['runtime']} has no borders "
+                f"between them: use runtime=eager"
+            )
+        for key, least in (("warmup", 0), ("iterations", 1), ("num_images", 1)):
+            if not isinstance(values[key], int) or values[key] < least:
+                raise ValueError(f"{key} must be at least {least}, got {values[key]!r}")
+        maps = (True, False) if values["map"] == "both" else (values["map"],)
+        return cls(
+            image_size=image_size,
+            batch_sizes=tuple(batch_sizes),
+            protocols=tuple(Protocol(values["warmup"], values["iterations"], m) for m in maps),
+            tokens=_tokens(values),
+            device=device,
+            dtype=DTYPES[values["dtype"]],
+            runtime=runtime,
+        )
+
+
+def systems(
+    values: Mapping[str, Any], overrides: Sequence[str]
+) -> tuple[ModelConfig, dict[str, ReductionConfig], Checkpoint | None]:
+    """The model with heads wherever a system lets tokens leave, and the systems by name."""
+    checkpoint = None
+    if values["ckpt_path"]:
+        given = [
+            o for o in overrides if o.lstrip("+").split("=")[0].split(".")[0] in FROM_CHECKPOINT
+        ]
+        if given:
+            raise ValueError(
+                f"{', '.join(given)}: the checkpoint {values['ckpt_path']!r} decides that, drop it"
+            )
+        checkpoint = read_checkpoint(values["ckpt_path"])
+    names = [str(name) for name in _list(values["reductions"])]
+    check_names(names)
+    own = checkpoint.config.reduction if checkpoint else None
+    chosen = {n: named_system(n, values["systems"], own, overrides) for n in names}
+    if checkpoint is not None:
+        return checkpoint.config, chosen, checkpoint
+    config = model_config(
+        {**values, "reduction": {"merge": None, "exit": None}}, values["num_classes"]
+    )
+    blocks = {block for system in chosen.values() if system.exit for block in system.exit.blocks}
+    heads = ExitConfig(heads=tuple(sorted(blocks))) if blocks else None
+    return replace(config, reduction=ReductionConfig(exit=heads)), chosen, None
+
+
+def with_tokens(
+    reductions: Mapping[str, Reduction], options: Options, patch_size: int
+) -> dict[str, Reduction]:
+    """The systems with the prescribed token counts, or as they are where counts are measured."""
+    if options.tokens == "measured":
+        return dict(reductions)
+    height, width = options.image_size
+    grid = (-(-height // patch_size), -(-width // patch_size))
+    result = {}
+    for name, reduction in reductions.items():
+        try:
+            result[name] = (
+                prescribe_paper(reduction, grid)
+                if isinstance(options.tokens, str)
+                else prescribe(reduction, grid, options.tokens)
+            )
+        except ValueError as error:
+            raise ValueError(f"reductions={name}: {error}") from error
+    return result
+
+
+def _tokens(values: Mapping[str, Any]) -> str | tuple[int, ...]:
+    tokens = values["tokens"]
+    if tokens is None:
+        return "measured" if values["ckpt_path"] else "paper"
+    if isinstance(tokens, list) and tokens and all(isinstance(n, int) for n in tokens):
+        return tuple(tokens)
+    if tokens not in ("paper", "measured"):
+        raise ValueError(
+            f"tokens is paper, measured or a list of counts per stage such as [700,456,432], got "
+            f"{tokens!r}"
+        )
+    if tokens == "measured" and not values["ckpt_path"]:
+        raise ValueError(
+            "tokens=measured needs trained weights: give ckpt_path=<checkpoint of stepseg-train>, "
+            "or prescribe counts (tokens=paper, tokens=[...])"
+        )
+    return str(tokens)
+
+
+def _list(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]

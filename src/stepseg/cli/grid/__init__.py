@@ -1,0 +1,1 @@
+"""Grids of evaluations: points, the walk over them, what is kept, the table."""

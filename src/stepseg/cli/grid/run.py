@@ -1,0 +1,117 @@
+"""From points without a row to rows: passes over the data, each for many points at once."""
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+
+from stepseg.cli.grid.points import Point
+from stepseg.cli.grid.store import GridStore, point_key
+from stepseg.cli.grid.table import pareto
+from stepseg.cli.result import Result
+from stepseg.lit.callbacks.partial_counts import SnapshotCallback
+from stepseg.lit.datamodule import SegmentationDataModule
+from stepseg.lit.segmentation_module import SegmentationModule
+
+
+class GridRun:
+    """One grid on one checkpoint.
+
+    Args:
+        trainer: with a `SnapshotCallback`.
+        module: whose model is evaluated.
+        datamodule: on its test images.
+        store: of finished rows.
+        points: of the grid.
+        predictions: folder for label maps; None: not written.
+
+    """
+
+    def __init__(
+        self,
+        *,
+        trainer: L.Trainer,
+        module: SegmentationModule,
+        datamodule: SegmentationDataModule,
+        store: GridStore,
+        points: Sequence[Point],
+        predictions: Path | None = None,
+    ) -> None:
+        self.trainer, self.module, self.datamodule = trainer, module, datamodule
+        self.store, self.points, self.predictions = store, list(points), predictions
+        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+        [self.snapshot] = [c for c in callbacks if isinstance(c, SnapshotCallback)]
+
+    def run(self, points_per_pass: int | None, result: Result) -> list[dict[str, Any]]:
+        """Evaluate what has no row yet.
+
+        Args:
+            points_per_pass: limit of points that are evaluated at once; None: no limit.
+            result: gets the finished rows after every pass.
+
+        Returns:
+            One row per point.
+
+        """
+        start, cpu_start = time.perf_counter(), time.process_time()
+        reused_rows = len(self.rows())
+        reused_images = 0
+        if reused_rows:
+            self._say(f"{reused_rows} of {len(self.points)} points are finished")
+        for chosen in self.store.passes(self.points, points_per_pass):
+            reused_images += self._evaluate(chosen)
+            result.update({"rows": self.rows()})
+            result.save()
+        rows = self.rows()
+        grid = {
+            "points": len(rows),
+            "reused_rows": reused_rows,
+            "reused_images": reused_images,
+            "seconds": round(time.perf_counter() - start, 3),
+            "cpu_seconds": round(time.process_time() - cpu_start, 3),
+        }
+        result.update({**self.store.rows[point_key(self.points[-1])], "rows": rows, "grid": grid})
+        return rows
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Of the points that are finished, in the order of the grid."""
+        finished = [
+            {
+                "name": point.name,
+                "reduction": point.values,
+                **point.columns(),
+                **self.store.rows[point_key(point)],
+            }
+            for point in self.points
+            if point_key(point) in self.store.rows
+        ]
+        marks = pareto(finished)
+        return [{**row, "pareto": best} for row, best in zip(finished, marks, strict=True)]
+
+    def _evaluate(self, points: Sequence[Point]) -> int:
+        """One pass over the data; returns how many images an earlier run has counted."""
+        self.module.evaluate_with([point.build() for point in points])
+        self.module.predictions = [self._folder(point) for point in points if self.predictions]
+        self.snapshot.snapshots = self.store.snapshots(points)
+        try:
+            self.trainer.test(self.module, self.datamodule, verbose=False)
+        except (KeyboardInterrupt, SystemExit):
+            self._say("run the same command with the same hydra.run.dir to continue")
+            raise
+        self.store.add(dict(zip(map(point_key, points), self.module.results, strict=True)))
+        if self.trainer.is_global_zero:
+            self.snapshot.snapshots.clear()
+        return len(self.snapshot.earlier.images) if self.snapshot.earlier else 0
+
+    def _folder(self, point: Point) -> Path:
+        assert self.predictions is not None
+        if len(self.points) == 1:
+            return self.predictions
+        return self.predictions / f"{self.points.index(point):03d}"
+
+    def _say(self, line: str) -> None:
+        if self.trainer.is_global_zero:
+            print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,123 @@
+"""The rows of a grid that are finished, in its output directory, and what they belong to.
+
+A grid that was killed, or that grows, runs again with the same ``hydra.run.dir``: finished rows are
+taken as they are, the others evaluated. What is half done lies beside them
+(`stepseg.partial_counts`).
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from stepseg.cli.grid.points import Point
+from stepseg.data.dataset import SegmentationDataset
+from stepseg.partial_counts import Snapshots, unfinished
+from stepseg.writing import write_json
+
+
+class GridStore:
+    """Finished rows by the key of their point.
+
+    Args:
+        folder: ``grid`` in the output directory.
+        identity: what the rows are figures of: checkpoint, data, protocol and so on, plain values.
+        writes: whether this process writes; one of all does.
+
+    Raises:
+        ValueError: the folder holds rows of something else; says of what.
+
+    """
+
+    def __init__(self, folder: Path, identity: Mapping[str, Any], *, writes: bool = True) -> None:
+        self.folder, self.identity, self.writes = folder, dict(identity), writes
+        self.rows: dict[str, dict[str, Any]] = {}
+        self._path = folder / "rows.json"
+        if self._path.is_file():
+            self.rows = self._read()
+        elif writes:
+            self._write()
+
+    def add(self, rows: Mapping[str, dict[str, Any]]) -> None:
+        """Keep finished rows."""
+        self.rows |= rows
+        if self.writes:
+            self._write()
+
+    def passes(self, points: Sequence[Point], limit: int | None) -> list[list[Point]]:
+        """What is left to do: the points of each pass over the data.
+
+        A pass that was interrupted goes on with its points, as long as all are still wanted.
+
+        Args:
+            points: of the grid.
+            limit: points per pass; None: no limit.
+
+        """
+        missing = {point_key(p): p for p in points if point_key(p) not in self.rows}
+        passes = []
+        for keys in unfinished(self.folder):
+            if set(keys) <= set(missing):
+                passes.append([missing.pop(key) for key in keys])
+            elif self.writes:
+                Snapshots(self.folder, keys).clear()
+        # points that merge alike share most: they belong into one pass
+        left = sorted(missing.values(), key=lambda point: json.dumps(point.values.get("merge")))
+        step = limit or max(len(left), 1)
+        return passes + [left[i : i + step] for i in range(0, len(left), step)]
+
+    def snapshots(self, points: Sequence[Point]) -> Snapshots:
+        """Of a pass."""
+        return Snapshots(self.folder, [point_key(point) for point in points])
+
+    def _read(self) -> dict[str, dict[str, Any]]:
+        try:
+            content = json.loads(self._path.read_text())
+            rows, identity = dict(content["rows"]), dict(content["identity"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{self._path} is damaged ({error}); delete it to start over"
+            ) from error
+        for key, ours in self.identity.items():
+            theirs = identity.get(key)
+            if theirs != ours:
+                raise ValueError(
+                    f"{self.folder} holds a grid with another {key}: {_short(theirs)}, not "
+                    f"{_short(ours)}; choose another hydra.run.dir, or delete that folder"
+                )
+        return rows
+
+    def _write(self) -> None:
+        write_json(self._path, {"identity": self.identity, "rows": self.rows})
+
+
+def point_key(point: Point) -> str:
+    """What makes a point itself, whatever the lists that it comes from."""
+    return json.dumps(point.columns(), sort_keys=True)
+
+
+def file_hash(path: str | Path) -> str:
+    """SHA-256 of a file's content."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def data_identity(dataset: SegmentationDataset, name: str) -> dict[str, Any]:
+    """Which images and labels: their names and sizes in bytes, wherever they lie."""
+    digest = hashlib.sha256()
+    for pair in dataset.pairs:
+        sizes = [os.path.getsize(pair.image), os.path.getsize(pair.label)]
+        digest.update(f"{pair.name} {sizes}\n".encode())
+    return {
+        "name": name,
+        "split": dataset.split,
+        "images": len(dataset),
+        "files": digest.hexdigest()[:16],
+    }
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) < 120 else text[:117] + "..."

@@ -1,0 +1,102 @@
+"""The rows of a grid as a table: on the console, and as a flat file for spreadsheets."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from stepseg.writing import write_atomically
+
+Row = Mapping[str, Any]
+
+
+def pareto(rows: Sequence[Row]) -> list[bool]:
+    """Which rows no other beats: in one of mIoU and GMACs, without losing in the other."""
+    return [
+        not any(
+            other["mIoU"] >= row["mIoU"]
+            and other["gmacs_mean"] <= row["gmacs_mean"]
+            and (other["mIoU"] > row["mIoU"] or other["gmacs_mean"] < row["gmacs_mean"])
+            for other in rows
+        )
+        for row in rows
+    ]
+
+
+def print_grid(rows: Sequence[Row], axes: Sequence[Mapping[str, Any]], title: str) -> None:
+    """Print all rows, the most accurate first, the Pareto-optimal ones marked.
+
+    Args:
+        rows: of the grid.
+        axes: per row the swept values.
+        title: of the table.
+
+    """
+    table = Table(title=f"{title} (* no point has more mIoU for fewer GMACs)")
+    names = list(dict.fromkeys(name for values in axes for name in values))
+    for name in (*names, "mIoU", "tokens in", "tokens out", "GMACs", ""):
+        table.add_column(name, justify="left" if name in names else "right")
+    marked = sorted(zip(rows, axes, pareto(rows), strict=True), key=lambda item: -item[0]["mIoU"])
+    for row, values, best in marked:
+        tokens = row["tokens_per_stage"]
+        table.add_row(
+            *(_shown(values.get(name)) for name in names),
+            f"{row['mIoU']:.2f}",
+            f"{tokens[0]:.0f}",
+            f"{tokens[-1]:.0f}",
+            f"{row['gmacs_mean']:.3f}",
+            "*" if best else "",
+            style="bold" if best else None,
+        )
+    console = Console()
+    (console if console.is_terminal else Console(width=160)).print(table)
+
+
+def write_grid_csv(path: Path, rows: Sequence[Row], classes: Sequence[str]) -> None:
+    """Write one line per row, every number in a column of its own, atomically."""
+    lines = [flat(row, classes) for row in rows]
+    columns: dict[str, dict[str, None]] = {}  # those of one key stand together
+    for line in lines:
+        for key, cells in line.items():
+            columns.setdefault(key, {}).update(dict.fromkeys(cells))
+    text = io.StringIO()
+    names = [name for group in columns.values() for name in group]
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    for line in lines:
+        writer.writerow({name: value for cells in line.values() for name, value in cells.items()})
+    write_atomically(path, lambda file: file.write(text.getvalue().encode()))
+
+
+def flat(row: Row, classes: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The cells of every key of a row: lists and mappings spread over columns."""
+    return {
+        key: _cells(key, value, row, classes)
+        for key, value in row.items()
+        if key not in ("reduction", "protocol", "merge_windows")
+    }
+
+
+def _cells(key: str, value: Any, row: Row, classes: Sequence[str]) -> dict[str, Any]:
+    if key == "merge_thresholds":
+        names = [f"merge_threshold_{window}" for window in row["merge_windows"] or []]
+        return dict(zip(names, value or [None] * len(names), strict=True))
+    if key == "per_class_IoU":
+        return {f"IoU_{name}": number for name, number in zip(classes, value, strict=True)}
+    if key == "tokens_per_stage":
+        return {f"tokens_stage_{i}": number for i, number in enumerate(value, start=1)}
+    if key == "exited_per_head":
+        return {f"exited_head_{i}": number for i, number in enumerate(value, start=1)}
+    if isinstance(value, Mapping):
+        return {f"{key}_{name}": number for name, number in value.items()}
+    return {key: _shown(value) if isinstance(value, list) else value}
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return " ".join(map(_shown, value)) or "none"
+    return "" if value is None else str(value)

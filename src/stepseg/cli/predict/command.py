@@ -1,0 +1,221 @@
+"""`stepseg-predict`: label maps and pictures for images, folders, patterns and videos.
+
+stepseg-predict ckpt_path=best.ckpt input=photos output=out
+stepseg-predict ckpt_path=best.ckpt input=photos output=out reduction=none
+stepseg-predict ckpt_path=best.ckpt input=photos output=out reduction.exit.threshold=0.95
+"""
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+
+from stepseg.checkpoint import Checkpoint, read_checkpoint
+from stepseg.cli.config import checkpoint_reduction, output_dir, overrides, plain, run_command
+from stepseg.cli.hydra_command import hydra_command
+from stepseg.cli.predict.explorer import check_explorer, write_page
+from stepseg.cli.predict.options import check_options, input_files, protocol_of
+from stepseg.cli.predict.progress import Progress
+from stepseg.cli.result import Result
+from stepseg.model import Reduction
+from stepseg.model_config import ReductionConfig
+from stepseg.predict import video
+from stepseg.predict.images import Pixels, read_pixels
+from stepseg.predict.inputs import File
+from stepseg.predict.outputs import OutputFolder
+from stepseg.predict.runner import Runner
+from stepseg.predict.segmenter import Segmenter
+from stepseg.predict.statistics import (
+    plot_statistics,
+    save_plot,
+    token_statistics,
+    write_statistics,
+)
+from stepseg.predict.summary import summarise, write_table
+from stepseg.predict.truth import TruthFolder
+
+
+@hydra_command("stepseg-predict", config_name="predict")
+def main(cfg: DictConfig) -> None:
+    """Predict."""
+    run_command("stepseg-predict", lambda: predict(cfg))
+
+
+def predict(cfg: DictConfig) -> None:
+    """Segment every input and write `result.json`.
+
+    Raises:
+        ValueError: a request that cannot work, or, at the end, inputs that failed.
+
+    """
+    values = plain(cfg)
+    check_options(values)
+    # Before the result file: an output that lies over the input gets none either.
+    files = input_files(values, output_dir())
+    if values["explorer"]:
+        check_explorer(files)
+    with Result(
+        output_dir(), command="stepseg-predict", overrides=overrides(), config=values
+    ) as result:
+        checkpoint = read_checkpoint(values["ckpt_path"])
+        reduction = checkpoint_reduction(values["reduction"], checkpoint.config)
+        truths = _truths(values, checkpoint, files)
+        segmenter = Segmenter(
+            checkpoint.build(),
+            classes=checkpoint.data["classes"],
+            palette=checkpoint.data["palette"],
+            protocol=protocol_of(values, checkpoint),
+            reduction=ReductionConfig.from_dict(reduction).build(),
+            device=values["device"],
+            dtype=values["dtype"],
+            runtime=values["runtime"],
+        )
+        result.update(_about(segmenter, checkpoint, reduction, values))
+        runner = Runner(
+            segmenter,
+            _outputs(values, checkpoint, segmenter, reduction),
+            truths=truths,
+            dense=segmenter.with_reduction(Reduction()) if "dense" in _kinds(values) else None,
+            batch_size=values["batch_size"],
+            frames=values["frames"],
+        )
+        try:
+            with Progress(files) as progress:
+                runner.on_done = progress.advance
+                runner.run(files)
+        finally:  # an interrupted run says what it did
+            result.update(_figures(runner))
+            write_table(output_dir() / "images.csv", runner.records, runner.failures)
+        if values["mp4"]:
+            result.update({"videos": _join_videos(files, runner, values["frames"])})
+        if values["statistics"] and runner.records:
+            result.update({"statistics": _write_statistics(runner)})
+        if values["explorer"]:
+            page = write_page(output_dir() / "explorer.html", segmenter, files, checkpoint)
+            result.update({"explorer": page.name if page else None})
+        _tell(runner)
+        if runner.failures:
+            first = runner.failures[0]
+            raise ValueError(
+                f"{len(runner.failures)} input(s) failed, {len(runner.records)} done; the first: "
+                f"{first['error']}; all are in {output_dir() / 'result.json'}"
+            )
+
+
+def _kinds(values: Mapping[str, Any]) -> list[str]:
+    return list(values["pictures"] or [])
+
+
+def _truths(
+    values: Mapping[str, Any], checkpoint: Checkpoint, files: Sequence[File]
+) -> TruthFolder | None:
+    if not values["labels"]:
+        return None
+    truths = TruthFolder(
+        values["labels"],
+        checkpoint.data["name"],
+        checkpoint.config.num_classes,
+        values["label_ids"],
+    )
+    if not any(truths.find(file) for file in files):
+        wanted = Path(files[0].relative).with_suffix(".png")
+        raise ValueError(
+            f"labels={values['labels']!r} has no label of any input; for {files[0].path} it would "
+            f"be {Path(values['labels']) / wanted}"
+        )
+    return truths
+
+
+def _outputs(
+    values: Mapping[str, Any],
+    checkpoint: Checkpoint,
+    segmenter: Segmenter,
+    reduction: Mapping[str, Any],
+) -> OutputFolder:
+    status = checkpoint.path.stat()
+    settings = {
+        "checkpoint": [str(checkpoint.path.resolve()), status.st_size, status.st_mtime_ns],
+        "reduction": reduction,
+        "protocol": segmenter.protocol.as_dict(),
+        "dtype": values["dtype"],
+        "runtime": segmenter.runtime,
+        "pictures": sorted(_kinds(values)),
+        "labels": values["labels"],
+        "label_ids": values["label_ids"],
+    }
+    return OutputFolder(output_dir(), _kinds(values), settings, not values["overwrite"])
+
+
+def _about(
+    segmenter: Segmenter,
+    checkpoint: Checkpoint,
+    reduction: Mapping[str, Any],
+    values: Mapping[str, Any],
+) -> dict[str, Any]:
+    on_gpu = segmenter.device.type == "cuda"
+    return {
+        "device": str(segmenter.device),
+        "device_name": torch.cuda.get_device_name(segmenter.device) if on_gpu else None,
+        "dtype": values["dtype"],
+        "runtime": segmenter.runtime,
+        "protocol": segmenter.protocol.as_dict(),
+        "reduction": dict(reduction),
+        "data": checkpoint.data["name"],
+        "classes": list(segmenter.classes),
+    }
+
+
+def _figures(runner: Runner) -> dict[str, Any]:
+    figures = {
+        **summarise(runner.records),
+        "finished_before": runner.finished_before,
+        "failed": runner.failures,
+    }
+    if runner.truths is not None:
+        accuracy = runner.accuracy.compute()
+        figures["without_label"] = runner.without_label
+        figures["per_class_IoU"] = accuracy.pop("per_class_IoU").tolist()
+        figures |= {name: float(value) for name, value in accuracy.items()}
+    return figures
+
+
+def _join_videos(files: Sequence[File], runner: Runner, frames: int) -> list[str]:
+    """Overlays of each video's finished frames as a video of their own."""
+    written = []
+    for file in files:
+        names = sorted(r["name"] for r in runner.records if r["source"] == str(file.path))
+        if not file.is_video or not names:
+            continue
+        path = output_dir() / "videos" / f"{file.name}.mp4"
+        video.write_video(path, _overlays(runner, names), video.frame_rate(file.path) / frames)
+        written.append(path.relative_to(output_dir()).as_posix())
+    return written
+
+
+def _overlays(runner: Runner, names: Sequence[str]) -> Iterator[Pixels]:
+    return (read_pixels(runner.outputs.path("overlay", name)) for name in names)
+
+
+def _write_statistics(runner: Runner) -> list[dict[str, Any]]:
+    rows = token_statistics(runner.records)
+    write_statistics(output_dir() / "statistics.csv", rows)
+    save_plot(output_dir() / "statistics.png", plot_statistics(runner.records))
+    return rows
+
+
+def _tell(runner: Runner) -> None:
+    figures = summarise(runner.records)
+    done = f"{figures['images']} image(s)"
+    if runner.finished_before:
+        done += f", {runner.finished_before} of them from before"
+    if runner.records:
+        tokens = " > ".join(f"{n:.0f}" for n in figures["tokens_per_stage"])
+        done += f"; tokens {tokens}; {figures['gmacs_mean']:.3f} GMACs"
+    print(f"{done}; written to {output_dir()}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

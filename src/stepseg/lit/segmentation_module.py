@@ -1,0 +1,197 @@
+"""The training of a segmenter, and of its policy beside it, as a Lightning module.
+
+Thin on purpose: the model is `stepseg.model`, terms of the loss are `stepseg.losses`, figures are
+`stepseg.evaluation`. Here are the steps, the logging and what a checkpoint says about itself.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor
+
+from stepseg.build import ModelConfig, build_segmenter
+from stepseg.checkpoint import KEY, describe
+from stepseg.data.specs import DatasetSpec
+from stepseg.dcts.policy import PolicyNetwork
+from stepseg.dcts.targets import HomogeneityRule, pad_to_multiple
+from stepseg.evaluation import Evaluator
+from stepseg.lit.callbacks.non_finite import poison
+from stepseg.lit.metrics import is_logging_step, load_sums, sum_over_ranks, write_metrics
+from stepseg.lit.optim import OptimConfig, build_optimizer
+from stepseg.lit.schedule import ReductionSchedule
+from stepseg.losses import (
+    LossWeights,
+    head_loss,
+    local_count,
+    mean_over_ranks,
+    policy_loss,
+)
+from stepseg.metrics.tokens import TokenMetric
+from stepseg.model import Reduction, Segmentation, StepSegmenter
+from stepseg.protocol import Protocol
+from stepseg.vit.block import Block
+from stepseg.writing import write_png
+
+
+class SegmentationModule(L.LightningModule):
+    """Trains and evaluates a `StepSegmenter`.
+
+    Args:
+        config: of the model; its reduction is the one that is trained and validated.
+        spec: of the data set.
+        protocol: of validation and test.
+        optim: optimiser and schedule.
+        loss: weights of the loss terms.
+        schedule: when reduction starts.
+        rule: what makes a window homogeneous, for the policy's loss.
+        compile: compile the shape-free inner modules with `torch.compile`.
+        model: a finished model of that configuration; None: build it.
+
+    """
+
+    def __init__(
+        self,
+        *,
+        config: ModelConfig,
+        spec: DatasetSpec,
+        protocol: Protocol,
+        optim: OptimConfig | None = None,
+        loss: LossWeights | None = None,
+        schedule: ReductionSchedule | None = None,
+        rule: HomogeneityRule | None = None,
+        compile: bool = False,
+        model: StepSegmenter | None = None,
+    ) -> None:
+        super().__init__()
+        self.config, self.spec, self.protocol = config, spec, protocol
+        self.optim, self.loss = optim or OptimConfig(), loss or LossWeights()
+        self.schedule, self.rule = schedule or ReductionSchedule(), rule or HomogeneityRule()
+        self.model = model or build_segmenter(config)
+        self.results: list[dict[str, Any]] = []
+        """Figures of the last evaluation, plain values, per reduction."""
+        self.evaluator: Evaluator
+        self.predictions: list[Path] = []
+        """Per reduction a folder for label maps of training ids, one PNG per test image."""
+        self.evaluate_with([self.model.reduction])
+        stages = (*self.model.exit_head_blocks, self.model.backbone.depth)
+        windows = self.model.policy.windows if self.model.policy else ()
+        self.train_tokens = TokenMetric(stages, windows)
+        if compile:
+            compile_inner_modules(self.model)
+
+    def evaluate_with(self, reductions: Sequence[Reduction]) -> None:
+        """Set the reductions of the evaluations that follow, all evaluated at once."""
+        self.evaluator = Evaluator(self.model, reductions, self.spec, self.protocol)
+
+    def training_step(self, batch: Mapping[str, Any], batch_index: int) -> Tensor:
+        images, labels = batch["image"].float() / 255, batch["label"].long()
+        reduction = self.schedule.at(self.global_step, self.trainer.max_steps, self.model.reduction)
+        output = self.model(images, labels, reduction)
+        terms = self.losses(output, labels)
+        self.train_tokens.update(self.model, [output], len(images))
+        if is_logging_step(self, batch_index):
+            self._log_training(terms, len(images))
+        return poison(torch.stack(list(terms.values())).sum())
+
+    def on_validation_epoch_start(self) -> None:
+        self.evaluator.reset()
+
+    def validation_step(self, batch: Mapping[str, Any], batch_index: int) -> None:
+        outputs = self.evaluator.update(batch["image"], batch["label"])[0]
+        labels = batch["label"].long()
+        if len(outputs) == 1 and outputs[0].image_size == tuple(labels.shape[1:]):
+            terms = self.losses(outputs[0], labels)
+            logged = {f"val/{name}": value for name, value in terms.items()}
+            self.log_dict(logged, batch_size=len(labels), sync_dist=True)
+
+    def on_validation_epoch_end(self) -> None:
+        self._finish_evaluation("val")
+
+    def on_test_start(self) -> None:
+        self.evaluator.reset()  # before the epoch starts, when callbacks may add earlier counts
+
+    def test_step(self, batch: Mapping[str, Any], batch_index: int) -> None:
+        def write(index: int, prediction_BHW: Tensor) -> None:
+            for name, ids in zip(batch["name"], prediction_BHW.cpu().numpy(), strict=True):
+                write_png(self.predictions[index] / f"{name}.png", ids.astype(np.uint8))
+
+        self.evaluator.update(batch["image"], batch["label"], write if self.predictions else None)
+
+    def on_test_epoch_end(self) -> None:
+        self._finish_evaluation("test")
+
+    def configure_optimizers(self) -> Any:
+        optimizer, schedule = build_optimizer(self.model, self.optim, self.trainer.max_steps)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step", "name": "lr"},
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint[KEY] = describe(self.config, self.spec, self.protocol)
+        checkpoint["train_tokens"] = sum_over_ranks(self.train_tokens)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.trainer.is_global_zero:  # sums over ranks: one rank goes on with them
+            load_sums(self.train_tokens, checkpoint.get("train_tokens", {}))
+
+    def losses(self, output: Segmentation, labels_BHW: Tensor) -> dict[str, Tensor]:
+        """Every head on the whole map of its time, and the policy on its windows."""
+        ignore = self.spec.ignore_index
+        count = mean_over_ranks if self.training else local_count
+        labels = pad_to_multiple(labels_BHW, self.model.patch_size, ignore)
+        terms: dict[str, Tensor] = {}
+        for head in output.heads:
+            name = "decoder" if head is output.heads[-1] else f"exit_head_{head.block}"
+            head_terms = head_loss(
+                output.mask_logits(head), head.class_logits_BC2, labels, self.loss, ignore, count
+            )
+            terms |= {f"{name}/{term}": value for term, value in head_terms.items()}
+        policy = self.model.policy
+        learns = policy is not None and policy.training
+        # A frozen policy takes no gradient: in training its cost would only be noise in the loss.
+        if isinstance(policy, PolicyNetwork) and output.policy_logits and learns == self.training:
+            targets = self.rule.windows(labels_BHW, policy.patch_size, policy.windows)
+            terms["policy"] = policy_loss(output.policy_logits, targets, self.loss.policy, count)
+        return terms
+
+    def _log_training(self, terms: Mapping[str, Tensor], batch_size: int) -> None:
+        """Loss terms of this step, averaged over ranks in one go; tokens since the last time."""
+        values = mean_over_ranks(torch.stack([value.detach() for value in terms.values()]))
+        self.log("train/loss", values.sum(), prog_bar=True, logger=False, batch_size=batch_size)
+        logged = {"train/loss": float(values.sum())}
+        logged |= dict(zip((f"train/{name}" for name in terms), values.tolist(), strict=True))
+        write_metrics(self, logged | logged_tokens("train", self.train_tokens.compute()))
+        self.train_tokens.reset()
+
+    def _finish_evaluation(self, split: str) -> None:
+        self.results = self.evaluator.compute()
+        # All ranks hold the same figures; all log them, because callbacks on all ranks read them.
+        self.log_dict(logged_figures(split, self.results[-1]), sync_dist=True)
+
+
+def logged_figures(split: str, figures: Mapping[str, Any]) -> dict[str, float]:
+    """What loggers get of an evaluation."""
+    names = ("mIoU", "mAcc", "aAcc", "fwIoU", "boundary_IoU")
+    return {f"{split}/{name}": figures[name] for name in names} | logged_tokens(split, figures)
+
+
+def logged_tokens(split: str, figures: Mapping[str, Any]) -> dict[str, float]:
+    """What loggers get of where tokens went."""
+    values = {f"{split}/gmacs": figures["gmacs_mean"]}
+    for index, tokens in enumerate(figures["tokens_per_stage"], start=1):
+        values[f"{split}/tokens_stage_{index}"] = tokens
+    for side, number in figures["superpatches"].items():
+        values[f"{split}/superpatches_{side}x{side}"] = number
+    return values
+
+
+def compile_inner_modules(model: StepSegmenter) -> None:
+    """Compile what is free of the ragged layout: the MLPs of blocks, one graph for all T."""
+    for block in model.backbone.blocks:
+        assert isinstance(block, Block)
+        block.mlp.compile(dynamic=True)

@@ -1,0 +1,1 @@
+"""Pictures of one image and what tokens did to it."""

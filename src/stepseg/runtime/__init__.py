@@ -1,0 +1,1 @@
+"""How a finished model is carried out at inference; the method itself knows none of it."""

@@ -1,0 +1,1 @@
+"""Files of weights: reading and writing them safely, and whether they fit a model."""

@@ -1,0 +1,50 @@
+"""What docs/sweeps.md tells people to type is composed here."""
+
+import re
+import shlex
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from commands import compose_config
+from gpu_pool import register_launchers
+from hydra_plugins.stepseg_launcher.launcher import GpuPoolConf
+
+TEXT = (Path(__file__).parents[2] / "docs" / "sweeps.md").read_text(encoding="utf-8")
+COMMANDS = [
+    line.replace("srun ", "").replace("$SLURM_JOB_ID", "1")
+    for block in re.findall(r"```bash\n(.*?)```", TEXT, flags=re.DOTALL)
+    for line in block.replace("\\\n", " ").splitlines()
+    if re.match(r"(srun )?stepseg-|torchrun", line)
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_compose(command, tmp_path):
+    register_launchers()
+    words = shlex.split(command.replace("-m stepseg.cli.train", ""))
+    name = "eval" if words[0] == "stepseg-eval" else "train"
+    overrides = [word for word in words[1:] if not word.startswith("-")]
+    hydra = [o for o in overrides if o.startswith("hydra") and "hydra.run.dir" not in o]
+    task = OverridesParser.create().parse_overrides([o for o in overrides if o[:5] != "hydra"])
+    (jobs,) = BasicSweeper.split_arguments(task, None)
+    for job in jobs:
+        compose_config(name, [*hydra, *job], tmp_path)
+    swept = "-m" in words or "--multirun" in words
+    assert (len(jobs) > 1) is swept
+
+
+def test_commands_were_found():
+    assert [shlex.split(command)[0] for command in COMMANDS].count("stepseg-train") >= 4
+
+
+def test_every_option_of_the_pool_is_in_the_table():
+    listed = re.findall(r"^\| `(\w+)` \| `(\w+)` \|", TEXT, flags=re.MULTILINE)
+    written = {"null": None, "true": True}
+    defaults = {f.name: f.default for f in fields(GpuPoolConf) if f.name != "_target_"}
+    assert [name for name, _ in listed] == list(defaults)
+    for name, value in listed:
+        assert str(written.get(value, value)) == str(defaults[name]).removesuffix(".0")
