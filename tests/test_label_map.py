@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from stepseg import labelling
+from stepseg import label_map
 from stepseg.label_map import predict_labels, resized_argmax
 from stepseg.protocol import Protocol, predict_scores
 
@@ -28,7 +28,7 @@ def test_windows_row_by_row_give_the_map_of_all_scores(crop, stride, window_batc
 
 @pytest.mark.parametrize("chunk", [1, 2 * 64 * 80 * 3, 2**24])
 def test_classes_bit_by_bit_give_the_map_of_all_scores(chunk, monkeypatch):
-    monkeypatch.setattr(labelling, "CHUNK", chunk)
+    monkeypatch.setattr(label_map, "CHUNK", chunk)
     images = torch.randint(0, 256, (2, 3, 45, 61), dtype=torch.uint8)
     protocol = Protocol(resize_short=30)
     expected = predict_scores(scorer, images, protocol, (64, 80)).argmax(1)
@@ -37,14 +37,14 @@ def test_classes_bit_by_bit_give_the_map_of_all_scores(chunk, monkeypatch):
 
 @pytest.mark.parametrize("chunk", [1, 2**24])
 def test_ties_go_to_the_first_class(chunk, monkeypatch):
-    monkeypatch.setattr(labelling, "CHUNK", chunk)
+    monkeypatch.setattr(label_map, "CHUNK", chunk)
     assert resized_argmax(torch.ones(1, 4, 2, 2), (3, 3)).eq(0).all()
 
 
 def test_only_open_rows_are_held(monkeypatch):
     held = []
     monkeypatch.setattr(
-        labelling, "_settle", lambda sums, count: held.append(sums.shape[2]) or sums.argmax(1)
+        label_map, "_settle", lambda sums, count: held.append(sums.shape[2]) or sums.argmax(1)
     )
     protocol = Protocol(mode="slide", crop=(16, 16), stride=(8, 16), window_batch=2)
     images = torch.zeros(1, 3, 160, 32, dtype=torch.uint8)

@@ -13,7 +13,7 @@ from stepseg.checkpoint import read_checkpoint, write_inference_checkpoint
 from stepseg.cli import share
 from stepseg.cli.evaluate import evaluate
 from stepseg.cli.train import train
-from stepseg.lit import segmentation
+from stepseg.lit import segmentation_module
 from stepseg.lit.resume import validated
 
 
@@ -115,9 +115,9 @@ def test_evaluation_repeats_the_training_s_figures(trained, data, tmp_path):
 def test_without_a_comparison_the_figures_are_those_of_the_checkpoint(data, tmp_path, monkeypatch):
     """The first of two validations counts as the best; its checkpoint evaluates to its figures."""
     scores = iter([2.0, 1.0])
-    logged = segmentation.logged_figures
+    logged = segmentation_module.logged_figures
     monkeypatch.setattr(
-        segmentation, "logged_figures",
+        segmentation_module, "logged_figures",
         lambda split, figures: logged(split, figures) | {"val/mIoU": next(scores)},
     )  # fmt: skip
     common = ["data=camvid", f"data.root={data}"]

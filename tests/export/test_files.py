@@ -104,7 +104,10 @@ def test_program_in_a_file(model, step, tmp_path):
         expected = model(images, reduction=STEP)
         labels, scores = torch.export.load(path).module()(images)
     torch.testing.assert_close(scores, expected.scores(), rtol=0, atol=2e-6)
-    assert torch.equal(labels, expected.prediction())
+    best, second = expected.scores().topk(2, dim=1).values.unbind(1)
+    clear = best - second > 4e-6  # a tie falls as the processor rounds
+    assert clear.float().mean() > 0.999
+    assert torch.equal(labels[clear], expected.prediction()[clear])
     assert read_metadata(path) == METADATA
     found = compare(model, STEP, program_runner(path), images, batch_size=2)
     assert found.is_close
