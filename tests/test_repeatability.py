@@ -7,8 +7,8 @@ import torch
 
 from commands import SMALL, compose_config, write_camvid
 from stepseg.checkpoint import read_checkpoint
-from stepseg.cli.evaluate import evaluate
-from stepseg.cli.train import train
+from stepseg.cli.evaluate.job import evaluate
+from stepseg.cli.train.job import train
 
 pytestmark = pytest.mark.slow
 

@@ -5,9 +5,7 @@ import sys
 import pytest
 
 from commands import SMALL, write_camvid
-from stepseg.cli import evaluate, export, train
-from stepseg.cli.benchmark import command as benchmark
-from stepseg.cli.predict import command as predict
+from stepseg.cli import benchmark, evaluate, export, predict, train
 from stepseg.lit.datamodule import SegmentationDataModule
 
 BAD = {

@@ -9,11 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-import stepseg.cli.benchmark.command as command
 from commands import compose_config, start_command, write_camvid
 from stepseg.build import ModelConfig, build_segmenter
 from stepseg.checkpoint import describe
-from stepseg.cli.benchmark.command import run
+from stepseg.cli.benchmark import job
+from stepseg.cli.benchmark.job import run
 from stepseg.data.specs import get_spec
 
 SMALL = [
@@ -103,7 +103,7 @@ def test_table_csv_and_plot(tmp_path, capsys):
 
 
 def test_counting_alone_gives_the_published_number_of_a_large_model(tmp_path, monkeypatch):
-    monkeypatch.setattr(command, "_model", lambda *_: pytest.fail("built a model"))
+    monkeypatch.setattr(job, "_model", lambda *_: pytest.fail("built a model"))
     overrides = ["backbone=vit_large", "speed=false", "num_classes=150", "resolution=640"]
     overrides += ["reductions=[none,cts,step@8+16,step@18]"]
     run(compose_config("benchmark", overrides, tmp_path))
@@ -230,7 +230,7 @@ def test_what_a_checkpoint_decides_cannot_be_said_again(checkpoint, tmp_path):
 def test_impossible_requests_are_refused_before_anything_is_timed(
     overrides, message, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(command, "benchmark", lambda *_, **__: pytest.fail("timed"))
+    monkeypatch.setattr(job, "benchmark", lambda *_, **__: pytest.fail("timed"))
     with pytest.raises(ValueError, match=message):
         bench(tmp_path, *overrides)
     result = json.loads((tmp_path / "result.json").read_text())

@@ -11,7 +11,7 @@ from commands import compose_config, start_command
 from stepseg.build import ModelConfig, build_segmenter
 from stepseg.checkpoint import describe, read_checkpoint
 from stepseg.cli import export as command
-from stepseg.cli.export import export
+from stepseg.cli.export.job import export
 from stepseg.data.specs import get_spec
 from stepseg.export import job
 from stepseg.export.agreement import Agreement

@@ -17,7 +17,7 @@ import torch
 from commands import compose_config, open_command, wait_for, write_camvid
 from stepseg.cli.config import run_command
 from stepseg.cli.failures import RunFailedError, explain
-from stepseg.cli.train import train
+from stepseg.cli.train.job import train
 from stepseg.lit.callbacks.non_finite import TrainingDivergedError
 from stepseg.lit.segmentation_module import SegmentationModule
 from training import TINY, assert_same_run, load, result_of
@@ -213,7 +213,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from commands import compose_config
-from stepseg.cli.train import train
+from stepseg.cli.train.job import train
 from stepseg.lit.segmentation_module import SegmentationModule
 
 original = SegmentationModule.losses

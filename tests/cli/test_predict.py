@@ -18,8 +18,8 @@ from PIL import Image
 from commands import compose_config, write_camvid
 from stepseg.build import ModelConfig, build_segmenter
 from stepseg.checkpoint import describe, read_checkpoint, write_inference_checkpoint
-from stepseg.cli.evaluate import evaluate
-from stepseg.cli.predict.command import predict
+from stepseg.cli.evaluate.job import evaluate
+from stepseg.cli.predict.job import predict
 from stepseg.data.specs import get_spec
 from stepseg.predict import runner as runner_module
 from stepseg.predict.prediction import KINDS
@@ -296,7 +296,7 @@ def test_the_output_never_lies_over_the_input(checkpoint, tmp_path):
 def test_the_command_line(checkpoint, tmp_path):
     source = write_image(tmp_path / "in" / "a b.png").parent
     (source / "b.jpg").write_text("no image")
-    command = [sys.executable, "-m", "stepseg.cli.predict.command", f"ckpt_path={checkpoint}",
+    command = [sys.executable, "-m", "stepseg.cli.predict", f"ckpt_path={checkpoint}",
                f"input={source}", f"output={tmp_path / 'out'}", "device=cpu"]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(

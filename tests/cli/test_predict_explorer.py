@@ -13,7 +13,7 @@ from commands import compose_config, write_camvid
 from stepseg.build import ModelConfig, build_segmenter
 from stepseg.checkpoint import describe
 from stepseg.cli.config import checkpoint_reduction, plain
-from stepseg.cli.predict.command import predict
+from stepseg.cli.predict.job import predict
 from stepseg.data.specs import get_spec
 from stepseg.model_config import ReductionConfig
 from stepseg.protocol import Protocol

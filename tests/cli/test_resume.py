@@ -8,7 +8,7 @@ import torch
 
 from commands import compose_config, open_command, start_command, wait_for, write_camvid
 from stepseg.cli.config import REQUEUE_EXIT_CODE
-from stepseg.cli.train import train
+from stepseg.cli.train.job import train
 from stepseg.lit.callbacks.last import LastCheckpoint
 from stepseg.lit.callbacks.randomness import BatchRandomness
 from stepseg.lit.interrupt import TrainingInterrupted

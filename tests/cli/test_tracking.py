@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from commands import SMALL, compose_config, start_command, write_camvid
 from stepseg.cli.tracking import finished_runs, make_loggers, run_id, run_name
-from stepseg.cli.train import train
+from stepseg.cli.train.job import train
 from stepseg.lit.tracking.record import log_config
 from wandb_files import offline_runs
 

@@ -11,8 +11,8 @@ from PIL import Image
 from commands import SMALL, compose_config, run_command, start_command, write_camvid
 from stepseg.checkpoint import read_checkpoint, write_inference_checkpoint
 from stepseg.cli import share
-from stepseg.cli.evaluate import evaluate
-from stepseg.cli.train import train
+from stepseg.cli.evaluate.job import evaluate
+from stepseg.cli.train.job import train
 from stepseg.lit import segmentation_module
 from stepseg.lit.resume import validated
 

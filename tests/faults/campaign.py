@@ -26,8 +26,8 @@ import torch
 sys.path.append(str(Path(__file__).parents[1]))
 
 from commands import compose_config, write_camvid
-from stepseg.cli.evaluate import evaluate
-from stepseg.cli.train import train
+from stepseg.cli.evaluate.job import evaluate
+from stepseg.cli.train.job import train
 from training import TINY, assert_same_run, load
 
 STEPS = ["trainer.max_steps=60", "trainer.val_check_interval=20", "callbacks.last.every_n_steps=5"]

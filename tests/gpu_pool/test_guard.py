@@ -8,8 +8,8 @@ from omegaconf import OmegaConf, read_write
 from commands import compose_config
 from gpu_pool.errors import SweepError
 from gpu_pool.guard import asked_devices, check_sweep, is_distributed
-from stepseg.cli.evaluate import evaluate
-from stepseg.cli.train import train
+from stepseg.cli.evaluate.job import evaluate
+from stepseg.cli.train.job import train
 
 CPU = {"accelerator": "cpu", "devices": 1}
 DDP = {"accelerator": "cpu", "devices": 2, "strategy": "ddp"}

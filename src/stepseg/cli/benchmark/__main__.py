@@ -1,5 +1,5 @@
 """``python -m stepseg.cli.benchmark``."""
 
-from stepseg.cli.benchmark.command import main
+from stepseg.cli.benchmark import main
 
 main()

@@ -1,5 +1,5 @@
 """``python -m stepseg.cli.predict``."""
 
-from stepseg.cli.predict.command import main
+from stepseg.cli.predict import main
 
 main()

@@ -1,9 +1,4 @@
-"""`stepseg-export`: a checkpoint as a file to share, or for another runtime.
-
-stepseg-export ckpt_path=best.ckpt
-stepseg-export ckpt_path=best.ckpt push_to=user/name
-stepseg-export ckpt_path=best.ckpt format=onnx image_size=[360,480] reduction=none
-"""
+"""An export: weights with a card, or a file for another runtime."""
 
 import sys
 from collections.abc import Mapping
@@ -16,8 +11,7 @@ from stepseg.card.examples import Example
 from stepseg.card.files import write_shared
 from stepseg.checkpoint import Checkpoint, read_checkpoint, write_inference_checkpoint
 from stepseg.checkpoint.hub import check_push, push
-from stepseg.cli.config import checkpoint_reduction, output_dir, overrides, plain, run_command
-from stepseg.cli.hydra_command import hydra_command
+from stepseg.cli.config import checkpoint_reduction, output_dir, overrides, plain
 from stepseg.cli.result import Result
 from stepseg.cli.share import known_facts
 from stepseg.data.files import read_image
@@ -26,12 +20,6 @@ from stepseg.model_config import ReductionConfig
 from stepseg.profile.images import image_files
 
 SUFFIXES = {"safetensors": ".safetensors", "onnx": ".onnx", "torch": ".pt2"}
-
-
-@hydra_command("stepseg-export", config_name="export")
-def main(cfg: DictConfig) -> None:
-    """Export."""
-    run_command("stepseg-export", lambda: export(cfg))
 
 
 def export(cfg: DictConfig) -> None:
@@ -137,7 +125,3 @@ def _summary(result: Mapping[str, Any]) -> list[str]:
             f"model itself, {result['threads']} thread(s)"
         )
     return lines
-
-
-if __name__ == "__main__":
-    main()

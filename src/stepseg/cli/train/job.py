@@ -1,7 +1,4 @@
-"""`stepseg-train`: train a segmenter with its policy, evaluate its best weights, compare systems.
-
-Without arguments: the main job on generated scenes, a few minutes on two CPU cores.
-"""
+"""A training: fit, evaluate the best weights, compare systems, write a card."""
 
 import copy
 from pathlib import Path
@@ -11,7 +8,6 @@ import lightning as L
 import torch
 from omegaconf import DictConfig
 
-from gpu_pool import register_launchers
 from gpu_pool.guard import check_sweep
 from stepseg.build import build_policy
 from stepseg.checkpoint import read_checkpoint
@@ -25,10 +21,8 @@ from stepseg.cli.config import (
     output_dir,
     overrides,
     plain,
-    run_command,
 )
 from stepseg.cli.failures import clear_failures
-from stepseg.cli.hydra_command import hydra_command
 from stepseg.cli.result import Result
 from stepseg.cli.resume import check_config, find_point, finished_result
 from stepseg.cli.share import examples_of, share_best
@@ -54,14 +48,6 @@ from stepseg.lit.tracking.final import describe, log_final
 from stepseg.losses import LossWeights
 from stepseg.model_config import ModelConfig
 from stepseg.plain_types import from_values
-
-register_launchers()
-
-
-@hydra_command("stepseg-train", config_name="train")
-def main(cfg: DictConfig) -> float | None:
-    """Train; returns the best value of the monitored figure, for sweepers."""
-    return run_command("stepseg-train", lambda: train(cfg))
 
 
 def train(cfg: DictConfig) -> float | None:
@@ -256,7 +242,3 @@ def _log_final(
         classes=classes if figures.get("per_class_IoU") else (),
         each="rows" in figures,
     )
-
-
-if __name__ == "__main__":
-    main()

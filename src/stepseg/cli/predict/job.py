@@ -1,9 +1,4 @@
-"""`stepseg-predict`: label maps and pictures for images, folders, patterns and videos.
-
-stepseg-predict ckpt_path=best.ckpt input=photos output=out
-stepseg-predict ckpt_path=best.ckpt input=photos output=out reduction=none
-stepseg-predict ckpt_path=best.ckpt input=photos output=out reduction.exit.threshold=0.95
-"""
+"""A prediction: every input to its label map and pictures."""
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,8 +9,7 @@ import torch
 from omegaconf import DictConfig
 
 from stepseg.checkpoint import Checkpoint, read_checkpoint
-from stepseg.cli.config import checkpoint_reduction, output_dir, overrides, plain, run_command
-from stepseg.cli.hydra_command import hydra_command
+from stepseg.cli.config import checkpoint_reduction, output_dir, overrides, plain
 from stepseg.cli.predict.explorer import check_explorer, write_page
 from stepseg.cli.predict.options import check_options, input_files, protocol_of
 from stepseg.cli.predict.progress import Progress
@@ -36,12 +30,6 @@ from stepseg.predict.statistics import (
 )
 from stepseg.predict.summary import summarise, write_table
 from stepseg.predict.truth import TruthFolder
-
-
-@hydra_command("stepseg-predict", config_name="predict")
-def main(cfg: DictConfig) -> None:
-    """Predict."""
-    run_command("stepseg-predict", lambda: predict(cfg))
 
 
 def predict(cfg: DictConfig) -> None:
@@ -215,7 +203,3 @@ def _tell(runner: Runner) -> None:
         tokens = " > ".join(f"{n:.0f}" for n in figures["tokens_per_stage"])
         done += f"; tokens {tokens}; {figures['gmacs_mean']:.3f} GMACs"
     print(f"{done}; written to {output_dir()}", file=sys.stderr)
-
-
-if __name__ == "__main__":
-    main()

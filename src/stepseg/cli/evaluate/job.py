@@ -1,11 +1,4 @@
-"""`stepseg-eval`: evaluate a checkpoint under one or many reductions, model and data loaded once.
-
-stepseg-eval ckpt_path=best.ckpt data=camvid
-stepseg-eval ckpt_path=best.ckpt reduction=none
-stepseg-eval ckpt_path=best.ckpt 'reductions=[none,cts,dcts,step@6,step@6+8]'
-stepseg-eval ckpt_path=best.ckpt 'sweep.exit_thresholds=[0.8,0.9,0.95]'
-stepseg-eval ckpt_path=best.ckpt 'sweep.merge_threshold_2=[0.4,0.6]' 'sweep.exit_blocks=[[6],[6,8]]'
-"""
+"""An evaluation: every point of a grid on the weights of one checkpoint."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,7 +6,6 @@ from typing import Any
 import lightning as L
 from omegaconf import DictConfig
 
-from gpu_pool import register_launchers
 from gpu_pool.guard import check_sweep
 from stepseg.checkpoint import Checkpoint, check_data, read_checkpoint
 from stepseg.cli.comparison import print_comparison
@@ -24,13 +16,11 @@ from stepseg.cli.config import (
     output_dir,
     overrides,
     plain,
-    run_command,
 )
 from stepseg.cli.grid.points import Point, grid_points
 from stepseg.cli.grid.run import GridRun
 from stepseg.cli.grid.store import GridStore, data_identity, file_hash
 from stepseg.cli.grid.table import print_grid, write_grid_csv
-from stepseg.cli.hydra_command import hydra_command
 from stepseg.cli.result import Result, is_first_process
 from stepseg.cli.systems import system_points
 from stepseg.cli.tracking import finished_runs, make_loggers
@@ -44,14 +34,6 @@ from stepseg.lit.tracking.final import log_final
 from stepseg.model import StepSegmenter
 from stepseg.model_config import PATCH_SIZE
 from stepseg.runtime.choice import check_runtime, choose_runtime
-
-register_launchers()
-
-
-@hydra_command("stepseg-eval", config_name="eval")
-def main(cfg: DictConfig) -> float | None:
-    """Evaluate; returns the mIoU of the last point, for sweepers."""
-    return run_command("stepseg-eval", lambda: evaluate(cfg))
 
 
 def evaluate(cfg: DictConfig) -> float | None:
@@ -175,7 +157,3 @@ def _make_model(checkpoint: Checkpoint, policy: str) -> StepSegmenter:
             f"needs a training"
         )
     return model
-
-
-if __name__ == "__main__":
-    main()

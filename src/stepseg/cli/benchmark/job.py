@@ -1,10 +1,4 @@
-"""`stepseg-benchmark`: operations, speed and memory of systems side by side, in turns.
-
-stepseg-benchmark
-stepseg-benchmark backbone=vit_large resolution=1024 num_classes=19 'batch_sizes=[1,8]' device=cuda
-stepseg-benchmark ckpt_path=best.ckpt images=photos
-stepseg-benchmark data=camvid 'reductions=[none,step]'
-"""
+"""A benchmark: operations, speed and memory of systems side by side, in turns."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -17,13 +11,11 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
-from gpu_pool import register_launchers
 from stepseg.build import build_segmenter
 from stepseg.checkpoint import Checkpoint, check_data
 from stepseg.cli.benchmark.data import measure_data, table_of_data
 from stepseg.cli.benchmark.options import Options, systems, with_tokens
-from stepseg.cli.config import make_datamodule, output_dir, overrides, plain, run_command
-from stepseg.cli.hydra_command import hydra_command
+from stepseg.cli.config import make_datamodule, output_dir, overrides, plain
 from stepseg.cli.result import Result
 from stepseg.cli.tracking import finished_runs, make_loggers
 from stepseg.lit.tracking.final import log_final
@@ -44,16 +36,8 @@ from stepseg.profile.charts import plot_parts, plot_rows, table_of_parts, table_
 from stepseg.profile.images import load_images
 from stepseg.profile.parts import profile_parts
 
-register_launchers()
-
 WIDTH = 130
 """Columns of tables where no terminal says how wide it is."""
-
-
-@hydra_command("stepseg-benchmark", config_name="benchmark")
-def main(cfg: DictConfig) -> None:
-    """Benchmark."""
-    run_command("stepseg-benchmark", lambda: run(cfg))
 
 
 def run(cfg: DictConfig) -> None:
@@ -261,7 +245,3 @@ def _show_parts(parts: Mapping[str, list[Row]], folder: Path, console: Console) 
     rows = [{"name": name, **part} for name, list_ in parts.items() for part in list_]
     write_csv(rows, folder / "parts.csv")
     plot_parts(parts, folder / "parts.png")
-
-
-if __name__ == "__main__":
-    main()

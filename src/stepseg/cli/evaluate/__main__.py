@@ -1,0 +1,5 @@
+"""``python -m stepseg.cli.evaluate``."""
+
+from stepseg.cli.evaluate import main
+
+main()

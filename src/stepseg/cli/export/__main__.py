@@ -1,0 +1,5 @@
+"""``python -m stepseg.cli.export``."""
+
+from stepseg.cli.export import main
+
+main()

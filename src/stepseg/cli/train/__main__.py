@@ -1,0 +1,5 @@
+"""``python -m stepseg.cli.train``."""
+
+from stepseg.cli.train import main
+
+main()
