@@ -77,6 +77,23 @@ def test_scores_of_one_layer_by_hand():
     torch.testing.assert_close(mask_logits, torch.tensor([[3.0, -3.0]]), rtol=1e-4, atol=1e-4)
 
 
+def test_weights_start_as_in_segvit():
+    """Linear maps narrow and without bias, queries wide, self-attention as PyTorch's."""
+    head = AtmHead(dim=192, num_classes=150, head_dim=96, num_heads=3)
+    spread = {name: p.std().item() for name, p in head.named_parameters() if p.dim() == 2}
+    expected = dict.fromkeys(spread, 0.02) | {"query_Cd": 1.0}
+    xavier = math.sqrt(2 / (96 + 3 * 96))
+    expected |= {f"layers.{index}.self_qkv.weight": xavier for index in range(3)}
+    assert len(spread) == 22
+    for name, std in expected.items():
+        assert spread[name] == pytest.approx(std, rel=0.2), name
+    assert head.query_Cd.abs().max() > 2  # not truncated
+    for name, parameter in head.named_parameters():
+        if parameter.dim() == 1:
+            is_scale = "norm" in name and name.endswith("weight")
+            assert (parameter == (1.0 if is_scale else 0.0)).all(), name
+
+
 def test_an_image_does_not_depend_on_its_neighbours():
     head = toy_head().eval()
     lengths = [5, 2, 9]
@@ -114,6 +131,21 @@ def test_dropout_acts_in_training_only():
     still = toy_head(dropout=0.0)
     still.load_state_dict(head.state_dict())
     torch.testing.assert_close(still.train()(tokens)[1], evaluated[1])
+
+
+def test_dropout_follows_both_attentions_and_both_feed_forward_layers():
+    dropped = []
+
+    class Recorder(torch.nn.Identity):
+        def forward(self, x: Tensor) -> Tensor:
+            dropped.append(x.shape[1])
+            return x
+
+    head = toy_head(num_layers=1)
+    layer: Any = head.layers[0]
+    layer.dropout = Recorder()
+    head(packed([6, 3]))
+    assert dropped == [16, 16, 4 * 16, 16]
 
 
 @pytest.mark.parametrize("lengths", [[3, 0], [0, 0]], ids=["one empty", "all empty"])

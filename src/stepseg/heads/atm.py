@@ -68,7 +68,8 @@ class AtmHead(nn.Module):
         self.presence = nn.Linear(head_dim, 2)
         self.compiled: CompiledHead | None = None
         self.register_buffer("cached_query_Cd", None, persistent=False)
-        nn.init.trunc_normal_(self.query_Cd, std=1.0)
+        self.apply(_init_linear)
+        nn.init.normal_(self.query_Cd)
 
     def forward(self, tokens: PackedTokens) -> tuple[Tensor, Tensor]:
         """Score tokens against classes.
@@ -205,6 +206,15 @@ class AtmLayer(nn.Module):
         query_Qd = self.norm2(query_Qd + self.dropout(attended))
         hidden = self.dropout(F.relu(self.fc1(query_Qd)))
         return self.norm3(query_Qd + self.dropout(self.fc2(hidden))), q_Qd
+
+
+def _init_linear(module: nn.Module) -> None:
+    """As SegViT and DToP; norms start at 1 and 0 as they are."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.zeros_(module.bias)
+    if isinstance(module, AtmLayer):  # theirs is PyTorch's, which they leave alone
+        nn.init.xavier_uniform_(module.self_qkv.weight)
 
 
 def presence_probability(class_logits_BC2: Tensor) -> Tensor:
