@@ -7,8 +7,8 @@ import pytest
 import timm
 import torch
 
-from stepseg.build import build_policy, build_segmenter
-from stepseg.checkpoint import Checkpoint
+from stepseg.build import build_policy, build_segmenter, resolved
+from stepseg.checkpoint import Checkpoint, without_local_paths
 from stepseg.dcts.merge import MergeRule
 from stepseg.dcts.policy import OraclePolicy, PolicyNetwork
 from stepseg.heads.exit import BudgetExit, ConfidenceExit, RandomExit, UniformExit
@@ -35,6 +35,8 @@ STEP: dict[str, Any] = {
     },
 }
 """As it stands in YAML: lists, no tuples."""
+
+HALVES: dict[str, Any] = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
 
 DENSE: dict[str, Any] = {"num_classes": 2, "backbone": {"name": "vit_tiny"}, "policy": None}
 
@@ -144,7 +146,7 @@ class TestWeights:
     def test_a_checkpoint_of_the_backbone(self, tmp_path):
         theirs = timm.create_model("vit_tiny_patch16_384", pretrained=False, num_classes=3)
         torch.save(theirs.state_dict(), tmp_path / "vit.pth")
-        backbone = {"name": "vit_tiny", "checkpoint": str(tmp_path / "vit.pth")}
+        backbone = {"name": "vit_tiny", "checkpoint": str(tmp_path / "vit.pth")} | HALVES
         model = build_segmenter(ModelConfig.from_dict(DENSE | {"backbone": backbone}))
         key = "blocks.11.mlp.fc2.weight"
         assert torch.equal(model.backbone.get_parameter(key), theirs.get_parameter(key))
@@ -154,7 +156,7 @@ class TestWeights:
         """Weights of 384 px have 24 x 24 positions, whatever the configuration says."""
         theirs = timm.create_model("vit_tiny_patch16_384", pretrained=False)
         torch.save(theirs.state_dict(), tmp_path / "vit.pth")
-        backbone = {"name": "vit_tiny", "checkpoint": str(tmp_path / "vit.pth")}
+        backbone = {"name": "vit_tiny", "checkpoint": str(tmp_path / "vit.pth")} | HALVES
         config = ModelConfig.from_dict(DENSE | {"backbone": backbone})
         trained = build_segmenter(config)
         (tmp_path / "vit.pth").unlink()
@@ -177,7 +179,10 @@ class TestWeights:
                 refuse() if pretrained else create_model(name, **rest)
             ),
         )
-        for backbone in ({"checkpoint": "gone.pth"}, {"pretrained": "vit_tiny_patch16_224"}):
+        for backbone in (
+            {"checkpoint": "gone.pth"} | HALVES,
+            {"pretrained": "vit_tiny_patch16_224"},
+        ):
             values = STEP | {
                 "backbone": {"name": "vit_tiny"} | backbone,
                 "policy": STEP["policy"] | {"pretrained": True, "checkpoint": "gone.ckpt"},
@@ -185,6 +190,23 @@ class TestWeights:
             build_segmenter(ModelConfig.from_dict(values), load_weights=False)
             with pytest.raises(AssertionError, match="read weights"):
                 build_segmenter(ModelConfig.from_dict(values))
+
+    def test_a_checkpoint_keeps_the_normalisation_of_its_pretrained_weights(self, tmp_path):
+        """Though a reader does not load them, and the name of a file is not passed on."""
+        torch.save(timm.create_model("vit_tiny_patch16_224").state_dict(), tmp_path / "vit.pth")
+        file = {"checkpoint": str(tmp_path / "vit.pth"), "mean": [0.1, 0.2, 0.3], "std": [1, 1, 1]}
+        named = {"pretrained": "deit_tiny_patch16_224.fb_in1k"}
+        for backbone, mean in ((named, (0.485, 0.456, 0.406)), (file, (0.1, 0.2, 0.3))):
+            config = ModelConfig.from_dict(DENSE | {"backbone": {"name": "vit_tiny"} | backbone})
+            entry = without_local_paths(resolved(config)).to_dict()
+            model = build_segmenter(ModelConfig.from_dict(entry), load_weights=False)
+            torch.testing.assert_close(model.backbone.mean.flatten(), torch.tensor(mean))
+
+    def test_an_older_checkpoint_was_trained_with_halves(self):
+        backbone = {"name": "vit_tiny", "pretrained": "deit_tiny_patch16_224.fb_in1k"}
+        config = ModelConfig.from_dict(DENSE | {"backbone": backbone})
+        model = build_segmenter(config, load_weights=False)
+        assert model.backbone.mean.unique() == model.backbone.std.unique() == 0.5
 
     @pytest.mark.parametrize("prefix", ["model.policy.", "policy."])
     def test_a_policy_trained_before(self, tmp_path, prefix):
@@ -267,6 +289,9 @@ class TestWrongConfigurations:
                 changed(backbone={"pretrained": "a", "checkpoint": "b"}),
                 "pretrained='a' and backbone.checkpoint='b' exclude",
             ),
+            (changed(backbone={"mean": [124, 116, 104]}), r"backbone.mean is of RGB in \[0, 1\]"),
+            (changed(backbone={"std": [0.2, 0.2]}), "backbone.std is .*, expected tuple"),
+            (changed(backbone={"std": [0.2, 0, 0.2]}), "std divides and must be positive"),
             (changed(policy={"window": [2]}), "policy.window; .*'windows'"),
             (changed(heads={"layers": 3}), "heads.layers; .*'num_layers'"),
             (changed(reduction={"merges": {}}), "reduction.merges; did you mean 'merge'"),
@@ -327,6 +352,8 @@ class TestWrongConfigurations:
     def test_a_backbone_of_another_size(self, tmp_path):
         theirs = timm.create_model("vit_small_patch16_224", pretrained=False, depth=12)
         torch.save(theirs.state_dict(), tmp_path / "small.pth")
-        backbone = BackboneConfig("vit_tiny", checkpoint=str(tmp_path / "small.pth"))
+        backbone = BackboneConfig(
+            "vit_tiny", mean=(0.5,) * 3, std=(0.5,) * 3, checkpoint=str(tmp_path / "small.pth")
+        )
         with pytest.raises(ValueError, match=r"small\.pth is not a checkpoint of this ViT"):
             build_segmenter(ModelConfig(2, backbone=backbone, policy=None))

@@ -6,18 +6,20 @@ numbers = {"num_classes": 19, "backbone": {"name": "vit_base"}}
 model = build_segmenter(ModelConfig.from_dict(numbers))
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 from stepseg.dcts.policy import OraclePolicy, PolicyNetwork
 from stepseg.heads.atm import AtmHead
 from stepseg.model import StepSegmenter
 from stepseg.model_config import BACKBONES, PATCH_SIZE, ModelConfig, PolicyConfig
+from stepseg.vit.normalisation import Normalisation, of_file, of_pretrained
 from stepseg.vit.staged import StagedViT
-from stepseg.vit.weights import load_timm_checkpoint, load_timm_pretrained
+from stepseg.vit.weights import checkpoint_file, load_timm_checkpoint, load_timm_pretrained
 from stepseg.weights.safetensors_file import is_safetensors, read_safetensors
 from stepseg.weights.torch_file import read_torch_file
 
-__all__ = ["ModelConfig", "build_policy", "build_segmenter"]
+__all__ = ["ModelConfig", "build_policy", "build_segmenter", "resolved"]
 
 POLICY_ALIASES = {"efficientnet_lite0": "tf_efficientnet_lite0"}
 """The policy of the paper, in the variant with the original's padding."""
@@ -34,7 +36,10 @@ def build_segmenter(config: ModelConfig, *, load_weights: bool = True) -> StepSe
         ValueError: parts do not fit together, or weights cannot be loaded; says which and why.
 
     """
+    if load_weights:
+        config = resolved(config)
     sizes = BACKBONES[config.backbone.name]
+    default = Normalisation()
     vit = StagedViT(
         dim=sizes["dim"],
         depth=config.backbone.depth or sizes["depth"],
@@ -43,6 +48,8 @@ def build_segmenter(config: ModelConfig, *, load_weights: bool = True) -> StepSe
         pos_grid=config.backbone.pos_grid,
         drop_path=config.backbone.drop_path,
         checkpoint_blocks=config.backbone.checkpoint_blocks,
+        mean=config.backbone.mean or default.mean,
+        std=config.backbone.std or default.std,
     )
     if load_weights and config.backbone.pretrained:
         load_timm_pretrained(vit, config.backbone.pretrained)
@@ -68,6 +75,32 @@ def build_segmenter(config: ModelConfig, *, load_weights: bool = True) -> StepSe
         reduction=config.reduction.build(),
         class_source=config.heads.class_source,
     )
+
+
+def resolved(config: ModelConfig) -> ModelConfig:
+    """The configuration with the normalisation that its pretrained weights need, told or known.
+
+    Raises:
+        ValueError: timm has no such weights, or a file does not say how it was trained.
+
+    """
+    backbone = config.backbone
+    if backbone.mean and backbone.std:
+        return config
+    known: Normalisation | None = Normalisation()
+    if backbone.pretrained:
+        known = of_pretrained(backbone.pretrained)
+    elif backbone.checkpoint:
+        known = of_file(checkpoint_file(backbone.checkpoint))
+    if known is None:
+        raise ValueError(
+            f"backbone.checkpoint={backbone.checkpoint!r} does not say how its images were "
+            f"normalised: set backbone.mean and backbone.std, [0.5,0.5,0.5] both for timm's augreg "
+            f"weights, [0.485,0.456,0.406] and [0.229,0.224,0.225] for DeiT, DINO and MAE, or put "
+            f"timm's config.json beside the file"
+        )
+    mean, std = backbone.mean or known.mean, backbone.std or known.std
+    return replace(config, backbone=replace(backbone, mean=mean, std=std))
 
 
 def build_policy(

@@ -52,6 +52,11 @@ class BackboneConfig(_Config):
     """A timm model name with its tag, fetched by timm."""
     checkpoint: str | None = None
     """A local timm state dict, instead."""
+    mean: tuple[float, float, float] | None = None
+    """What images are normalised by, RGB in [0, 1]; None: as the weights were trained, .5 from
+    scratch. `stepseg.build.resolved` fills it in, so that a checkpoint says it."""
+    std: tuple[float, float, float] | None = None
+    """Likewise."""
     drop_path: float = 0.0
     pos_grid: int = 14
     """Side of the position grid when training from scratch; checkpoints bring their own."""
@@ -69,6 +74,12 @@ class BackboneConfig(_Config):
                 f"backbone.pretrained={self.pretrained!r} and backbone.checkpoint="
                 f"{self.checkpoint!r} exclude each other"
             )
+        for key in ("mean", "std"):
+            value = getattr(self, key)
+            if value is not None and (len(value) != 3 or not all(0 <= v <= 1 for v in value)):
+                raise ValueError(f"backbone.{key} is of RGB in [0, 1], three numbers, got {value}")
+        if self.std is not None and min(self.std) == 0:
+            raise ValueError(f"backbone.std divides and must be positive, got {self.std}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stepseg.build import ModelConfig, build_segmenter
+from stepseg.build import ModelConfig, build_segmenter, resolved
 from stepseg.checkpoint import KEY, describe
 from stepseg.data.specs import DatasetSpec
 from stepseg.dcts.policy import PolicyNetwork
@@ -67,10 +67,11 @@ class SegmentationModule(L.LightningModule):
         model: StepSegmenter | None = None,
     ) -> None:
         super().__init__()
-        self.config, self.spec, self.protocol = config, spec, protocol
+        self.config = config if model else resolved(config)
+        self.spec, self.protocol = spec, protocol
         self.optim, self.loss = optim or OptimConfig(), loss or LossWeights()
         self.schedule, self.rule = schedule or ReductionSchedule(), rule or HomogeneityRule()
-        self.model = model or build_segmenter(config)
+        self.model = model or build_segmenter(self.config)
         self.results: list[dict[str, Any]] = []
         """Figures of the last evaluation, plain values, per reduction."""
         self.evaluator: Evaluator

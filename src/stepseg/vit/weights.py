@@ -9,6 +9,7 @@ import timm
 import torch
 from torch import Tensor
 
+from stepseg.vit.normalisation import of_pretrained
 from stepseg.vit.staged import StagedViT
 from stepseg.weights.fit import check_fit
 
@@ -24,9 +25,7 @@ def load_timm_pretrained(vit: StagedViT, name: str) -> None:
         ValueError: the model does not exist, cannot be fetched, or does not fit.
 
     """
-    if not timm.is_model(name.split(".")[0]):
-        near = ", ".join(timm.list_models("vit_*patch16*")[:6])
-        raise ValueError(f"timm has no model {name!r} (backbone.pretrained); for example: {near}")
+    of_pretrained(name)  # refuses names that timm does not know
     try:
         state = timm.create_model(name, pretrained=True, num_classes=0).state_dict()
     except Exception as error:
@@ -41,9 +40,7 @@ def load_timm_pretrained(vit: StagedViT, name: str) -> None:
 
 def load_timm_checkpoint(vit: StagedViT, path: str | Path) -> None:
     """Load a local file with a timm state dict (``.safetensors``, or saved by `torch.save`)."""
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"backbone.checkpoint={str(path)!r} is not a file")
+    path = checkpoint_file(path)
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -61,6 +58,13 @@ def load_timm_checkpoint(vit: StagedViT, path: str | Path) -> None:
         if isinstance(state.get(wrapper), Mapping):
             state = state[wrapper]
     load_timm_state(vit, state, source=str(path))
+
+
+def checkpoint_file(path: str | Path) -> Path:
+    """The path of a local file of weights, if there is one."""
+    if not Path(path).is_file():
+        raise ValueError(f"backbone.checkpoint={str(path)!r} is not a file")
+    return Path(path)
 
 
 def load_timm_state(vit: StagedViT, state: Mapping[str, Tensor], source: str) -> None:
