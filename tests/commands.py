@@ -14,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from PIL import Image
 
-from stepseg.cli.paths import config_dir, register_experiments
+from stepseg.cli.paths import config_dir, register_own_experiments
 
 SMALL = [
     "trainer.max_steps=4",
@@ -61,7 +61,7 @@ def write_camvid(
 
 def compose_config(name: str, overrides: list[str], output: Path) -> DictConfig:
     """Compose a command's config as Hydra would for a job that writes to `output`."""
-    register_experiments()
+    register_own_experiments()
     with initialize_config_dir(config_dir(), version_base="1.3"):
         cfg = compose(name, [*overrides, f"hydra.run.dir={output}"], return_hydra_config=True)
         output.mkdir(parents=True, exist_ok=True)

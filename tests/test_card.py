@@ -24,7 +24,7 @@ RESULT = {
     "status": "running",
     "command": "stepseg-train",
     "overrides": [
-        "+experiments=pond/train", "data.root=/home/ada/data/pond", "data.crop_size=[64,64]",
+        "experiment=pond/train", "data.root=/home/ada/data/pond", "data.crop_size=[64,64]",
     ],
     "config": {
         "data": {"root": "/home/ada/data/pond", "batch_size": 4, "crop_size": [64, 64]},
@@ -113,7 +113,7 @@ def test_it_says_what_is_known(checkpoint):
     assert "| step of these weights | 300 |" in text
     assert "| minutes | 2.1, evaluation included |" in text
     assert "![example 1](pictures/example_1.png)" in text
-    assert "stepseg-train +experiments=pond/train data.root=pond 'data.crop_size=[64,64]'" in text
+    assert "stepseg-train experiment=pond/train data.root=pond 'data.crop_size=[64,64]'" in text
     assert "/home/ada" not in text
 
 

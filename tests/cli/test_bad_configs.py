@@ -33,6 +33,8 @@ BAD = {
     "+data.augmentation.flipp=1": ["unknown key data.augmentation.flipp", "'flip'"],
     "+data.evaluation.strid=8": ["unknown key data.evaluation.strid", "'stride'"],
     "+homogeneity.ignore_breaks_homogenity=1": ["unknown key", "'ignore_breaks_homogeneity'"],
+    "+monitr=val/mAcc": ["unknown key monitr", "did you mean 'monitor'", "+user.name=value"],
+    "experiment=camvid/trian": ["experiment=camvid/trian", "did you mean 'camvid/train'"],
     "+trainer.devicez=1": ["trainer: ", "devicez"],
     "+callbacks.last.every=1": ["callbacks.last: ", "'every'"],
     # values out of range

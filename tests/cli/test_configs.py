@@ -6,13 +6,12 @@ from pathlib import Path
 import pytest
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
 
 from commands import compose_config
 from gpu_pool import register_launchers
 from gpu_pool.sweep import run_sweep
 from stepseg.cli.config import make_all, model_config, plain, reduction_config
-from stepseg.cli.paths import config_dir, experiments_dir
+from stepseg.cli.paths import config_dir
 from stepseg.data.specs import get_spec
 from stepseg.lit.optim import OptimConfig
 from stepseg.losses import LossWeights
@@ -106,19 +105,6 @@ def test_loggers(name, tmp_path):
 def test_policies(name, tmp_path):
     values = plain(compose_config("train", [f"policy={name}"], tmp_path))
     assert values["policy"]["name"] == name
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        str(path.relative_to(experiments_dir()).with_suffix(""))
-        for path in Path(experiments_dir()).rglob("*.yaml")
-    ],
-)
-def test_experiments(name, tmp_path):
-    cfg = compose_config("train", [f"+experiments={name}"], tmp_path)
-    assert OmegaConf.to_container(cfg, resolve=True)
-    model_config(plain(cfg), 11)
 
 
 @pytest.mark.parametrize("name", ["gpu_pool", *choices("hydra/launcher")])

@@ -10,11 +10,13 @@ import torch
 from commands import compose_config
 from stepseg.build import build_segmenter
 from stepseg.cli.config import model_config, plain
-from stepseg.cli.paths import experiments_dir
+from stepseg.cli.hydra_command import check_root
+from stepseg.cli.paths import config_dir, experiments_dir
 from stepseg.cli.systems import named_system
 from stepseg.data.specs import get_spec
 
-FOLDER = Path(experiments_dir())
+FOLDER = Path(config_dir()) / "experiment"
+PAGES = Path(experiments_dir())
 FILES = sorted(str(path.relative_to(FOLDER).with_suffix("")) for path in FOLDER.rglob("*.yaml"))
 CONFIGS = {"stepseg-train": "train", "stepseg-eval": "eval", "stepseg-benchmark": "benchmark"}
 
@@ -37,11 +39,13 @@ def test_there_are_experiments():
 def test_composes(name, tmp_path):
     config, overrides = command(name)
     if not config:  # part of others, which name it in their defaults
-        named = [f for f in FILES if f"/experiments/{name}" in (FOLDER / f"{f}.yaml").read_text()]
+        named = [f for f in FILES if f"/experiment/{name}" in (FOLDER / f"{f}.yaml").read_text()]
         assert named
         return
-    assert f"+experiments={name}" in overrides
-    values = plain(compose_config(config, overrides, tmp_path))
+    assert f"experiment={name}" in overrides
+    cfg = compose_config(config, overrides, tmp_path)
+    check_root(cfg, config)
+    values = plain(cfg)
     if config == "train":
         classes = get_spec(values["data"]["name"]).num_classes
         build_segmenter_on_meta(values, classes)
@@ -60,11 +64,11 @@ def build_segmenter_on_meta(values, classes):
 
 @pytest.mark.parametrize("number", range(1, 8))
 def test_a_folder_for_each_table(number):
-    folder = FOLDER / f"table{number}"
+    folder = PAGES / f"table{number}"
     assert (folder / "README.md").is_file()
     assert (folder / "published.csv").is_file()
 
 
 @pytest.mark.parametrize("number", range(3, 11))
 def test_a_folder_for_each_figure(number):
-    assert (FOLDER / f"figure{number}" / "README.md").is_file()
+    assert (PAGES / f"figure{number}" / "README.md").is_file()

@@ -15,12 +15,10 @@ ROOT = Path(__file__).parents[2]
 
 # A command in the shape of ours, small enough to start in a second.
 PROBE = """
-import hydra
-from stepseg.cli.paths import config_dir, register_experiments
+from stepseg.cli.hydra_command import hydra_command
+from stepseg.cli.paths import config_dir
 
-register_experiments()
-
-@hydra.main(config_path=config_dir(), config_name="probe", version_base="1.3")
+@hydra_command("probe", config_name="probe")
 def main(cfg):
     print("size", cfg.size, "of", config_dir())
 
@@ -28,6 +26,7 @@ if __name__ == "__main__":
     main()
 """
 SCRIPT = "import sys\nfrom probe_app.command import main\nsys.exit(main())\n"
+PRIMARY = "defaults: [data: small, _self_, experiment: null]\nsize: 1\nuser: {}\n"
 EXPERIMENT = "# @package _global_\n# A comment.\nsize: 7\n"
 
 
@@ -37,10 +36,11 @@ def configs(tmp_path):
 
     def write(parent: Path) -> Path:
         (parent / "conf" / "data").mkdir(parents=True)
-        (parent / "conf" / "probe.yaml").write_text("defaults: [data: small, _self_]\nsize: 1\n")
+        (parent / "conf" / "experiment" / "camvid").mkdir(parents=True)
+        (parent / "conf" / "probe.yaml").write_text(PRIMARY)
         (parent / "conf" / "data" / "small.yaml").write_text("root: null\n")
+        (parent / "conf" / "experiment" / "camvid" / "train.yaml").write_text(EXPERIMENT)
         (parent / "experiments" / "camvid").mkdir(parents=True)
-        (parent / "experiments" / "camvid" / "train.yaml").write_text(EXPERIMENT)
         (parent / "experiments" / "camvid" / "README.md").write_text("Not a config.\n")
         (parent / "experiments" / "camvid" / "results.csv").write_text("mIoU\n1.0\n")
         (parent / "experiments" / "camvid" / "plot.py").write_text("raise SystemExit\n")
@@ -90,78 +90,89 @@ def package(tmp_path, monkeypatch):
     return folder
 
 
-FINDERS = [
-    (paths.config_dir, "conf", "STEPSEG_CONF"),
-    (paths.experiments_dir, "experiments", "STEPSEG_EXPERIMENTS"),
-]
-
-
-@pytest.mark.parametrize(("find", "name", "variable"), FINDERS)
-def test_order_of_the_search(find, name, variable, package, tmp_path, monkeypatch):
-    with pytest.raises(FileNotFoundError, match=variable):
+@pytest.mark.parametrize(
+    ("find", "name"), [(paths.config_dir, "conf"), (paths.experiments_dir, "experiments")]
+)
+def test_order_of_the_search(find, name, package, tmp_path):
+    with pytest.raises(FileNotFoundError, match=name):
         find()
     checkout = tmp_path / "checkout" / name
     checkout.mkdir()
     assert find() == str(checkout)
     (package / name).mkdir()
     assert find() == str(package / name)
+
+
+@pytest.mark.parametrize(
+    ("find", "variable", "inside"),
+    [
+        (paths.config_dir, "STEPSEG_CONF", ""),
+        (paths.own_experiments, "STEPSEG_EXPERIMENTS", "experiment"),
+    ],
+)
+def test_variables(find, variable, inside, package, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / inside).mkdir(parents=True)
     monkeypatch.setenv(variable, "mine")
-    assert find() == str(tmp_path / "mine")
-
-
-@pytest.mark.parametrize(("find", "name", "variable"), FINDERS)
-def test_variable_that_names_no_directory(find, name, variable, package, tmp_path, monkeypatch):
-    file = tmp_path / "train.yaml"
-    file.touch()
-    for wrong in (file, tmp_path / "missing"):
-        monkeypatch.setenv(variable, str(wrong))
-        with pytest.raises(NotADirectoryError, match=f"{variable}=.*{wrong.name}"):
+    assert Path(find()) == tmp_path / "mine"
+    (tmp_path / "train.yaml").touch()
+    for wrong in ("train.yaml", "missing"):
+        monkeypatch.setenv(variable, wrong)
+        with pytest.raises(NotADirectoryError, match=f"{variable}=.*{wrong}"):
             find()
 
 
 @pytest.mark.parametrize("entry", ["module", "script"])
 def test_experiment_overrides_conf(entry, probe, configs, tmp_path):
-    folder = configs(tmp_path / "here")
-    variables = {
-        "STEPSEG_CONF": str(folder / "conf"),
-        "STEPSEG_EXPERIMENTS": str(folder / "experiments"),
-    }
-    plain = probe(entry, **variables)
-    assert plain.stdout == f"size 1 of {folder / 'conf'}\n", plain.stderr
-    chosen = probe(entry, "+experiments=camvid/train", **variables)
-    assert chosen.stdout == f"size 7 of {folder / 'conf'}\n", chosen.stderr
+    folder = configs(tmp_path / "here") / "conf"
+    plain = probe(entry, STEPSEG_CONF=str(folder))
+    assert plain.stdout == f"size 1 of {folder}\n", plain.stderr
+    chosen = probe(entry, "experiment=camvid/train", STEPSEG_CONF=str(folder))
+    assert chosen.stdout == f"size 7 of {folder}\n", chosen.stderr
 
 
-def test_swept_and_missing_experiments(probe, configs, tmp_path):
-    folder = configs(tmp_path / "here")
-    (folder / "experiments" / "camvid" / "eval.yaml").write_text("# @package _global_\nsize: 9\n")
-    variables = {
-        "STEPSEG_CONF": str(folder / "conf"),
-        "STEPSEG_EXPERIMENTS": str(folder / "experiments"),
-    }
-    swept = probe("module", "-m", "+experiments/camvid=glob(*)", **variables)
+def test_experiments_as_they_may_be_typed(probe, configs, tmp_path):
+    folder = configs(tmp_path / "here") / "conf"
+    (folder / "experiment" / "camvid" / "eval.yaml").write_text("# @package _global_\nsize: 9\n")
+    for typed in ("+experiments=camvid/train", "+experiment=camvid/train"):
+        assert probe("module", typed, STEPSEG_CONF=str(folder)).stdout.startswith("size 7")
+    swept = probe("module", "-m", "+experiments=camvid/train,camvid/eval", STEPSEG_CONF=str(folder))
     sizes = [line.split()[1] for line in swept.stdout.splitlines() if line.startswith("size")]
-    assert sizes == ["9", "7"], swept.stdout + swept.stderr
-    missing = probe("module", "+experiments=camvid/trian", **variables)
-    assert missing.returncode != 0
-    assert "camvid/trian" in missing.stderr
+    assert sizes == ["7", "9"], swept.stdout + swept.stderr
+    missing = probe("module", "experiment=camvid/trian", STEPSEG_CONF=str(folder))
+    assert missing.returncode == 2
+    assert "there is no such choice; did you mean 'camvid/train'" in missing.stderr
 
 
-def test_help_lists_experiments_and_nothing_else_of_the_checkout(probe, configs, tmp_path):
-    folder = configs(tmp_path / "here")
-    (folder / "unrelated").mkdir()
-    (folder / "unrelated" / "settings.yaml").write_text("a: 1\n")
-    shown = probe(
-        "module",
-        "--help",
-        STEPSEG_CONF=str(folder / "conf"),
-        STEPSEG_EXPERIMENTS=str(folder / "experiments"),
-    )
-    assert "data: small" in shown.stdout
-    assert "experiments/camvid: train\n" in shown.stdout
-    assert "unrelated" not in shown.stdout
+@pytest.mark.parametrize("way", ["option", "variable"])
+def test_experiments_of_ones_own(way, probe, configs, tmp_path):
+    conf, mine = configs(tmp_path / "here") / "conf", tmp_path / "mine"
+    (mine / "experiment" / "pond").mkdir(parents=True)
+    (mine / "experiment" / "pond" / "train.yaml").write_text(EXPERIMENT.replace("7", "5"))
+    options = ["--config-dir", str(mine)] if way == "option" else []
+    variables = {} if way == "option" else {"STEPSEG_EXPERIMENTS": str(mine)}
+    for name, size in (("pond/train", 5), ("camvid/train", 7)):
+        done = probe("script", *options, f"experiment={name}", STEPSEG_CONF=str(conf), **variables)
+        assert done.stdout.startswith(f"size {size} "), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (["+foo=1"], "unknown key foo; known: data, size, user; keys of your own: +user.name="),
+        (["+sise.a=1"], "unknown key sise; did you mean 'size'"),
+        (["experiment=typo"], "unknown key siez; did you mean 'size'"),
+        (["-m", "size=1,2", "+experiment.foo=1"], "unknown key experiment"),
+    ],
+)
+def test_unknown_keys_at_the_root(typed, said, probe, configs, tmp_path):
+    folder = configs(tmp_path / "here") / "conf"
+    (folder / "experiment" / "typo.yaml").write_text("# @package _global_\nsiez: 9\n")
+    refused = probe("module", *typed, STEPSEG_CONF=str(folder))
+    assert (refused.returncode, refused.stdout.count("of ")) == (2, 0), refused.stderr
+    assert said in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert probe("module", "+user.foo=1", STEPSEG_CONF=str(folder)).stdout.startswith("size 1")
 
 
 @pytest.fixture
@@ -185,7 +196,7 @@ def build(tmp_path, configs):
 CARRIED = [
     "conf/probe.yaml",
     "conf/data/small.yaml",
-    "experiments/camvid/train.yaml",
+    "conf/experiment/camvid/train.yaml",
     "experiments/camvid/README.md",
     "experiments/camvid/results.csv",
 ]
@@ -200,7 +211,7 @@ def test_wheel_outside_the_checkout(entry, build, probe, tmp_path):
     assert not (target / "stepseg/experiments/camvid/plot.py").exists()
     for name in [*CARRIED, "py.typed"]:
         assert (target / "stepseg" / name).is_file(), name
-    result = probe(entry, "+experiments=camvid/train", stepseg=target)
+    result = probe(entry, "experiment=camvid/train", stepseg=target)
     assert result.stdout == f"size 7 of {target / 'stepseg/conf'}\n", result.stderr
 
 
@@ -216,8 +227,9 @@ def test_real_configs_and_pages_all_go_into_the_wheel(tmp_path):
     assert result.returncode == 0, result.stdout + result.stderr
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
         packed = set(wheel.namelist())
-    for folder in ("conf", "experiments"):
-        wanted = {f"stepseg/{file.relative_to(ROOT)}" for file in (ROOT / folder).rglob("*.yaml")}
+    for folder, suffix in (("conf", "yaml"), ("experiments", "csv"), ("experiments", "md")):
+        files = (ROOT / folder).rglob(f"*.{suffix}")
+        wanted = {f"stepseg/{file.relative_to(ROOT)}" for file in files}
         assert wanted
         assert wanted <= packed
     package = ROOT / "src" / "stepseg"

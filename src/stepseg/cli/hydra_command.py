@@ -1,7 +1,7 @@
 """`hydra.main` for our commands: a mistyped override ends in one line with what may be meant.
 
-Hydra prints such errors over many lines, and without the nearest name. Errors of the job itself
-are `stepseg.cli.config.run_command`'s.
+Hydra prints such errors over many lines, and without the nearest name; what is added at the root
+it accepts whatever it is called. Errors of the job itself are `stepseg.cli.config.run_command`'s.
 """
 
 import functools
@@ -9,18 +9,24 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.errors import (
+    ConfigCompositionException,
+    HydraException,
+    MissingConfigException,
+    OverrideParseException,
+)
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gpu_pool.errors import JobFailed
-from stepseg.cli.paths import config_dir, register_experiments
-from stepseg.plain_types import nearest
+from stepseg.cli.paths import config_dir, experiments, register_own_experiments
+from stepseg.plain_types import check_keys, nearest
 
 Task = Callable[[DictConfig], Any]
 
@@ -33,17 +39,23 @@ def hydra_command(command: str, *, config_name: str) -> Callable[[Task], Callabl
         config_name: its file in `conf/`.
 
     """
-    register_experiments()
+    register_own_experiments()
 
     def decorate(task: Task) -> Callable[..., Any]:
+        @functools.wraps(task)
+        def checked(cfg: DictConfig) -> Any:
+            check_root(cfg, config_name)
+            return task(cfg)
+
         run = hydra.main(config_path=config_dir(), config_name=config_name, version_base="1.3")(
-            task
+            checked
         )
 
         @functools.wraps(run)
         def main(*args: Any) -> Any:
             # Hydra then hands errors on instead of printing them.
             os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+            sys.argv[1:] = [as_experiment(argument) for argument in sys.argv[1:]]
             try:
                 return run(*args)
             except JobFailed as error:  # the request was fine: not the code of bad input
@@ -63,11 +75,34 @@ def hydra_command(command: str, *, config_name: str) -> Callable[[Task], Callabl
     return decorate
 
 
+def as_experiment(argument: str) -> str:
+    """``+experiments=NAME``, or with a plus too many, as ``experiment=NAME``."""
+    return re.sub(r"^\+*experiments?=", "experiment=", argument)
+
+
+def check_root(cfg: DictConfig, config_name: str) -> None:
+    """Refuse keys at the root that no command reads; Hydra adds them for ``+key=value``.
+
+    Raises `ConfigCompositionException`, one line as for other overrides.
+    """
+    primary = OmegaConf.load(Path(config_dir()) / f"{config_name}.yaml")
+    groups = [str(key) for entry in primary.defaults if entry != "_self_" for key in entry]
+    places = [group.split("@")[-1].split(".")[0] for group in groups]
+    known = {*map(str, primary), *places} - {"defaults", "hydra", "experiment"}
+    try:
+        check_keys("", map(str, cfg), known)
+    except ValueError as error:
+        raise ConfigCompositionException(f"{error}; keys of your own: +user.name=value") from None
+
+
 def composition_message(error: Exception, config_name: str) -> str:
     """One line about an override that Hydra refuses."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, choice = error.missing_cfg_file.rpartition("/")
-        options = error.options or []
+        options = list(error.options or [])
+        if group.split("/")[0] == "experiment":
+            group, _, choice = error.missing_cfg_file.partition("/")
+            options = experiments()
         return f"{group}={choice}: there is no such choice{nearest(choice, options)}"
     text = " ".join(str(error).split())
     if isinstance(error, OverrideParseException):
@@ -85,10 +120,19 @@ def composition_message(error: Exception, config_name: str) -> str:
 
 
 def _keys(config_name: str) -> Iterator[str]:
-    """All keys of a command's configuration as it stands."""
+    """All keys of a command's configuration with the groups that were chosen."""
     GlobalHydra.instance().clear()
     with initialize_config_dir(config_dir(), version_base="1.3"):
-        yield from _flat(OmegaConf.to_container(compose(config_name), resolve=False))
+        try:
+            cfg = compose(config_name, [typed for typed in sys.argv[1:] if _chooses_group(typed)])
+        except HydraException:  # a sweep, or a choice from somewhere else
+            cfg = compose(config_name)
+        yield from _flat(OmegaConf.to_container(cfg, resolve=False))
+
+
+def _chooses_group(override: str) -> bool:
+    group, equals, _ = override.lstrip("+").partition("=")
+    return bool(equals) and (Path(config_dir()) / group.partition("@")[0]).is_dir()
 
 
 def _flat(values: Any, prefix: str = "") -> Iterator[str]:

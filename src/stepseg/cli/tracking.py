@@ -59,7 +59,7 @@ def sweep_group() -> str | None:
     folder = sweep_folder()
     if folder is not None:
         return folder.name
-    experiment = HydraConfig.get().runtime.choices.get("experiments")
+    experiment = HydraConfig.get().runtime.choices.get("experiment")
     return str(experiment) if experiment else None
 
 
