@@ -15,12 +15,7 @@ from typing import Any
 import hydra
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import (
-    ConfigCompositionException,
-    HydraException,
-    MissingConfigException,
-    OverrideParseException,
-)
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -29,6 +24,10 @@ from stepseg.cli.paths import config_dir, experiments, register_own_experiments
 from stepseg.plain_types import check_keys, nearest
 
 Task = Callable[[DictConfig], Any]
+
+
+class UnknownRootKeyError(HydraException, ValueError):
+    """A key that no command reads: bad input of a job, and of the sweep that it belongs to."""
 
 
 def hydra_command(command: str, *, config_name: str) -> Callable[[Task], Callable[..., Any]]:
@@ -44,7 +43,9 @@ def hydra_command(command: str, *, config_name: str) -> Callable[[Task], Callabl
     def decorate(task: Task) -> Callable[..., Any]:
         @functools.wraps(task)
         def checked(cfg: DictConfig) -> Any:
-            check_root(cfg, config_name)
+            from stepseg.cli.config import run_command  # Lightning: not needed for --help
+
+            run_command(command, lambda: check_root(cfg, config_name))
             return task(cfg)
 
         run = hydra.main(config_path=config_dir(), config_name=config_name, version_base="1.3")(
@@ -83,7 +84,7 @@ def as_experiment(argument: str) -> str:
 def check_root(cfg: DictConfig, config_name: str) -> None:
     """Refuse keys at the root that no command reads; Hydra adds them for ``+key=value``.
 
-    Raises `ConfigCompositionException`, one line as for other overrides.
+    Raises `UnknownRootKeyError`, which names the key.
     """
     primary = OmegaConf.load(Path(config_dir()) / f"{config_name}.yaml")
     groups = [str(key) for entry in primary.defaults if entry != "_self_" for key in entry]
@@ -92,7 +93,7 @@ def check_root(cfg: DictConfig, config_name: str) -> None:
     try:
         check_keys("", map(str, cfg), known)
     except ValueError as error:
-        raise ConfigCompositionException(f"{error}; keys of your own: +user.name=value") from None
+        raise UnknownRootKeyError(f"{error}; keys of your own: +user.name=value") from None
 
 
 def composition_message(error: Exception, config_name: str) -> str:
