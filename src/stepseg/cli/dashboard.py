@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from stepseg import __version__
 from stepseg.lit.tracking.dashboard import build_workspace
 
 
@@ -59,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--project", default="stepseg")
     parser.add_argument("--name", default="STEP", help="of the saved view")
     parser.add_argument("--dry-run", action="store_true", help="print it, do not save it")
+    parser.add_argument("--version", action="version", version=f"stepseg {__version__}")
     return parser
 
 

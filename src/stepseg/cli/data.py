@@ -12,10 +12,9 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from stepseg.data.check import check_split, write_report
+from stepseg import __version__
 from stepseg.data.prepare import RECIPES, Options, prepare
 from stepseg.data.specs import available, get_spec
-from stepseg.data.synthetic import SceneParameters, ensure_scenes
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,6 +32,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="stepseg-data", description="Prepare data sets for stepseg and check them."
     )
+    parser.add_argument("--version", action="version", version=f"stepseg {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     processes = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
 
@@ -62,6 +62,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _prepare(options: argparse.Namespace) -> int:
     if options.name == "synthetic":
+        from stepseg.data.synthetic import SceneParameters, ensure_scenes
+
         parameters = SceneParameters(image_size=tuple(options.image_size))
         folder = ensure_scenes(options.root, parameters, options.processes)
         print(f"{folder} is complete: {_listed(parameters.counts)}")
@@ -83,6 +85,8 @@ def _listed(counts: Mapping[str, int]) -> str:
 
 
 def _check(options: argparse.Namespace) -> int:
+    from stepseg.data.check import check_split, write_report  # here: --help needs no torch
+
     spec = get_spec(options.name, options.root)
     report = check_split(spec, options.root, options.split, options.processes)
     print(report.table())

@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gpu_pool.errors import JobFailed
+from stepseg.cli.help import answer
 from stepseg.cli.paths import config_dir, experiments, register_own_experiments
 from stepseg.plain_types import check_keys, nearest
 
@@ -58,6 +59,10 @@ def hydra_command(command: str, *, config_name: str) -> Callable[[Task], Callabl
             os.environ.setdefault("HYDRA_FULL_ERROR", "1")
             sys.argv[1:] = [as_experiment(argument) for argument in sys.argv[1:]]
             try:
+                said = None if args else answer(command, config_name, sys.argv[1:])
+                if said is not None:
+                    print(said)
+                    return None
                 return run(*args)
             except JobFailed as error:  # the request was fine: not the code of bad input
                 print(f"{command}: {error}", file=sys.stderr)

@@ -14,13 +14,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from rich.console import Console
-
 from stepseg import __version__
-from stepseg.cli.paths import experiments_dir
-from stepseg.report.build import Options, build_report
-from stepseg.report.published import load_published
-from stepseg.report.writers import screen_table
 
 WIDTH = 160
 """Columns of tables where no terminal says how wide it is."""
@@ -36,6 +30,14 @@ def report(arguments: Sequence[str] | None = None) -> int:
     """Collect, write and print; returns the exit status."""
     parser = _parser()
     given = parser.parse_args(arguments)
+    # here, because --help needs nothing of it
+    from rich.console import Console
+
+    from stepseg.cli.paths import experiments_dir
+    from stepseg.report.build import Options, build_report
+    from stepseg.report.published import load_published
+    from stepseg.report.writers import screen_table
+
     first = given.folders[0]
     out = given.out or (first.parent if first.is_file() else first) / "report"
     console = Console() if Console().is_terminal else Console(width=WIDTH)

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from stepseg.data.prepare.archive import extract_zip
-from stepseg.data.prepare.convert import convert_cocostuff
 from stepseg.data.prepare.download import Progress, Source, fetch, verify_sha1
 from stepseg.data.specs import DatasetSpec
 
@@ -101,6 +100,8 @@ def _ade20k(root: Path, options: Options) -> None:
 
 
 def _cocostuff10k(root: Path, options: Options) -> None:
+    from stepseg.data.prepare.convert import convert_cocostuff  # it alone needs more than Python
+
     if not (root / "imageLists").is_dir():
         extract_zip(_fetch("cocostuff10k", COCOSTUFF10K, options), root)
     options.say("converting annotations to PNG")
