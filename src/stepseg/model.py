@@ -26,7 +26,6 @@ from stepseg.dcts.targets import pad_to_multiple
 from stepseg.heads.atm import AtmHead
 from stepseg.packed import PackedTokens, TokenLayout
 from stepseg.reduction import Reduction
-from stepseg.runtime.choice import RUNTIMES
 from stepseg.segmentation import HeadOutput, Segmentation
 from stepseg.vit.staged import StagedViT
 
@@ -116,28 +115,16 @@ class StepSegmenter(nn.Module):
                 f"the policy scores windows {self.policy.windows}, not {sorted(unknown)}"
             )
 
-    def prepare_for_inference(self, runtime: str = "eager") -> Self:
+    def prepare_for_inference(self) -> Self:
         """Set evaluation mode for good, in place; no gradients, and the weights are final.
 
         The policy's BatchNorms are folded, and what no image enters is computed once.
-
-        Args:
-            runtime: ``eager``, or ``compile``: the policy, the blocks between exits and every head
-                become compiled graphs at their first use (`stepseg.runtime.graph`). ``graphs``:
-                the blocks between exits run on the fixed, padded buffers that CUDA graphs need,
-                without graphs as yet: the same results, slower (`stepseg.runtime.buffered`).
-
         """
-        if runtime not in RUNTIMES:
-            raise ValueError(f"runtime={runtime!r}: choose one of {', '.join(RUNTIMES)}")
         self.eval().requires_grad_(False)
         if isinstance(self.policy, PolicyNetwork):
             self.policy.fold_batch_norm()
-            self.policy.use_runtime(runtime)
-        self.backbone.use_runtime(runtime)
         for block in (*self.exit_head_blocks, self.backbone.depth):
             self.head(block).cache_first_query()
-            self.head(block).use_runtime(runtime)
         return self
 
     def forward(

@@ -113,21 +113,7 @@ def test_counting_alone_gives_the_published_number_of_a_large_model(tmp_path, mo
     assert rows[1]["tokens_per_stage"] == [1600 - 3 * 161]
     for row in rows:
         assert row["latency_ms_p50"] is row["realisation"] is row["batch_size"] is None
-        assert row["graphs"] is None
         assert row["macs_ratio"] == pytest.approx(rows[0]["gmacs"] / row["gmacs"])
-
-
-def test_graphs_rehearsed_on_a_cpu(tmp_path):
-    eager = bench(tmp_path / "eager", "reductions=[none,step]", "iterations=1")
-    result = bench(tmp_path / "graphs", "reductions=[none,step]", "iterations=1", "runtime=graphs")
-    assert [row["graphs"] for row in eager["rows"]] == [None, None]
-    for row, expected in zip(result["rows"], eager["rows"], strict=True):
-        assert row["protocol"]["runtime"] == "graphs"
-        assert row["graphs"]["hit_rate"] == 1
-        assert row["gmacs"] == expected["gmacs"]
-    with open(tmp_path / "graphs" / "benchmark.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [row["graphs.hit_rate"] for row in rows] == ["1.0", "1.0"]
 
 
 def test_counts_per_stage_can_be_prescribed(tmp_path):
@@ -215,9 +201,8 @@ def test_what_a_checkpoint_decides_cannot_be_said_again(checkpoint, tmp_path):
         (["batch_sizes=[1,0]"], "batch_sizes are positive"),
         (["map=maybe"], "true, false or both"),
         (["dtype=fp16"], "choose one of fp32, bf16"),
-        (["runtime=graph"], "choose one of auto, eager, compile, graphs"),
+        (["runtime=graphs"], "choose one of auto, eager, compile"),
         (["runtime=compile", "parts=true"], "use runtime=eager"),
-        (["runtime=graphs", "parts=true"], "use runtime=eager"),
         (["iterations=0"], "iterations must be at least 1"),
         (["device=tpu9"], "choose auto, cpu, cuda"),
         pytest.param(["device=cuda"], "sees no CUDA device here; use device=cpu", marks=NO_GPU),

@@ -113,15 +113,6 @@ def test_rows_tell_their_reduction_and_equal_single_runs(run, tmp_path, capsys):
     assert "merge_threshold_2" in shown
 
 
-def test_graphs_rehearsed_on_a_cpu_give_the_same_figures(run, tmp_path):
-    eager = run(tmp_path / "eager", *GRID, "trainer.accelerator=cpu")["rows"]
-    result = run(tmp_path / "graphs", *GRID, "runtime=graphs", "trainer.accelerator=cpu")
-    assert result["runtime"] == "graphs"
-    for row, expected in zip(result["rows"], eager, strict=True):
-        for key in ("mIoU", "gmacs_mean"):
-            assert row[key] == pytest.approx(expected[key], rel=1e-3)
-
-
 def test_flat_table(run, tmp_path):
     rows = run(tmp_path, *GRID)["rows"]
     with open(tmp_path / "results.csv") as file:

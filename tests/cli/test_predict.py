@@ -210,15 +210,6 @@ def test_shared_checkpoints_give_the_same_labels(checkpoint, data, tmp_path):
     assert (labels_in(tmp_path / "a")["000.png"] == labels_in(tmp_path / "b")["000.png"]).all()
 
 
-def test_graphs_rehearsed_on_a_cpu_give_the_same_labels(checkpoint, data, tmp_path):
-    eager = run(checkpoint, tmp_path / "eager", input=data / "images/val")
-    graphs = run(checkpoint, tmp_path / "graphs", "runtime=graphs", input=data / "images/val")
-    assert (eager["runtime"], graphs["runtime"]) == ("eager", "graphs")
-    expected, found = labels_in(tmp_path / "eager"), labels_in(tmp_path / "graphs")
-    assert expected.keys() == found.keys()
-    assert np.mean([(expected[name] != found[name]).mean() for name in expected]) < 1e-3
-
-
 def test_reductions_of_the_command_line(checkpoint, data, tmp_path):
     result = run(checkpoint, tmp_path, "reduction=none", input=data / "images/val")
     assert result["tokens_per_stage"] == [24.0]

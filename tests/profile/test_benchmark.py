@@ -16,7 +16,6 @@ from stepseg.profile.benchmark import (
 from stepseg.profile.macs import count_macs, total_macs
 from stepseg.profile.speed import Timing
 from stepseg.profile.tokens import prescribe
-from stepseg.runtime.buffered import Usage
 from toys import SYSTEMS, toy_images, toy_segmenter
 
 
@@ -102,7 +101,7 @@ def test_the_calls_go_through_all_batches_and_the_map_is_optional():
     model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     made = []
     for with_map in (True, False):
-        call = module._cycle(model, Reduction(), images.split(1), with_map, Usage())
+        call = module._cycle(model, Reduction(), images.split(1), with_map)
         made.append([call() for _ in range(4)])
     assert [int((images == x).flatten(1).all(1).nonzero()) for x in seen] == [0, 1, 2, 0] * 2
     assert made[0][0].shape == (1, 80, 112)
@@ -140,27 +139,4 @@ def test_a_real_run_fills_every_column():
         numbers = [row[key] for key in ("latency_ms_p50", "latency_ms_p95", "images_per_s")]
         numbers += [row[key] for key in ("peak_memory_mb", "speedup", "macs_ratio", "realisation")]
         assert all(math.isfinite(number) and number > 0 for number in numbers)
-        assert row["device_ms_p50"] is row["graphs"] is None
-
-
-def test_every_system_tells_its_own_use_of_buffers():
-    rows = benchmark(
-        toy_segmenter().prepare_for_inference("graphs"),
-        {"none": Reduction(), "step": SYSTEMS["step"]},
-        [toy_images(2), toy_images(2)],
-        Protocol(warmup=1, iterations=3),
-    )
-    calls = 2 + 4 + 1  # warm-up and clock in whole passes, and one for the memory
-    for name, stages in (("none", 1), ("step", 3)):
-        assert rows[name]["graphs"] == {
-            **{"hits": stages * calls, "made": 0, "evicted": 0, "fallbacks": 0},
-            "hit_rate": 1.0,
-        }
-
-
-def test_buffers_for_fewer_tokens_than_the_dense_model_has():
-    model = toy_segmenter().prepare_for_inference("graphs")
-    model.backbone.buffered.most_tokens = 69
-    systems = {"none": Reduction(), "dcts": prescribe(SYSTEMS["dcts"], (5, 7), [20])}
-    rows = benchmark(model, systems, [toy_images(2)], Protocol(warmup=0, iterations=1))
-    assert [row["graphs"]["hit_rate"] for row in rows.values()] == [0.0, 1.0]
+        assert row["device_ms_p50"] is None

@@ -9,7 +9,7 @@ Letters: B images, H x W pixels, Y x X patches, F features.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import timm
 import torch
@@ -19,9 +19,6 @@ from torch import Tensor, nn
 from stepseg.dcts.fold import fold_batch_norm
 from stepseg.dcts.merge import check_windows
 from stepseg.dcts.targets import HomogeneityRule, pad_to_multiple
-
-if TYPE_CHECKING:
-    from stepseg.runtime.policy import CompiledFeatures
 
 Training = Literal["frozen", "joint"]
 
@@ -66,7 +63,6 @@ class PolicyNetwork(nn.Module):
             )
         self.name, self.windows, self.patch_size = name, tuple(windows), patch_size
         self.stride, self.training_mode = stride, training
-        self.compiled: CompiledFeatures | None = None
         self.classifier = nn.ModuleDict(
             {str(window): nn.Conv2d(info.channels()[-1], 1, 1) for window in windows}
         )
@@ -92,14 +88,15 @@ class PolicyNetwork(nn.Module):
             rows, columns = (-(-side // self.patch_size) for side in images_B3HW.shape[-2:])
             images = pad_to_multiple((images_B3HW - self.mean) / self.std, self.stride, 0)
             images = images.contiguous(memory_format=torch.channels_last)
-            if self.compiled and not torch.is_grad_enabled():
-                features_BFyx = self.compiled.run(images)
-            else:
-                features_BFyx = self.features(images)[-1]
+            features_BFyx = self.last_features(images)
             return {
                 window: self._logits(features_BFyx, window, rows // window, columns // window)
                 for window in self.windows
             }
+
+    def last_features(self, images_B3HW: Tensor) -> Tensor:
+        """Of the CNN, ``[B, F, H / stride, W / stride]``; images are normalised and padded."""
+        return self.features(images_B3HW)[-1]
 
     def fold_batch_norm(self) -> None:
         """Fold every BatchNorm into the convolution before it, in place: for inference only."""
@@ -107,14 +104,6 @@ class PolicyNetwork(nn.Module):
         side = 2 * self.stride
         example = torch.zeros(1, 3, side, side, device=weight.device, dtype=weight.dtype)
         fold_batch_norm(self.features, example)
-
-    def use_runtime(self, runtime: str) -> None:
-        """For inference, weights are final: whether the CNN becomes graphs from now on."""
-        self.compiled = None
-        if runtime == "compile":
-            from stepseg.runtime.policy import CompiledFeatures  # brings the compiler: long imports
-
-            self.compiled = CompiledFeatures(self.features)
 
     def _logits(self, features_BFyx: Tensor, window: int, rows: int, columns: int) -> Tensor:
         step = window // self.cell

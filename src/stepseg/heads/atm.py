@@ -12,7 +12,7 @@ of the encoder, d channels of the head, N attention heads, K channels of one.
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -21,9 +21,6 @@ from torch import Tensor, nn
 from stepseg.ops.attention import Attend, varlen_attention
 from stepseg.ops.segment import segment_scores
 from stepseg.packed import PackedTokens, Segments
-
-if TYPE_CHECKING:
-    from stepseg.runtime.heads import CompiledHead
 
 
 class AtmHead(nn.Module):
@@ -66,7 +63,6 @@ class AtmHead(nn.Module):
             AtmLayer(dim=head_dim, num_heads=num_heads, dropout=dropout) for _ in range(num_layers)
         )
         self.presence = nn.Linear(head_dim, 2)
-        self.compiled: CompiledHead | None = None
         self.register_buffer("cached_query_Cd", None, persistent=False)
         self.apply(_init_linear)
         nn.init.normal_(self.query_Cd)
@@ -82,18 +78,7 @@ class AtmHead(nn.Module):
         values_TD, segments = tokens.values_TD, tokens.segments
         queries = self._query_segments(segments.num_images, values_TD.device)
         query_Qd = self.first_query(segments.num_images)
-        # Sizes of 0 and 1 are constants to the compiler: they would cost a graph of their own.
-        if self.compiled and not torch.is_grad_enabled() and min(len(tokens), queries.total) > 1:
-            logits = self.compiled.run(values_TD, query_Qd, segments, queries)
-        else:
-            logits = self.score(
-                values_TD,
-                query_Qd,
-                among_queries=lambda q, k, v: varlen_attention(q, k, v, queries, queries),
-                to_tokens=lambda q, k, v: varlen_attention(q, k, v, queries, segments),
-                compare=lambda k_Td, q_Qd: segment_scores(k_Td, q_Qd, segments),
-            )
-        mask_logits_TC, class_logits_Q2 = logits
+        mask_logits_TC, class_logits_Q2 = self.answer(values_TD, query_Qd, queries, segments)
         return mask_logits_TC, class_logits_Q2.unflatten(0, (segments.num_images, -1))
 
     def first_query(self, num_images: int) -> Tensor:
@@ -108,6 +93,18 @@ class AtmHead(nn.Module):
             lambda q, k, v: varlen_attention(q, k, v, queries, queries),
         )
         return query_Qd if self.training else query_Qd.repeat(num_images, 1)
+
+    def answer(
+        self, x_TD: Tensor, query_Qd: Tensor, queries: Segments, tokens: Segments
+    ) -> tuple[Tensor, Tensor]:
+        """As `score`, for the queries and tokens of these images."""
+        return self.score(
+            x_TD,
+            query_Qd,
+            among_queries=lambda q, k, v: varlen_attention(q, k, v, queries, queries),
+            to_tokens=lambda q, k, v: varlen_attention(q, k, v, queries, tokens),
+            compare=lambda k_Td, q_Qd: segment_scores(k_Td, q_Qd, tokens),
+        )
 
     def score(
         self,
@@ -155,14 +152,6 @@ class AtmHead(nn.Module):
         """For inference: what no image enters is computed once; weights are final."""
         self.cached_query_Cd = None
         self.cached_query_Cd = self.eval().first_query(1)
-
-    def use_runtime(self, runtime: str) -> None:
-        """For inference, weights are final: whether the head is a graph from now on."""
-        self.compiled = None
-        if runtime == "compile":
-            from stepseg.runtime.heads import CompiledHead  # brings the compiler: long imports
-
-            self.compiled = CompiledHead(self)
 
     def _query_segments(self, num_images: int, device: torch.device) -> Segments:
         return Segments.from_lengths([self.num_classes] * num_images, device)

@@ -23,6 +23,7 @@ from stepseg.predict.images import ImageLike, Pixels, as_pixels, is_image
 from stepseg.predict.notes import Notes, views_of_size
 from stepseg.predict.prediction import Prediction
 from stepseg.protocol import Protocol, resized_size
+from stepseg.runtime.apply import apply_runtime
 from stepseg.runtime.choice import choose_runtime
 
 
@@ -37,7 +38,7 @@ class Segmenter:
         reduction: which tokens merge and leave; None: the model's own.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
         dtype: ``fp32`` or ``bf16``.
-        runtime: ``eager``, ``compile``, ``graphs`` or ``auto`` (`stepseg.runtime.choice`).
+        runtime: ``eager``, ``compile`` or ``auto`` (`stepseg.runtime.choice`).
 
     Raises:
         ValueError: no such device, type or runtime, or a reduction that this model cannot do.
@@ -67,7 +68,8 @@ class Segmenter:
         self.protocol = protocol or Protocol()
         self.runtime = choose_runtime(runtime, self.device)
         self.reduction = _possible(model, reduction or model.reduction)
-        self.model = model.prepare_for_inference(self.runtime).to(self.device, self.dtype)
+        model.prepare_for_inference().to(self.device, self.dtype)
+        self.model = apply_runtime(model, self.runtime)
         self.classes = tuple(classes)
         self.palette = tuple((int(r), int(g), int(b)) for r, g, b in palette)
 
@@ -90,7 +92,7 @@ class Segmenter:
             reduction: None: the checkpoint's; ``Reduction()``: the dense model.
             device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
             dtype: ``fp32`` or ``bf16``.
-            runtime: ``eager``, ``compile``, ``graphs`` or ``auto``.
+            runtime: ``eager``, ``compile`` or ``auto``.
 
         Raises:
             ValueError: no such file, or not one of ours; names it.

@@ -26,7 +26,6 @@ from stepseg.profile.macs import count_macs, macs_of_stages, policy_macs, total_
 from stepseg.profile.peak import matmul_peak
 from stepseg.profile.speed import Timing, speedup, time_interleaved
 from stepseg.profile.tokens import stage_tokens
-from stepseg.runtime.buffered import Usage
 
 Row = dict[str, Any]
 
@@ -96,16 +95,14 @@ def benchmark(
         progress: told the number of finished rounds and of all rounds.
 
     Returns:
-        One row of figures per system. Latencies are per batch; `graphs` is how often stages found
-        their buffers in all calls since the counting one, with ``runtime=graphs``.
+        One row of figures per system. Latencies are per batch.
 
     """
     rows = {name: measured_cost(model, r, batches) for name, r in reductions.items()}
-    usages = {name: Usage() for name in reductions}
     passes = -(-protocol.iterations // len(batches))
     timings = time_interleaved(
         {
-            name: _cycle(model, reduction, batches, protocol.with_map, usages[name])
+            name: _cycle(model, reduction, batches, protocol.with_map)
             for name, reduction in reductions.items()
         },
         warmup=protocol.warmup * len(batches),
@@ -115,7 +112,6 @@ def benchmark(
     )
     for name, row in rows.items():
         row |= _speed(timings[name], len(batches[0]))
-        row["graphs"] = usages[name].as_dict() if model.backbone.buffered else None
         if baseline in rows:
             both = (timings[baseline], timings[name], len(batches))
             row["speedup"], row["speedup_cpu"] = speedup(*both), speedup(*both, clock="cpu")
@@ -155,13 +151,9 @@ def environment(device: torch.device, model: StepSegmenter, dtype: torch.dtype) 
 
 
 def _cycle(
-    model: StepSegmenter,
-    reduction: Reduction,
-    batches: Sequence[Tensor],
-    with_map: bool,
-    usage: Usage,
+    model: StepSegmenter, reduction: Reduction, batches: Sequence[Tensor], with_map: bool
 ) -> Callable[[], object]:
-    """A call that segments the next batch each time and adds to the usage of buffers."""
+    """A call that segments the next batch each time."""
     position = 0
 
     @torch.inference_mode()
@@ -169,8 +161,6 @@ def _cycle(
         nonlocal position
         images_B3HW = batches[position % len(batches)]
         position += 1
-        if model.backbone.buffered:
-            model.backbone.buffered.usage = usage
         output = model(images_B3HW, reduction=reduction)
         return output.prediction() if with_map else output.cell_scores()
 

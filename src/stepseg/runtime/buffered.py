@@ -5,8 +5,9 @@ differ from image to image, so that tokens are copied into a buffer of the next 
 is left of it belongs to one more image, the padding: variable-length kernels write no row outside
 all images, and what an earlier run, or nobody, left there would go on into the next block.
 
-Nothing is captured yet. Each run calls the function that a graph would hold: the same features as
-without buffers, slower by the padding. It rehearses what a capture has to rely on.
+Nothing is captured yet, and no runtime of a user's choice comes here. Each run calls the function
+that a graph would hold: the same features as without buffers, slower by the padding. It rehearses
+what a capture has to rely on.
 
 Not here: heads, the policy and exits, which stay as they are.
 
@@ -14,16 +15,16 @@ Letters: B images, T packed tokens, R rows of a bucket (T and the padding), D ch
 channels of a head.
 """
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from stepseg.ops.attention import varlen_attention
 from stepseg.packed import PackedTokens, Segments
-from stepseg.runtime.choice import refuse_graphs
 from stepseg.vit.block import Block
+from stepseg.vit.staged import StagedViT
 
 
 def bucket(tokens: int) -> int:
@@ -55,7 +56,8 @@ class StageBuffers:
     """What the stage writes."""
 
     def __init__(self, batch: int, rows: int, like: Tensor) -> None:
-        refuse_graphs(like.device)
+        if like.is_cuda:
+            raise NotImplementedError("capturing CUDA graphs has not been run on a GPU yet")
         with torch.inference_mode(False):  # inference tensors could not be filled outside of it
             self.values_RD = like.new_zeros(rows, like.shape[1])
             self.out_RD = torch.zeros_like(self.values_RD)
@@ -95,16 +97,12 @@ class Usage:
         runs = self.hits + self.made + self.fallbacks
         return self.hits / runs if runs else None
 
-    def as_dict(self) -> dict[str, float | None]:
-        """Plain values for `result.json`."""
-        return {**asdict(self), "hit_rate": self.hit_rate}
-
 
 class BufferedStages:
-    """Runs ranges of blocks on fixed buffers, made at first use; one caller at a time.
+    """Stands in for `StagedViT.run_blocks`, on buffers made at first use; one caller at a time.
 
     Args:
-        blocks: of the backbone; their weights must not change any more.
+        vit: the backbone; its weights must not change any more.
         most_tokens: of a batch; more run without buffers. Graphs save launches, and so much work
             should hide them (to be measured).
         most_buffers: kept at a time; the least recently used leave. With the default numbers they
@@ -112,24 +110,20 @@ class BufferedStages:
 
     """
 
-    def __init__(
-        self, blocks: Sequence[Block], *, most_tokens: int = 4096, most_buffers: int = 32
-    ) -> None:
+    def __init__(self, vit: StagedViT, *, most_tokens: int = 4096, most_buffers: int = 32) -> None:
         if most_buffers < 1:
             raise ValueError(f"most_buffers must be at least 1, got {most_buffers}")
-        self.blocks = blocks
+        self.vit = vit
         self.most_tokens, self.most_buffers = most_tokens, most_buffers
         self.usage = Usage()
-        """Since it was last replaced."""
         self._buffers: dict[tuple, StageBuffers] = {}  # the least recently used first
 
-    def run(self, tokens: PackedTokens, start: int, stop: int) -> PackedTokens:
-        """Run the blocks ``start + 1`` to ``stop``, counted from 1."""
-        if len(tokens) > self.most_tokens:
-            self.usage.fallbacks += 1
-            for block in self.blocks[start:stop]:
-                tokens = block(tokens)
-            return tokens
+    def __call__(self, tokens: PackedTokens, start: int, stop: int) -> PackedTokens:
+        """As the method."""
+        fits = len(tokens) <= self.most_tokens
+        if torch.is_grad_enabled() or start >= stop or not fits:
+            self.usage.fallbacks += not fits
+            return StagedViT.run_blocks(self.vit, tokens, start, stop)
         buffers = self._buffers_for(tokens, start, stop)
         buffers.fill(tokens)
         self._stage(buffers, start, stop)
@@ -144,8 +138,8 @@ class BufferedStages:
             return varlen_attention(q_RNK, k_RNK, v_RNK, segments, segments)
 
         x_RD = buffers.values_RD
-        for block in self.blocks[start:stop]:
-            x_RD = block.residuals(x_RD, attend)
+        for block in self.vit.blocks[start:stop]:
+            x_RD = cast(Block, block).residuals(x_RD, attend)
         buffers.out_RD.copy_(x_RD)
 
     def _buffers_for(self, tokens: PackedTokens, start: int, stop: int) -> StageBuffers:

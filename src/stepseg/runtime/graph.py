@@ -12,10 +12,12 @@ Not here: training (the operators have no derivative) and CUDA graphs.
 Letters: T and S packed rows, Q packed queries, N heads, K channels of a head, D channels, B images.
 """
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import torch
+import torch._dynamo.config as dynamo_config
 import torch._inductor.config as inductor_config
 from torch import Tensor
 
@@ -26,33 +28,55 @@ from stepseg.packed import Segments
 Backend = str | Callable[..., Any]
 """Of `torch.compile`."""
 
+MOST_GRAPHS = 256
+"""Of one definition in a process."""
+
 
 class Graph:
     """A function of tensors as one graph, compiled at the first call; weights must not change.
 
     Args:
         function: of tensors only; sizes of 0 and 1 are constants to the compiler, keep them out.
-        name: for logs.
         backend: who compiles it.
         dynamic: whether sizes are symbols, so that any will do.
 
     """
 
     def __init__(
-        self,
-        function: Callable[..., Any],
-        name: str,
-        backend: Backend = "inductor",
-        *,
-        dynamic: bool = True,
+        self, function: Callable[..., Any], backend: Backend = "inductor", *, dynamic: bool = True
     ) -> None:
-        # The compiler counts graphs by code object and gives up after some: one for each function.
-        function.__code__ = function.__code__.replace(co_name=name)
+        # Functions of one definition count as recompilations of each other, and the compiler gives
+        # up after 8: every stage and head of a model wants its graph.
+        dynamo_config.recompile_limit = max(dynamo_config.recompile_limit, MOST_GRAPHS)
         self._call = torch.compile(function, dynamic=dynamic, fullgraph=True, backend=backend)
 
     def __call__(self, *tensors: Tensor) -> Any:
         with inductor_config.patch(freezing=tensors[0].device.type == "cpu"):
             return self._call(*tensors)
+
+
+class Compiled(ABC):
+    """Stands in for a method of one module by graphs made at first use; a copy makes its own."""
+
+    dynamic = True
+    """Whether graphs hold for any sizes."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        self._graphs: dict[Hashable, Graph] = {}
+
+    @abstractmethod
+    def function(self, key: Any) -> Callable[..., Any]:
+        """The function of tensors whose graph has this key."""
+
+    def graph(self, key: Hashable = None) -> Graph:
+        """The graph of a key, made if need be."""
+        if key not in self._graphs:
+            self._graphs[key] = Graph(self.function(key), self.backend, dynamic=self.dynamic)
+        return self._graphs[key]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_graphs": {}}  # graphs hold the modules of the original
 
 
 def as_tensors(segments: Segments) -> tuple[Tensor, Tensor]:

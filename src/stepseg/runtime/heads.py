@@ -4,15 +4,18 @@ Letters: T packed tokens, C classes, Q packed queries, D channels of the encoder
 head, N attention heads, K channels of one.
 """
 
+from collections.abc import Callable
+
+import torch
 from torch import Tensor
 
 from stepseg.heads.atm import AtmHead
 from stepseg.packed import Segments
-from stepseg.runtime.graph import Backend, Graph, as_tensors, attend, compare
+from stepseg.runtime.graph import Backend, Compiled, as_tensors, attend, compare
 
 
-class CompiledHead:
-    """Runs a head as a graph.
+class CompiledHead(Compiled):
+    """Stands in for `AtmHead.answer`.
 
     Args:
         head: its weights must not change any more.
@@ -21,6 +24,22 @@ class CompiledHead:
     """
 
     def __init__(self, head: AtmHead, backend: Backend = "inductor") -> None:
+        super().__init__(backend)
+        self.head = head
+
+    def __call__(
+        self, x_TD: Tensor, query_Qd: Tensor, queries: Segments, tokens: Segments
+    ) -> tuple[Tensor, Tensor]:
+        """As the method."""
+        # Sizes of 0 and 1 are constants to the compiler: they would cost a graph of their own.
+        if torch.is_grad_enabled() or min(len(x_TD), len(query_Qd)) < 2:
+            return AtmHead.answer(self.head, x_TD, query_Qd, queries, tokens)
+        return self.graph()(x_TD, query_Qd, *as_tensors(queries), *as_tensors(tokens))
+
+    def function(self, key: None) -> Callable[..., tuple[Tensor, Tensor]]:
+        """`AtmHead.score` with the images as tensors."""
+        head = self.head
+
         def score(
             x_TD: Tensor,
             query_Qd: Tensor,
@@ -41,10 +60,4 @@ class CompiledHead:
 
             return head.score(x_TD, query_Qd, among_queries, to_tokens, compare_images)
 
-        self._graph = Graph(score, "atm_head", backend)
-
-    def run(
-        self, x_TD: Tensor, query_Qd: Tensor, tokens: Segments, queries: Segments
-    ) -> tuple[Tensor, Tensor]:
-        """As `AtmHead.score`, for these images."""
-        return self._graph(x_TD, query_Qd, *as_tensors(queries), *as_tensors(tokens))
+        return score

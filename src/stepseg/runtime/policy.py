@@ -7,39 +7,42 @@ the first few sizes are compiled and the others are not.
 Letters: B images, H x W pixels, F features.
 """
 
-from torch import Tensor, nn
+from collections.abc import Callable
 
-from stepseg.runtime.graph import Backend, Graph
+import torch
+from torch import Tensor
+
+from stepseg.dcts.policy import PolicyNetwork
+from stepseg.runtime.graph import Backend, Compiled
 
 MOST = 4
 """Sizes that are compiled, at some seconds each."""
 
 
-class CompiledFeatures:
-    """Runs a CNN of timm as graphs; the last of its features is what counts.
+class CompiledFeatures(Compiled):
+    """Stands in for `PolicyNetwork.last_features`.
 
     Args:
-        features: its weights must not change any more.
+        policy: its weights must not change any more.
         backend: who compiles.
 
     """
 
-    def __init__(self, features: nn.Module, backend: Backend = "inductor") -> None:
-        self.features, self.backend = features, backend
-        self._graphs: dict[tuple[int, ...], Graph] = {}
+    dynamic = False
 
-    def run(self, images_B3HW: Tensor) -> Tensor:
-        """Features ``[B, F, H / stride, W / stride]``."""
+    def __init__(self, policy: PolicyNetwork, backend: Backend = "inductor") -> None:
+        super().__init__(backend)
+        self.features = policy.features
+
+    def __call__(self, images_B3HW: Tensor) -> Tensor:
+        """As the method."""
         size = tuple(images_B3HW.shape)
-        if size not in self._graphs:
-            if len(self._graphs) == MOST:
-                return self.features(images_B3HW)[-1]
-            self._graphs[size] = self._graph(size)
-        return self._graphs[size](images_B3HW)
-
-    def _graph(self, size: tuple[int, ...]) -> Graph:
-        def last_features(images_B3HW: Tensor) -> Tensor:
+        full = len(self._graphs) == MOST and size not in self._graphs
+        if torch.is_grad_enabled() or full:
             return self.features(images_B3HW)[-1]
+        return self.graph(size)(images_B3HW)
 
-        name = "policy_" + "_".join(map(str, size))
-        return Graph(last_features, name, self.backend, dynamic=False)
+    def function(self, key: tuple[int, ...]) -> Callable[[Tensor], Tensor]:
+        """The CNN's last features, for images of one shape."""
+        features = self.features
+        return lambda images_B3HW: features(images_B3HW)[-1]

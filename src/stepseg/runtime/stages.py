@@ -3,38 +3,40 @@
 Letters: T packed tokens, D channels, N heads, K channels of a head.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from stepseg.packed import PackedTokens
-from stepseg.runtime.graph import Backend, Graph, as_tensors, attend
-from stepseg.vit.block import Block
+from stepseg.runtime.graph import Backend, Compiled, as_tensors, attend
+from stepseg.vit.staged import StagedViT
 
 
-class CompiledStages:
-    """Runs ranges of blocks as graphs, one for each range that is asked for.
+class CompiledStages(Compiled):
+    """Stands in for `StagedViT.run_blocks`: a graph for each range that is asked for.
 
     Args:
-        blocks: of the backbone; their weights must not change any more.
+        vit: the backbone; its weights must not change any more.
         backend: who compiles.
 
     """
 
-    def __init__(self, blocks: Sequence[Block], backend: Backend = "inductor") -> None:
-        self.blocks = blocks
-        self.backend = backend
-        self._graphs: dict[tuple[int, int], Graph] = {}
+    def __init__(self, vit: StagedViT, backend: Backend = "inductor") -> None:
+        super().__init__(backend)
+        self.vit = vit
 
-    def run(self, tokens: PackedTokens, start: int, stop: int) -> PackedTokens:
-        """Run the blocks ``start + 1`` to ``stop``, counted from 1."""
-        if (start, stop) not in self._graphs:
-            self._graphs[start, stop] = self._graph(start, stop)
-        graph = self._graphs[start, stop]
+    def __call__(self, tokens: PackedTokens, start: int, stop: int) -> PackedTokens:
+        """As the method."""
+        # Sizes of 0 and 1 are constants to the compiler: they would cost a graph of their own.
+        if torch.is_grad_enabled() or start >= stop or len(tokens) < 2:
+            return StagedViT.run_blocks(self.vit, tokens, start, stop)
+        graph = self.graph((start, stop))
         return tokens.with_values(graph(tokens.values_TD, *as_tensors(tokens.segments)))
 
-    def _graph(self, start: int, stop: int) -> Graph:
-        blocks = self.blocks[start:stop]
+    def function(self, key: tuple[int, int]) -> Callable[..., Tensor]:
+        """A range of blocks, with the images as tensors."""
+        blocks = list(self.vit.blocks)[slice(*key)]
 
         def stage(x_TD: Tensor, cu_seqlens: Tensor, offsets: Tensor) -> Tensor:
             def within_images(q_TNK: Tensor, k_TNK: Tensor, v_TNK: Tensor) -> Tensor:
@@ -44,4 +46,4 @@ class CompiledStages:
                 x_TD = block.residuals(x_TD, within_images)
             return x_TD
 
-        return Graph(stage, f"blocks_{start + 1}_{stop}", self.backend)
+        return stage

@@ -7,20 +7,14 @@ Letters: B images, H x W pixels, Y x X cells of the patch grid, P patch side in 
 after merging, D channels.
 """
 
-from typing import TYPE_CHECKING, cast
-
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from stepseg.packed import PackedTokens, TokenLayout
-from stepseg.runtime.buffered import BufferedStages
 from stepseg.vit.block import Block
 from stepseg.vit.patch_embed import PatchEmbed, Resize, shrink_image
 from stepseg.vit.pos_embed import pool_pos_embed, resize_pos_embed
-
-if TYPE_CHECKING:
-    from stepseg.runtime.stages import CompiledStages
 
 
 class StagedViT(nn.Module):
@@ -61,8 +55,6 @@ class StagedViT(nn.Module):
         self.dim, self.depth, self.num_heads = dim, depth, num_heads
         self.mlp_ratio, self.patch_size = mlp_ratio, patch_size
         self.checkpoint_blocks = checkpoint_blocks
-        self.compiled: CompiledStages | None = None
-        self.buffered: BufferedStages | None = None
         self.patch_embed = PatchEmbed(dim=dim, patch_size=patch_size)
         self.pos_embed = nn.Parameter(torch.zeros(1, pos_grid**2, dim))
         rates = torch.linspace(0, drop_path, depth, device="cpu").tolist()
@@ -101,23 +93,8 @@ class StagedViT(nn.Module):
         values_T0D = self.patch_embed(layout.gather_windows(pixels))
         return PackedTokens.from_layout(values_T0D + layout.gather_windows(positions), layout)
 
-    def use_runtime(self, runtime: str) -> None:
-        """For inference, weights are final: how the blocks between exits are run from now on."""
-        blocks = [cast(Block, block) for block in self.blocks]
-        self.compiled = None
-        self.buffered = BufferedStages(blocks) if runtime == "graphs" else None
-        if runtime == "compile":
-            from stepseg.runtime.stages import CompiledStages  # brings the compiler: long imports
-
-            self.compiled = CompiledStages(blocks)
-
     def run_blocks(self, tokens: PackedTokens, start: int, stop: int) -> PackedTokens:
         """Run the blocks ``start + 1`` to ``stop``, counted from 1 as in the paper."""
-        # Sizes of 0 and 1 are constants to the compiler: they would cost a graph of their own.
-        if self.compiled and not torch.is_grad_enabled() and start < stop and len(tokens) > 1:
-            return self.compiled.run(tokens, start, stop)
-        if self.buffered and not torch.is_grad_enabled() and start < stop:
-            return self.buffered.run(tokens, start, stop)
         for block in self.blocks[start:stop]:
             if self.checkpoint_blocks and torch.is_grad_enabled():
                 values_TD = checkpoint(

@@ -35,6 +35,7 @@ from stepseg.profile.benchmark import (
 from stepseg.profile.charts import plot_parts, plot_rows, table_of_parts, table_of_rows, write_csv
 from stepseg.profile.images import load_images
 from stepseg.profile.parts import profile_parts
+from stepseg.runtime.apply import apply_runtime
 
 WIDTH = 130
 """Columns of tables where no terminal says how wide it is."""
@@ -140,7 +141,8 @@ def _model(
 ) -> StepSegmenter:
     torch.manual_seed(values["seed"])
     model = checkpoint.build() if checkpoint else build_segmenter(config)
-    return model.prepare_for_inference(options.runtime).to(options.device, options.dtype)
+    model.prepare_for_inference().to(options.device, options.dtype)
+    return apply_runtime(model, options.runtime)
 
 
 def _rows(
@@ -210,7 +212,6 @@ def _describe(
         "resolution": height if height == width else [height, width],
         "batch_size": None,
         **figures,
-        "graphs": None,
         **row,
         "protocol": {
             "tokens": tokens,

@@ -33,6 +33,7 @@ from stepseg.lit.segmentation_module import SegmentationModule
 from stepseg.lit.tracking.final import log_final
 from stepseg.model import StepSegmenter
 from stepseg.model_config import PATCH_SIZE
+from stepseg.runtime.apply import apply_runtime
 from stepseg.runtime.choice import check_runtime, choose_runtime
 
 
@@ -71,7 +72,7 @@ def evaluate(cfg: DictConfig) -> float | None:
         )
         device = trainer.strategy.root_device
         runtime = choose_runtime(values["runtime"], device)
-        model.prepare_for_inference(runtime)
+        apply_runtime(model.prepare_for_inference(), runtime)
         result.update({"device": str(device), "dtype": trainer.precision, "runtime": runtime})
         store = _open_store(cfg, datamodule, points, runtime)
         grid = GridRun(
