@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from reference import merging, step_loop, vit
 from stepseg.dcts.merge import MergeRule
 from stepseg.dcts.targets import HomogeneityRule
+from stepseg.grid import segment_all
 from stepseg.heads.exit import BudgetExit, ConfidenceExit
 from stepseg.losses import LossWeights, head_loss, policy_loss
 from stepseg.model import HeadOutput, Reduction, Segmentation, StepSegmenter
@@ -528,6 +529,18 @@ class TestWhichPartsRun:
         torch.testing.assert_close(pixels[:, 0, 15], cells[:, 0, :2] @ weights)
         torch.testing.assert_close(pixels[:, 15, 0], cells[:, :2, 0] @ weights)
         torch.testing.assert_close(pixels[:, 0, 0], cells[:, 0, 0])
+
+
+class TestWrongImages:
+    """Refused where a batch enters, whichever way it does."""
+
+    @pytest.mark.parametrize("shape", [(0, 3, 64, 64), (1, 3, 0, 64), (3, 64, 64), (1, 4, 64, 64)])
+    def test_a_batch_of_another_shape(self, shape):
+        model = toy_segmenter()
+        with pytest.raises(ValueError, match=rf"at least one image .* got \[{shape[0]}, "):
+            model(torch.zeros(shape))
+        with pytest.raises(ValueError, match=rf"at least one image .* got \[{shape[0]}, "):
+            segment_all(model, [Reduction()], torch.zeros(shape))
 
 
 class TestWrongParts:

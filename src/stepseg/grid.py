@@ -54,6 +54,7 @@ def segment_all(
 
     """
     assert not model.training
+    model.check_images(images_B3HW)
     wanted = dict.fromkeys(reductions)
     bases = dict.fromkeys(_base(r) for r in wanted if _is_control(r))
     logits: Mapping[int, Tensor] = {}

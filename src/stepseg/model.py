@@ -145,6 +145,7 @@ class StepSegmenter(nn.Module):
             reduction = self.reduction
         else:
             self.check(reduction)
+        self.check_images(images_B3HW)
         logits = self.policy_logits(images_B3HW, labels_BHW) if self._asks(reduction) else {}
         layout = self.merge(images_B3HW, logits, reduction.merge)
         tokens = self.embed(images_B3HW, layout, reduction.merge)
@@ -165,6 +166,20 @@ class StepSegmenter(nn.Module):
             start = block
         size = (images_B3HW.shape[2], images_B3HW.shape[3])
         return board.result(size, self.patch_size, logits)
+
+    def check_images(self, images_B3HW: Tensor) -> None:
+        """Refuse a batch of another shape, or without an image.
+
+        Raises:
+            ValueError: says the shape.
+
+        """
+        shape = tuple(images_B3HW.shape)
+        if len(shape) != 4 or shape[1] != 3 or min(shape) == 0:
+            raise ValueError(
+                f"a batch has the shape [B, 3, H, W] with at least one image and one pixel, got "
+                f"{list(shape)}"
+            )
 
     def policy_logits(
         self, images_B3HW: Tensor, labels_BHW: Tensor | None = None

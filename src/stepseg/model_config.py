@@ -231,7 +231,10 @@ class ModelConfig(_Config):
 
     def __post_init__(self) -> None:
         if self.num_classes < 2:
-            raise ValueError(f"num_classes must be at least 2, got {self.num_classes}")
+            raise ValueError(
+                f"num_classes must be at least 2, got {self.num_classes}: beside a single class "
+                f"count what is not of it, the background"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested mappings and lists, the inverse of `from_dict`."""

@@ -8,6 +8,7 @@ from stepseg.data.dataset import SegmentationDataset
 from stepseg.data.labels import LabelMap
 from stepseg.data.sets.cocostuff10k import ABSENT_IDS
 from stepseg.data.specs import available, get_spec
+from stepseg.model_config import ModelConfig
 
 CLASSES = {
     "ade20k": 150,
@@ -87,6 +88,15 @@ def test_specification_refuses_contradictions():
         dataclasses.replace(spec, label_maps={"ids": LabelMap.identity(12)})
     with pytest.raises(ValueError, match="map the file id 0 to 255"):
         dataclasses.replace(spec, ignore_index=0)
+
+
+def test_a_single_class_is_refused_by_data_and_model_alike():
+    """Nothing else could be predicted, and its mIoU is 100."""
+    spec = get_spec("camvid")
+    with pytest.raises(ValueError, match=r"2 to 255 classes are possible, got 1; .* background"):
+        dataclasses.replace(spec, classes=spec.classes[:1], palette=spec.palette[:1])
+    with pytest.raises(ValueError, match=r"at least 2, got 1: .* background"):
+        ModelConfig(num_classes=1)
 
 
 def test_unknown_name_lists_the_known_ones():

@@ -39,8 +39,11 @@ class DatasetSpec:
             raise ValueError(
                 f"{self.name}: {len(self.classes)} classes but {len(self.palette)} colours"
             )
-        if not 1 <= self.num_classes <= IGNORE_INDEX:
-            raise ValueError(f"{self.name}: 1 to 255 classes are possible, got {self.num_classes}")
+        if not 2 <= self.num_classes <= IGNORE_INDEX:
+            raise ValueError(
+                f"{self.name}: 2 to 255 classes are possible, got {self.num_classes}; beside a "
+                f"single class name what is not of it, such as background"
+            )
         if self.ignore_index != IGNORE_INDEX:
             raise ValueError(
                 f"{self.name}: training labels use 255 as ignore index; map the file id "
