@@ -330,9 +330,9 @@ def test_command_line_shows_one_message(tmp_path):
 
 
 def test_two_processes_equal_one(data, tmp_path):
-    """Same mIoU, and with the doubled batch the same losses: dropout off, policy frozen."""
+    """Same mIoU, and with the doubled batch the same losses: dropout off, the policy learns."""
     common = [
-        "data=camvid", f"data.root={data}", *SMALL, "heads.dropout=0", "policy.training=frozen",
+        "data=camvid", f"data.root={data}", *SMALL, "heads.dropout=0", "policy.training=joint",
         "trainer.log_every_n_steps=1", "compare=false", "seed=3",
     ]  # fmt: skip
     one = run_command("train", *common, "data.batch_size=4", output=tmp_path / "one")

@@ -19,7 +19,7 @@ from stepseg.dcts.targets import HomogeneityRule
 from stepseg.lit.callbacks.non_finite import poison
 from stepseg.lit.metrics import is_logging_step, write_metrics
 from stepseg.lit.optim import OptimConfig, lr_factor
-from stepseg.losses import local_count, mean_over_ranks, policy_loss
+from stepseg.losses import LossWeights, local_count, mean_over_ranks, policy_loss
 
 
 class PolicyModule(L.LightningModule):
@@ -28,6 +28,7 @@ class PolicyModule(L.LightningModule):
     Args:
         policy: the network, in mode ``joint``.
         optim: `policy_lr`, `policy_weight_decay` and the schedule are read.
+        loss: `policy_balance` is read.
         rule: what makes a window homogeneous.
 
     """
@@ -37,6 +38,7 @@ class PolicyModule(L.LightningModule):
         *,
         policy: PolicyNetwork,
         optim: OptimConfig | None = None,
+        loss: LossWeights | None = None,
         rule: HomogeneityRule | None = None,
     ) -> None:
         super().__init__()
@@ -44,6 +46,7 @@ class PolicyModule(L.LightningModule):
             raise ValueError("a frozen policy does not learn: set policy.training=joint")
         self.policy = policy
         self.optim, self.rule = optim or OptimConfig(), rule or HomogeneityRule()
+        self.loss = loss or LossWeights()
         # Average precision needs no threshold; bins keep its memory bounded.
         self.precision = torch.nn.ModuleDict(
             {str(window): BinaryAveragePrecision(thresholds=200) for window in policy.windows}
@@ -52,7 +55,7 @@ class PolicyModule(L.LightningModule):
 
     def training_step(self, batch: Mapping[str, Any], batch_index: int) -> Tensor:
         logits, targets = self._predict(batch)
-        loss = policy_loss(logits, targets)
+        loss = policy_loss(logits, targets, balance=self.loss.policy_balance)
         if is_logging_step(self, batch_index):
             value = mean_over_ranks(loss.detach())
             self.log("train/loss", value, prog_bar=True, logger=False)
@@ -61,7 +64,8 @@ class PolicyModule(L.LightningModule):
 
     def validation_step(self, batch: Mapping[str, Any], batch_index: int) -> None:
         logits, targets = self._predict(batch)
-        loss = policy_loss(logits, targets, reduce_count=local_count)
+        balance = self.loss.policy_balance
+        loss = policy_loss(logits, targets, balance=balance, reduce_count=local_count)
         self.log("val/loss", loss, batch_size=len(batch["image"]), sync_dist=True)
         for window in self.policy.windows:
             if logits[window].numel():

@@ -157,7 +157,8 @@ class SegmentationModule(L.LightningModule):
         # A frozen policy takes no gradient: in training its cost would only be noise in the loss.
         if isinstance(policy, PolicyNetwork) and output.policy_logits and learns == self.training:
             targets = self.rule.windows(labels_BHW, policy.patch_size, policy.windows)
-            terms["policy"] = policy_loss(output.policy_logits, targets, self.loss.policy, count)
+            weight, balance = self.loss.policy, self.loss.policy_balance
+            terms["policy"] = policy_loss(output.policy_logits, targets, weight, balance, count)
         return terms
 
     def _log_training(self, terms: Mapping[str, Tensor], batch_size: int) -> None:

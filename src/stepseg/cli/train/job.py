@@ -108,17 +108,18 @@ def _make_module(
     optim = from_values(OptimConfig, values["optim"], "optim")
     chosen = {**values["homogeneity"], "ignore_index": datamodule.spec.ignore_index}
     rule = from_values(HomogeneityRule, chosen, "homogeneity")
+    loss = from_values(LossWeights, values["loss"], "loss")
     if task == "policy":
         policy = build_policy(config.policy) if config.policy else None
         if not isinstance(policy, PolicyNetwork):
             raise ValueError("task=policy trains a network: choose policy=efficientnet_lite0")
-        return PolicyModule(policy=policy, optim=optim, rule=rule)
+        return PolicyModule(policy=policy, optim=optim, loss=loss, rule=rule)
     return SegmentationModule(
         config=config,
         spec=datamodule.spec,
         protocol=datamodule.protocol,
         optim=optim,
-        loss=from_values(LossWeights, values["loss"], "loss"),
+        loss=loss,
         schedule=from_values(ReductionSchedule, values["schedule"], "schedule"),
         rule=rule,
         compile=values["compile"],
