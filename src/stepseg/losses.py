@@ -64,6 +64,11 @@ def mean_over_ranks(count: Tensor) -> Tensor:
     return count / dist.get_world_size()
 
 
+def head_terms(weights: LossWeights) -> tuple[str, ...]:
+    """Names of the terms of a head's loss."""
+    return ("classes", "focal", "dice", *(("pixel",) if weights.pixel else ()))
+
+
 def head_loss(
     mask_logits_BCYX: Tensor,
     class_logits_BC2: Tensor,
@@ -84,7 +89,7 @@ def head_loss(
             numbers of batches and must not wait for each other, passes `local_count`.
 
     Returns:
-        Scalars ``classes``, ``focal``, ``dice`` and, with a weight, ``pixel``.
+        Scalars under the names of `head_terms`.
 
     """
     num_classes = mask_logits_BCYX.shape[1]

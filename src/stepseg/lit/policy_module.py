@@ -20,6 +20,7 @@ from stepseg.lit.callbacks.non_finite import poison
 from stepseg.lit.metrics import is_logging_step, write_metrics
 from stepseg.lit.optim import OptimConfig, lr_factor
 from stepseg.losses import LossWeights, local_count, mean_over_ranks, policy_loss
+from stepseg.metrics.loss import LossMetric
 
 
 class PolicyModule(L.LightningModule):
@@ -51,6 +52,7 @@ class PolicyModule(L.LightningModule):
         self.precision = torch.nn.ModuleDict(
             {str(window): BinaryAveragePrecision(thresholds=200) for window in policy.windows}
         )
+        self.val_loss = LossMetric(["loss"])
         self.results: dict[str, Any] = {}
 
     def training_step(self, batch: Mapping[str, Any], batch_index: int) -> Tensor:
@@ -66,7 +68,7 @@ class PolicyModule(L.LightningModule):
         logits, targets = self._predict(batch)
         balance = self.loss.policy_balance
         loss = policy_loss(logits, targets, balance=balance, reduce_count=local_count)
-        self.log("val/loss", loss, batch_size=len(batch["image"]), sync_dist=True)
+        self.val_loss.update({"loss": loss}, len(batch["image"]))
         for window in self.policy.windows:
             if logits[window].numel():
                 self._metric(window).update(
@@ -80,9 +82,9 @@ class PolicyModule(L.LightningModule):
             self._metric(window).reset()
         mean = sum(figures.values()) / len(figures)
         self.results = {**figures, "mAP": mean}
-        self.log_dict(
-            {f"val/{name}": value for name, value in self.results.items()}, sync_dist=True
-        )
+        logged = {**self.results, **self.val_loss.compute()}
+        self.log_dict({f"val/{name}": value for name, value in logged.items()}, sync_dist=True)
+        self.val_loss.reset()
 
     def configure_optimizers(self) -> Any:
         optimizer = AdamW(

@@ -24,7 +24,7 @@ from stepseg.cli.config import (
 )
 from stepseg.cli.failures import clear_failures
 from stepseg.cli.result import Result
-from stepseg.cli.resume import check_config, find_point, finished_result
+from stepseg.cli.resume import check_config, check_steps, find_point, finished_result
 from stepseg.cli.share import examples_of, share_best
 from stepseg.cli.tracking import finished_runs, make_loggers
 from stepseg.dcts.policy import PolicyNetwork
@@ -40,7 +40,6 @@ from stepseg.lit.datamodule import SegmentationDataModule
 from stepseg.lit.interrupt import StopOnSignal
 from stepseg.lit.optim import OptimConfig
 from stepseg.lit.policy_module import PolicyModule
-from stepseg.lit.ranks import WatchedDDP
 from stepseg.lit.resume import ResumePoint, RunRecord, validated
 from stepseg.lit.schedule import ReductionSchedule
 from stepseg.lit.segmentation_module import SegmentationModule
@@ -66,6 +65,7 @@ def train(cfg: DictConfig) -> float | None:
         check_training(values)
         point = find_point(cfg.ckpt_path, output_dir())
         if point is not None:
+            check_steps(point, cfg.trainer.max_steps)
             check_config(point, values, cfg.resume.on_change)
             result.update({"resumed_from": {"checkpoint": str(point.path), "step": point.step}})
         L.seed_everything(cfg.seed, workers=True, verbose=False)
@@ -81,7 +81,7 @@ def train(cfg: DictConfig) -> float | None:
                 BatchRandomness(cfg.seed),
                 RunRecord(values),
                 BrokenImages(),
-                StopOnSignal(),
+                StopOnSignal(result.grace.moved),
                 RunConfig(result.described()),
             ],
             logger=_loggers(cfg, point),
@@ -89,8 +89,7 @@ def train(cfg: DictConfig) -> float | None:
             default_root_dir=str(output_dir()),
         )
         result.update({"device": str(trainer.strategy.root_device), "dtype": trainer.precision})
-        _watch_ranks(trainer, result)
-        with clear_failures(values, trainer):
+        with clear_failures(values, trainer, result.fail):
             trainer.fit(module, datamodule, ckpt_path=point.path if point else None)
             result.update(_faults(trainer))
             figures = _finish(trainer, module, datamodule, cfg)
@@ -208,12 +207,6 @@ def _faults(trainer: L.Trainer) -> dict[str, Any]:
         if isinstance(callback, SkipNonFinite | BrokenImages):
             figures |= callback.figures()
     return figures
-
-
-def _watch_ranks(trainer: L.Trainer, result: Result) -> None:
-    """Let the watch over other processes write the result where this process cannot go on."""
-    if isinstance(trainer.strategy, WatchedDDP):
-        trainer.strategy.on_death = result.fail
 
 
 def _loggers(cfg: DictConfig, point: ResumePoint | None) -> list[Any]:
