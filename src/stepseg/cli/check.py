@@ -44,7 +44,6 @@ def check_training(values: Mapping[str, Any]) -> None:
     if not isinstance(seed, int) or not 0 <= seed < 2**32:
         raise ValueError(f"seed={seed!r}: a whole number from 0 to 2**32 - 1")
     _check_trainer(values["trainer"])
-    _check_steps(values)
 
 
 def check_model(config: ModelConfig, datamodule: SegmentationDataModule) -> None:
@@ -75,8 +74,11 @@ def check_model(config: ModelConfig, datamodule: SegmentationDataModule) -> None
 def _check_trainer(trainer: Mapping[str, Any]) -> None:
     for key in ("max_steps", "val_check_interval", "log_every_n_steps", "accumulate_grad_batches"):
         value = trainer.get(key)
+        if key == "val_check_interval" and isinstance(value, float) and 0 < value <= 1:
+            continue  # a share of the training
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"trainer.{key}={value!r}: a whole number of at least 1")
+            share = ", or a share of the training up to 1.0" if key == "val_check_interval" else ""
+            raise ValueError(f"trainer.{key}={value!r}: a whole number of at least 1{share}")
     devices = trainer.get("devices")
     count = isinstance(devices, int) and not isinstance(devices, bool) and devices >= 1
     if not count and devices != "auto" and not (isinstance(devices, list) and devices):
@@ -92,16 +94,3 @@ def _check_trainer(trainer: Mapping[str, Any]) -> None:
     clip = trainer.get("gradient_clip_val")
     if clip is not None and (not isinstance(clip, int | float) or not clip > 0):
         raise ValueError(f"optim.grad_clip={clip!r}: a positive norm, or null for none")
-
-
-def _check_steps(values: Mapping[str, Any]) -> None:
-    steps, trainer = values["trainer"]["max_steps"], values["trainer"]
-    batches = steps * trainer["accumulate_grad_batches"]
-    if trainer["val_check_interval"] > batches:
-        raise ValueError(
-            f"trainer.val_check_interval={trainer['val_check_interval']} batches: there would be "
-            f"no validation in {batches} (trainer.max_steps={steps}), hence no best checkpoint"
-        )
-    warmup = values["optim"].get("warmup_steps", 0)
-    if isinstance(warmup, int) and warmup >= steps:
-        raise ValueError(f"optim.warmup_steps={warmup} leaves nothing of trainer.max_steps={steps}")

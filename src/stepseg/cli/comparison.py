@@ -3,13 +3,13 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
 from stepseg.dcts.policy import OraclePolicy
 from stepseg.model import Reduction, StepSegmenter
 from stepseg.profile.speed import speedup, time_interleaved
+from stepseg.telling import show_table
 
 
 def systems(full: Reduction) -> dict[str, Reduction]:
@@ -71,8 +71,7 @@ def print_comparison(rows: Mapping[str, Mapping[str, Any]], title: str) -> None:
         if timed:
             cells += [f"{row['images_per_s']:.1f}", f"{row['speedup']:.2f}x"]
         table.add_row(*cells)
-    console = Console()
-    (console if console.is_terminal else Console(width=160)).print(table)
+    show_table(table)
 
 
 def _cycle(model: StepSegmenter, reduction: Reduction, images_B3HW: Tensor) -> Callable[[], object]:

@@ -21,13 +21,17 @@ from omegaconf import DictConfig, OmegaConf
 
 from stepseg.cli.failures import RunFailedError, one_message
 from stepseg.lit.datamodule import SegmentationDataModule
-from stepseg.lit.interrupt import REQUEUE_EXIT_CODE, TrainingInterrupted
+from stepseg.lit.interrupt import TrainingInterrupted
 from stepseg.lit.ranks import WatchedDDP
 from stepseg.model_config import ModelConfig, ReductionConfig
 from stepseg.plain_types import check_keys
+from stepseg.telling import tell
 
 EXPECTED_ERRORS = (ValueError, FileNotFoundError, NotADirectoryError)
 """What bad input raises: shown as one message, without a traceback."""
+
+REQUEUE_EXIT_CODE = 75
+"""EX_TEMPFAIL of sysexits.h: a signal stopped the training, and the same command continues it."""
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
@@ -110,7 +114,7 @@ def make_trainer(cfg: DictConfig, **extra: Any) -> L.Trainer:
     # What stands there is kept or replaced on purpose (`stepseg.cli.resume`).
     warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
     if cfg.trainer.get("strategy") == "ddp":
-        extra = {"strategy": WatchedDDP(cfg.ranks.timeout_seconds), **extra}
+        extra = {"strategy": WatchedDDP(), **extra}
     trainer: L.Trainer = _instantiate("trainer", cfg.trainer, **extra)
     return trainer
 
@@ -139,17 +143,17 @@ def run_command(name: str, task: Callable[[], Any]) -> Any:
     except EXPECTED_ERRORS as error:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             raise
-        print(f"{name}: error: {one_message(error)}", file=sys.stderr)
+        tell(f"{name}: error: {one_message(error)}")
         sys.exit(2)
     except RunFailedError as error:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             raise
-        print(f"{name}: failed: {error}", file=sys.stderr)
+        tell(f"{name}: failed: {error}")
         sys.exit(1)
     except TrainingInterrupted as stop:
         sys.exit(_interrupted(name, stop))
     except KeyboardInterrupt:
-        print(f"{name}: interrupted", file=sys.stderr)
+        tell(f"{name}: interrupted")
         sys.exit(130)
 
 
@@ -157,13 +161,11 @@ def _interrupted(name: str, stop: TrainingInterrupted) -> int:
     """Say how to go on; returns the exit code."""
     if getattr(rank_zero_only, "rank", 0):
         return 0  # the first process speaks for all; another code would have it killed
-    print(f"{name}: {stop}", file=sys.stderr)
+    tell(f"{name}: {stop}")
     if stop.checkpoint is not None:
         again = f"hydra.run.dir={output_dir()} ckpt_path=last"
-        print(f"{name}: go on with the same command and {again}", file=sys.stderr)
+        tell(f"{name}: go on with the same command and {again}")
         job = os.environ.get("SLURM_JOB_ID")
         if job:
-            print(
-                f"{name}: or, with these in the job script: scontrol requeue {job}", file=sys.stderr
-            )
+            tell(f"{name}: or, with these in the job script: scontrol requeue {job}")
     return 130 if stop.signal == signal.SIGINT else REQUEUE_EXIT_CODE

@@ -1,6 +1,5 @@
 """`ckpt_path=`: which checkpoint a training goes on with, and whether it may."""
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from stepseg.cli.result import read_result
 from stepseg.lit.callbacks.last import LAST
 from stepseg.lit.resume import ResumePoint, changes, newest_point, read_point
+from stepseg.telling import tell
 
 
 def find_point(ckpt_path: str | None, output: Path) -> ResumePoint | None:
@@ -87,20 +87,6 @@ def check_config(point: ResumePoint, values: Mapping[str, Any], on_change: str) 
     _say(f"the configuration differs from that of {point.path}: {listed}")
 
 
-def check_steps(point: ResumePoint, max_steps: int) -> None:
-    """Refuse a training that would end before it goes on.
-
-    Raises:
-        ValueError: the checkpoint lies behind the last step; names both.
-
-    """
-    if point.step > max_steps:
-        raise ValueError(
-            f"{point.path} is at step {point.step}, behind trainer.max_steps={max_steps}: give "
-            f"more steps, or evaluate it with stepseg-eval ckpt_path=..."
-        )
-
-
 def _check_unused(output: Path) -> None:
     last = output / "checkpoints" / "last.ckpt"
     if not last.is_file():
@@ -115,4 +101,4 @@ def _check_unused(output: Path) -> None:
 
 
 def _say(message: str) -> None:
-    print(f"stepseg-train: {message}", file=sys.stderr, flush=True)
+    tell(f"stepseg-train: {message}")

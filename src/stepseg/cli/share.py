@@ -1,6 +1,5 @@
 """The end of a training: its best weights to share, with a card; and the same for old ones."""
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,8 @@ from stepseg.card.files import write_shared
 from stepseg.checkpoint import Checkpoint, read_checkpoint
 from stepseg.cli.result import read_result
 from stepseg.data.dataset import SegmentationDataset
-from stepseg.profile.benchmark import cpu_name
+from stepseg.profile.benchmark import hardware
+from stepseg.telling import tell
 
 METRICS = ("csv/metrics.csv", "metrics.csv")
 
@@ -43,11 +43,11 @@ def share_best(
             metrics=metrics_file(folder),
         )
     except Exception as error:
-        print(f"stepseg-train: no card was written: {error}", file=sys.stderr)
+        tell(f"stepseg-train: no card was written: {error}")
         return {"card_error": f"{type(error).__name__}: {error}"}
     values: dict[str, Any] = {"card": str(shared.files["README.md"])}
     if shared.problems:
-        print(f"stepseg-train: the card lacks {'; '.join(shared.problems)}", file=sys.stderr)
+        tell(f"stepseg-train: the card lacks {'; '.join(shared.problems)}")
         values["card_error"] = "; ".join(shared.problems)
     return values
 
@@ -84,11 +84,3 @@ def examples_of(dataset: SegmentationDataset, count: int = 2) -> Sequence[Exampl
 def metrics_file(folder: Path) -> Path | None:
     """Where the CSV logger wrote, if it did."""
     return next((folder / name for name in METRICS if (folder / name).is_file()), None)
-
-
-def hardware(device: torch.device) -> str:
-    """The device in words."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    threads = torch.get_num_threads()
-    return f"{cpu_name()}, {threads} thread{'s' if threads > 1 else ''}"

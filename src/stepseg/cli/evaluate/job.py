@@ -17,7 +17,6 @@ from stepseg.cli.config import (
     overrides,
     plain,
 )
-from stepseg.cli.failures import clear_failures
 from stepseg.cli.grid.points import Point, grid_points
 from stepseg.cli.grid.run import GridRun
 from stepseg.cli.grid.store import GridStore, data_identity, file_hash
@@ -26,6 +25,7 @@ from stepseg.cli.result import Result, is_first_process
 from stepseg.cli.systems import system_points
 from stepseg.cli.tracking import finished_runs, make_loggers
 from stepseg.dcts.policy import OraclePolicy
+from stepseg.lit.callbacks.opening import Opening
 from stepseg.lit.callbacks.partial_counts import SnapshotCallback
 from stepseg.lit.callbacks.progress import progress
 from stepseg.lit.callbacks.run_config import RunConfig
@@ -67,7 +67,7 @@ def evaluate(cfg: DictConfig) -> float | None:
         snapshot = SnapshotCallback(cfg.grid.snapshot_seconds)
         trainer = make_trainer(
             cfg,
-            callbacks=[progress(), snapshot, RunConfig(result.described())],
+            callbacks=[progress(), Opening(output_dir()), snapshot, RunConfig(result.described())],
             logger=make_loggers(cfg, "eval", tags=[checkpoint.config.backbone.name]),
             default_root_dir=str(output_dir()),
         )
@@ -84,8 +84,7 @@ def evaluate(cfg: DictConfig) -> float | None:
             points=points,
             predictions=output_dir() / "predictions" if cfg.save_predictions else None,
         )
-        with clear_failures(values, trainer, result.fail):
-            rows = grid.run(cfg.grid.points_per_pass, result)
+        rows = grid.run(cfg.grid.points_per_pass, result)
         if trainer.is_global_zero:
             title = f"{datamodule.name}, {checkpoint.path.name}"
             _show(rows, points, title)

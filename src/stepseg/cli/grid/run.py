@@ -1,6 +1,5 @@
 """From points without a row to rows: passes over the data, each for many points at once."""
 
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from stepseg.cli.result import Result
 from stepseg.lit.callbacks.partial_counts import SnapshotCallback
 from stepseg.lit.datamodule import SegmentationDataModule
 from stepseg.lit.segmentation_module import SegmentationModule
+from stepseg.telling import tell
 
 
 class GridRun:
@@ -114,4 +114,4 @@ class GridRun:
 
     def _say(self, line: str) -> None:
         if self.trainer.is_global_zero:
-            print(line, file=sys.stderr, flush=True)
+            tell(line)

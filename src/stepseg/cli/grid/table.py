@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
+from stepseg.telling import show_table
 from stepseg.writing import write_atomically
 
 Row = Mapping[str, Any]
@@ -52,8 +52,7 @@ def print_grid(rows: Sequence[Row], axes: Sequence[Mapping[str, Any]], title: st
             "*" if best else "",
             style="bold" if best else None,
         )
-    console = Console()
-    (console if console.is_terminal else Console(width=160)).print(table)
+    show_table(table)
 
 
 def write_grid_csv(path: Path, rows: Sequence[Row], classes: Sequence[str]) -> None:

@@ -24,13 +24,15 @@ from stepseg.cli.config import (
 )
 from stepseg.cli.failures import clear_failures
 from stepseg.cli.result import Result
-from stepseg.cli.resume import check_config, check_steps, find_point, finished_result
+from stepseg.cli.resume import check_config, find_point, finished_result
 from stepseg.cli.share import examples_of, share_best
 from stepseg.cli.tracking import finished_runs, make_loggers
+from stepseg.cli.train.length import fit_to_length
 from stepseg.dcts.policy import PolicyNetwork
 from stepseg.dcts.targets import HomogeneityRule
 from stepseg.lit.callbacks.broken import BrokenImages
 from stepseg.lit.callbacks.non_finite import SkipNonFinite
+from stepseg.lit.callbacks.opening import Opening
 from stepseg.lit.callbacks.progress import progress
 from stepseg.lit.callbacks.randomness import BatchRandomness
 from stepseg.lit.callbacks.run_config import RunConfig
@@ -40,6 +42,7 @@ from stepseg.lit.datamodule import SegmentationDataModule
 from stepseg.lit.interrupt import StopOnSignal
 from stepseg.lit.optim import OptimConfig
 from stepseg.lit.policy_module import PolicyModule
+from stepseg.lit.ranks import WatchedDDP
 from stepseg.lit.resume import ResumePoint, RunRecord, validated
 from stepseg.lit.schedule import ReductionSchedule
 from stepseg.lit.segmentation_module import SegmentationModule
@@ -47,6 +50,7 @@ from stepseg.lit.tracking.final import describe, log_final
 from stepseg.losses import LossWeights
 from stepseg.model_config import ModelConfig
 from stepseg.plain_types import from_values
+from stepseg.telling import tell
 
 
 def train(cfg: DictConfig) -> float | None:
@@ -63,9 +67,12 @@ def train(cfg: DictConfig) -> float | None:
     ):
         check_sweep(values)
         check_training(values)
+        for line in fit_to_length(cfg):
+            tell(f"stepseg-train: {line}")
+        values = plain(cfg)
+        result.update({"config": values})
         point = find_point(cfg.ckpt_path, output_dir())
         if point is not None:
-            check_steps(point, cfg.trainer.max_steps)
             check_config(point, values, cfg.resume.on_change)
             result.update({"resumed_from": {"checkpoint": str(point.path), "step": point.step}})
         L.seed_everything(cfg.seed, workers=True, verbose=False)
@@ -80,8 +87,9 @@ def train(cfg: DictConfig) -> float | None:
                 progress(cfg.trainer.log_every_n_steps),
                 BatchRandomness(cfg.seed),
                 RunRecord(values),
+                Opening(output_dir()),
                 BrokenImages(),
-                StopOnSignal(result.grace.moved),
+                StopOnSignal(),
                 RunConfig(result.described()),
             ],
             logger=_loggers(cfg, point),
@@ -89,8 +97,10 @@ def train(cfg: DictConfig) -> float | None:
             default_root_dir=str(output_dir()),
         )
         result.update({"device": str(trainer.strategy.root_device), "dtype": trainer.precision})
-        with clear_failures(values, trainer, result.fail):
+        _watch_ranks(trainer, result)
+        with clear_failures(values, trainer):
             trainer.fit(module, datamodule, ckpt_path=point.path if point else None)
+            _show_profile(trainer)
             result.update(_faults(trainer))
             figures = _finish(trainer, module, datamodule, cfg)
             result.update(figures)
@@ -107,18 +117,17 @@ def _make_module(
     optim = from_values(OptimConfig, values["optim"], "optim")
     chosen = {**values["homogeneity"], "ignore_index": datamodule.spec.ignore_index}
     rule = from_values(HomogeneityRule, chosen, "homogeneity")
-    loss = from_values(LossWeights, values["loss"], "loss")
     if task == "policy":
         policy = build_policy(config.policy) if config.policy else None
         if not isinstance(policy, PolicyNetwork):
             raise ValueError("task=policy trains a network: choose policy=efficientnet_lite0")
-        return PolicyModule(policy=policy, optim=optim, loss=loss, rule=rule)
+        return PolicyModule(policy=policy, optim=optim, rule=rule)
     return SegmentationModule(
         config=config,
         spec=datamodule.spec,
         protocol=datamodule.protocol,
         optim=optim,
-        loss=loss,
+        loss=from_values(LossWeights, values["loss"], "loss"),
         schedule=from_values(ReductionSchedule, values["schedule"], "schedule"),
         rule=rule,
         compile=values["compile"],
@@ -192,6 +201,13 @@ def _timing_images(datamodule: SegmentationDataModule, count: int = 12) -> torch
     return torch.stack([i for i in images if i.shape == images[0].shape]).float() / 255
 
 
+def _show_profile(trainer: L.Trainer) -> None:
+    """The times that `trainer.profiler` took, which Lightning tells to nobody at our log level."""
+    profile = trainer.profiler.summary()  # type: ignore[attr-defined]
+    if profile and trainer.is_global_zero:
+        tell(profile)
+
+
 def _best_checkpoint(trainer: L.Trainer) -> str | None:
     for callback in trainer.checkpoint_callbacks:
         path = getattr(callback, "best_model_path", "")
@@ -207,6 +223,12 @@ def _faults(trainer: L.Trainer) -> dict[str, Any]:
         if isinstance(callback, SkipNonFinite | BrokenImages):
             figures |= callback.figures()
     return figures
+
+
+def _watch_ranks(trainer: L.Trainer, result: Result) -> None:
+    """Let the watch over other processes write the result where this process cannot go on."""
+    if isinstance(trainer.strategy, WatchedDDP):
+        trainer.strategy.on_death = result.fail
 
 
 def _loggers(cfg: DictConfig, point: ResumePoint | None) -> list[Any]:

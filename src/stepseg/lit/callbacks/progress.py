@@ -8,6 +8,8 @@ import lightning as L
 from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
 from lightning.pytorch.utilities import rank_zero_only
 
+from stepseg.telling import tell
+
 
 class LineProgress(ProgressBar):
     """Plain lines every few steps, after validations and in tests: for files and batch systems.
@@ -55,9 +57,7 @@ class LineProgress(ProgressBar):
         )
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        metric = trainer.callback_metrics.get("val/mIoU")
-        if metric is not None and not trainer.sanity_checking:
-            self._say(f"step {trainer.global_step}/{trainer.max_steps}  mIoU {float(metric):.2f}")
+        tell_validation(trainer)
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._started = (time.perf_counter(), 0)
@@ -84,12 +84,29 @@ class LineProgress(ProgressBar):
     @rank_zero_only
     def _say(self, line: str) -> None:
         if self._enabled:
-            print(line, file=sys.stderr, flush=True)
+            tell(line)
+
+
+class BarProgress(TQDMProgressBar):
+    """A bar, and a line above it for every validation."""
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        super().on_validation_end(trainer, pl_module)
+        tell_validation(trainer)
+
+
+@rank_zero_only
+def tell_validation(trainer: L.Trainer) -> None:
+    """The figure of a validation as it comes."""
+    for name in ("mIoU", "mAP"):
+        value = trainer.callback_metrics.get(f"val/{name}")
+        if value is not None and not trainer.sanity_checking:
+            tell(f"step {trainer.global_step}/{trainer.max_steps}  {name} {float(value):.2f}")
 
 
 def progress(every_n_steps: int = 50) -> ProgressBar:
     """A bar where a person watches, lines where a file is written."""
-    return TQDMProgressBar() if sys.stderr.isatty() else LineProgress(every_n_steps)
+    return BarProgress() if sys.stderr.isatty() else LineProgress(every_n_steps)
 
 
 def _clock(seconds: float) -> str:

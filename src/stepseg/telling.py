@@ -1,0 +1,32 @@
+"""What a command tells: the same lines to the terminal and, with their time, into its log file.
+
+The log file is the one of Hydra's job logging (`conf/hydra/job_logging/file.yaml`), which shows
+nothing but warnings in the terminal; where nothing is configured, there is the terminal alone.
+"""
+
+import io
+import logging
+import sys
+
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+_LOG = logging.getLogger("stepseg")
+WIDTH = 160
+"""Columns of tables where no terminal says how wide it is."""
+
+
+def tell(line: str) -> None:
+    """Tell one line; progress bars make room for it."""
+    tqdm.write(line, file=sys.stderr)
+    _LOG.info(line)
+
+
+def show_table(table: Table) -> None:
+    """Show a table on standard output."""
+    console = Console()
+    (console if console.is_terminal else Console(width=WIDTH)).print(table)
+    text = io.StringIO()
+    Console(file=text, width=WIDTH).print(table)
+    _LOG.info("\n%s", text.getvalue().rstrip())
