@@ -177,38 +177,49 @@ class TestHeadLoss:
         assert one_hot_masks(labels, 3, ignore_index=0)[0, 0].any().item() is False
 
 
+@pytest.mark.parametrize("balance", [False, True], ids=["plain", "balanced"])
 class TestPolicyLoss:
     @pytest.mark.parametrize("seed", [0, 1, 2])
     @pytest.mark.parametrize("weight", [1.0, 0.5])
-    def test_equals_a_loop_over_windows(self, seed, weight):
+    def test_equals_a_loop_over_windows(self, seed, weight, balance):
         batch = reference.toy_batch(3, seed)
         logits = {2: batch["windows2"], 4: batch["windows4"]}
         targets = {2: batch["targets2"], 4: batch["targets4"]}
-        expected = reference.policy_loss(logits, targets, weight)
-        assert policy_loss(logits, targets, weight).item() == pytest.approx(expected, rel=1e-5)
+        expected = reference.policy_loss(logits, targets, weight, balance)
+        loss = policy_loss(logits, targets, weight, balance)
+        assert loss.item() == pytest.approx(expected, rel=1e-5)
 
-    def test_positives_and_negatives_are_balanced(self):
-        """One of four windows is homogeneous, and weighs as much as the three others."""
-        logits = {2: torch.tensor([[[0.0, 2.0], [2.0, 2.0]]])}
-        targets = {2: torch.tensor([[[True, False], [False, False]]])}
-        expected = (math.log(2) + math.log(1 + math.exp(2))) / 2
-        assert policy_loss(logits, targets).item() == pytest.approx(expected)
+    def test_what_it_teaches_is_the_probability(self, balance):
+        """Two kinds of windows that look alike within: 3 of 12 and 1 of 4 are homogeneous."""
+        targets = {2: torch.tensor([True] * 3 + [False] * 9 + [True] + [False] * 3)[None, None]}
+        bias = torch.zeros(2, requires_grad=True)
+        optimizer = torch.optim.LBFGS([bias], max_iter=50)
+
+        def closure() -> Tensor:
+            optimizer.zero_grad()
+            logits = bias.repeat_interleave(torch.tensor([12, 4]))[None, None]
+            loss = policy_loss({2: logits}, targets, balance=balance)
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+        assert bias.sigmoid().tolist() == pytest.approx([0.25, 0.25], abs=1e-4)
 
     @pytest.mark.parametrize("kind", [True, False])
-    def test_one_kind_only(self, kind):
+    def test_one_kind_only(self, kind, balance):
         logits = {2: torch.zeros(1, 2, 2, requires_grad=True)}
         targets = {2: torch.full((1, 2, 2), kind)}
-        loss = policy_loss(logits, targets)
+        loss = policy_loss(logits, targets, balance=balance)
         assert loss.item() == pytest.approx(math.log(2))
         gradient = torch.autograd.grad(loss, logits[2])[0]
         assert gradient.flatten().tolist() == pytest.approx([-0.125 if kind else 0.125] * 4)
 
-    def test_a_size_without_windows_has_zero_gradient(self):
+    def test_a_size_without_windows_has_zero_gradient(self, balance):
         logits = {2: torch.zeros(1, 2, 2), 4: torch.zeros(1, 0, 0)}
         for logit in logits.values():
             logit.requires_grad_()
         targets = {size: torch.ones_like(logit, dtype=torch.bool) for size, logit in logits.items()}
-        loss = policy_loss(logits, targets)
+        loss = policy_loss(logits, targets, balance=balance)
         assert loss.isfinite()
         assert torch.autograd.grad(loss, logits[4], retain_graph=True)[0].shape == (1, 0, 0)
         assert loss.item() == pytest.approx(math.log(2))  # the other size, undiluted

@@ -1,5 +1,6 @@
 """The whole model: one tester for all systems, exits by hand, gradients, wrong parts."""
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -207,6 +208,22 @@ class TestEverySystem:
                 n for n, p in model.named_parameters() if p.grad is not None and not p.grad.any()
             ]
             assert silent == []
+
+    @torch.no_grad()
+    def test_neighbours_change_nothing_in_training_either(self, system, class_source):
+        """Not even by way of what the policy learns from them."""
+        model = toy_segmenter(class_source=class_source, dropout=0.0).train()
+        images = toy_images()
+        results = []
+        for neighbours in ([], [1, 2], [2]):
+            again = copy.deepcopy(model)
+            assert again.policy is not None
+            assert again.policy.training
+            result = again(images[[0, *neighbours]], reduction=SYSTEMS[system])
+            results.append(image_of(result, 0))
+        for other in results[1:]:
+            for name, value in results[0].items():
+                torch.testing.assert_close(other[name], value, rtol=1e-4, atol=1e-5, msg=name)
 
     def test_half_precision_runs_forward_and_backward(self, system, class_source):
         model = toy_segmenter(class_source=class_source).train()

@@ -64,6 +64,7 @@ def build_segmenter(config: ModelConfig, *, load_weights: bool = True) -> StepSe
             num_heads=config.heads.num_heads or sizes["atm_heads"],
             num_layers=config.heads.num_layers,
             dropout=config.heads.dropout,
+            init=config.heads.init,
         )
 
     exit_ = config.reduction.exit

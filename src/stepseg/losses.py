@@ -34,6 +34,8 @@ class LossWeights:
     focal_gamma: float = 2.0
     dice_smooth: float = 1.0
     policy: float = 1.0
+    policy_balance: bool = False
+    """Homogeneous and other windows weigh the same in the policy's loss, which corrects for it."""
     label_stride: int = 1
     """Masks are compared with every n-th pixel of each row and column; 1, all pixels, as published.
     Masks come from cells of 16 px: 4 costs little accuracy and a sixteenth of the time."""
@@ -62,6 +64,11 @@ def mean_over_ranks(count: Tensor) -> Tensor:
     return count / dist.get_world_size()
 
 
+def head_terms(weights: LossWeights) -> tuple[str, ...]:
+    """Names of the terms of a head's loss."""
+    return ("classes", "focal", "dice", *(("pixel",) if weights.pixel else ()))
+
+
 def head_loss(
     mask_logits_BCYX: Tensor,
     class_logits_BC2: Tensor,
@@ -82,7 +89,7 @@ def head_loss(
             numbers of batches and must not wait for each other, passes `local_count`.
 
     Returns:
-        Scalars ``classes``, ``focal``, ``dice`` and, with a weight, ``pixel``.
+        Scalars under the names of `head_terms`.
 
     """
     num_classes = mask_logits_BCYX.shape[1]
@@ -120,32 +127,40 @@ def policy_loss(
     logits: Mapping[int, Tensor],
     targets: Mapping[int, Tensor],
     weight: float = 1.0,
+    balance: bool = False,
     reduce_count: Count = mean_over_ranks,
 ) -> Tensor:
-    """Binary cross-entropy per window size, positives and negatives balanced; mean over the
-    sizes that fit.
+    """Binary cross-entropy per window size; mean over the sizes that fit.
+
+    Either way the sigmoid of a logit learns to be the probability that the window is homogeneous.
 
     Args:
         logits: per window side ``[B, Y // s, X // s]``.
         targets: boolean, alike (`stepseg.dcts.targets`).
         weight: of the result.
+        balance: let positives and negatives weigh the same. Their ratio is then added to the odds
+            within the loss (Menon et al., arXiv 2007.07314), so that it stays out of the logits.
         reduce_count: as in `head_loss`.
 
     """
+    kinds = {window: torch.stack([target, ~target]) for window, target in targets.items()}
+    counts_S2 = torch.stack([kind.flatten(1).sum(1) for kind in kinds.values()]).float()
+    counts_S2 = reduce_count(counts_S2)
     terms = []
-    for window, logit in logits.items():
-        target = targets[window]
-        cost = F.binary_cross_entropy_with_logits(
-            logit.float(), target.to(torch.float32), reduction="none"
-        )
-        counts = reduce_count(torch.stack([target.sum(), (~target).sum()]).float())
-        halves = torch.stack([(cost * target).sum(), (cost * ~target).sum()])
-        halves = halves / _divisor(counts)
-        # With one kind only, its mean is the term.
-        terms.append(halves.sum() / (counts > 0).sum().clamp(min=1))
+    for (window, logit), count_2 in zip(logits.items(), counts_S2, strict=True):
+        logit = logit.float()
+        if balance:
+            divisor_2 = _divisor(count_2) * (count_2 > 0).sum().clamp(min=1)
+            if_both = (count_2 > 0).all()  # with one kind only there is nothing to balance
+            logit = logit + torch.where(if_both, count_2[1].log() - count_2[0].log(), 0)
+        else:
+            divisor_2 = _divisor(count_2.sum())
+        target = targets[window].to(torch.float32)
+        cost = F.binary_cross_entropy_with_logits(logit, target, reduction="none")
+        terms.append(((cost * kinds[window]).flatten(1).sum(1) / divisor_2).sum())
     # A size that fits into no image has the term zero and does not thin out the others.
-    fitting = sum(logit.numel() > 0 for logit in logits.values())
-    return weight * torch.stack(terms).sum() / max(fitting, 1)
+    fitting = (counts_S2.sum(1) > 0).sum().clamp(min=1)
+    return weight * torch.stack(terms).sum() / fitting
 
 
 def one_hot_masks(labels_BHW: Tensor, num_classes: int, ignore_index: int = 255) -> Tensor:

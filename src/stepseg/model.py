@@ -146,8 +146,12 @@ class StepSegmenter(nn.Module):
         else:
             self.check(reduction)
         self.check_images(images_B3HW)
-        logits = self.policy_logits(images_B3HW, labels_BHW) if self._asks(reduction) else {}
+        logits: Mapping[int, Tensor] = {}
+        if reduction.merge is not None:
+            logits = self.policy_logits(images_B3HW, labels_BHW)
         layout = self.merge(images_B3HW, logits, reduction.merge)
+        if isinstance(self.policy, PolicyNetwork) and self.policy.training:
+            logits = self.policy(images_B3HW)  # to learn; updates the statistics of the decision
         tokens = self.embed(images_B3HW, layout, reduction.merge)
         board = Board.empty(layout, own_presence=self.class_source == "own")
         start = exits = 0
@@ -184,7 +188,7 @@ class StepSegmenter(nn.Module):
     def policy_logits(
         self, images_B3HW: Tensor, labels_BHW: Tensor | None = None
     ) -> Mapping[int, Tensor]:
-        """What the policy says about every window; an oracle reads the labels.
+        """By what windows are merged, without gradient; an oracle reads the labels.
 
         Returns:
             Per window side s logits ``[B, Y // s, X // s]``.
@@ -192,7 +196,7 @@ class StepSegmenter(nn.Module):
         """
         assert self.policy is not None
         if not isinstance(self.policy, OraclePolicy):
-            return self.policy(images_B3HW)
+            return self.policy.decide(images_B3HW)
         if labels_BHW is None:
             raise ValueError("the oracle policy merges by labels: pass labels_BHW to forward")
         return self.policy(labels_BHW)
@@ -228,12 +232,6 @@ class StepSegmenter(nn.Module):
         if block == self.backbone.depth:
             return self.decoder
         return cast(AtmHead, self.exit_heads[str(block)])
-
-    def _asks(self, reduction: Reduction) -> bool:
-        """Whether the policy is asked: to merge, or to learn."""
-        if isinstance(self.policy, PolicyNetwork) and self.policy.training:
-            return True
-        return reduction.merge is not None
 
     def _blocks_with_heads(self, reduction: Reduction) -> list[int]:
         exits = self.exit_head_blocks if self.training else list(reduction.exit_blocks)

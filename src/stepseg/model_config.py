@@ -111,6 +111,8 @@ class HeadConfig(_Config):
     """Channels; None: half of the encoder's."""
     num_heads: int | None = None
     """Attention heads; None: as in the literature for the backbone."""
+    init: str = "segvit"
+    """What they are trained from: ``segvit``, as published, or ``pytorch``."""
     class_source: str = "final"
     """Whose class probabilities enter the map: ``final`` or ``own``."""
 

@@ -43,6 +43,7 @@ class Segmentation:
     presence_BC: Tensor
     """P(class present) by the last head that saw the image."""
     policy_logits: Mapping[int, Tensor] = field(default_factory=dict)
+    """Per window side, where the policy was asked; of one that learns, what its loss is for."""
 
     @property
     def tokens_per_stage(self) -> list[tuple[int, ...]]:

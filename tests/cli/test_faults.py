@@ -19,6 +19,7 @@ from stepseg.cli.config import run_command
 from stepseg.cli.failures import RunFailedError, explain
 from stepseg.cli.train.job import train
 from stepseg.lit.callbacks.non_finite import TrainingDivergedError
+from stepseg.lit.interrupt import REQUEUE_EXIT_CODE
 from stepseg.lit.segmentation_module import SegmentationModule
 from training import TINY, assert_same_run, load, result_of
 
@@ -137,7 +138,7 @@ def test_out_of_memory_says_what_to_lower(run, tmp_path, monkeypatch):
     ],
 )
 def test_other_shortages_are_explained(error, message):
-    values = {"data": {"batch_size": 2}, "trainer": {"precision": "32-true"}}
+    values = {"data": {"batch_size": 2}, "backbone": {}, "trainer": {"precision": "32-true"}}
     assert re.search(message, explain(error, values))
     assert explain(RuntimeError("a bug"), values) is None
 
@@ -208,11 +209,12 @@ def test_a_process_that_dies_ends_the_others(rank, data, tmp_path):
         assert "rank 1 was killed by signal 9" in result["error"]
 
 
-SPOIL_RANK_1 = """
-import sys
+RANK_1 = """
+import sys, time
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from commands import compose_config
+from stepseg.cli.config import run_command
 from stepseg.cli.train.job import train
 from stepseg.lit.segmentation_module import SegmentationModule
 
@@ -221,24 +223,67 @@ original = SegmentationModule.losses
 def losses(self, output, labels):
     terms = original(self, output, labels)
     if self.training and self.global_step == 3 and self.global_rank == 1:
-        terms["policy"] = terms["policy"] * float("inf")
+        {deed}
     return terms
 
 SegmentationModule.losses = losses
-train(compose_config("train", {overrides!r}, Path({folder!r})))
+cfg = compose_config("train", {overrides!r}, Path({folder!r}))
+run_command("stepseg-train", lambda: train(cfg))
 """
 
 
-def test_all_ranks_skip_together(data, tmp_path):
-    script, folder = tmp_path / "script.py", tmp_path / "run"
-    overrides = ["data=camvid", f"data.root={data}", *TINY, "trainer=ddp_cpu"]
-    tests = str(Path(__file__).parents[1])
-    script.write_text(SPOIL_RANK_1.format(tests=tests, overrides=overrides, folder=str(folder)))
-    done = subprocess.run(
-        [sys.executable, str(script)], capture_output=True, text=True, timeout=200, check=False,
+def open_with_rank_1(deed, data, tmp_path, *options):
+    """Start a training of two processes, in which the second does `deed` in step 3."""
+    overrides = ["data=camvid", f"data.root={data}", *TINY, "trainer=ddp_cpu", *options]
+    script, tests = tmp_path / "script.py", str(Path(__file__).parents[1])
+    folder = str(tmp_path / "run")
+    script.write_text(RANK_1.format(tests=tests, deed=deed, overrides=overrides, folder=folder))
+    return subprocess.Popen(
+        [sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert result_of(folder)["skipped_steps"] == [3]
-    assert done.stdout.count("step skipped") == 1  # told once
-    assert all(torch.isfinite(v).all() for v in load(folder)["state_dict"].values())
+
+
+def test_all_ranks_skip_together(data, tmp_path):
+    spoilt = 'terms["policy"] = terms["policy"] * float("inf")'
+    process = open_with_rank_1(spoilt, data, tmp_path)
+    out, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err[-2000:]
+    assert result_of(tmp_path / "run")["skipped_steps"] == [3]
+    assert out.count("step skipped") == 1  # told once
+    assert all(torch.isfinite(v).all() for v in load(tmp_path / "run")["state_dict"].values())
+
+
+def test_a_hung_training_obeys_a_signal(data, tmp_path):
+    """A process inside a collective runs no handler; its last checkpoint is whole."""
+    process = open_with_rank_1("time.sleep(1000)", data, tmp_path, "stop.grace_seconds=1")
+    try:
+        wait_for(process, "step 2/")
+        (other,) = children(process.pid)
+        last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+        while not last.is_file():
+            time.sleep(0.1)
+        time.sleep(2)  # into the step that never ends
+        process.send_signal(signal.SIGTERM)
+        said = process.communicate(timeout=60)[1]
+    finally:
+        process.kill()
+    assert process.returncode == REQUEUE_EXIT_CODE, said
+    assert "stepseg-train: SIGTERM was not obeyed within 1 s" in said
+    result = result_of(tmp_path / "run")
+    assert (result["status"], result["checkpoint"]) == ("interrupted", str(last))
+    assert load(tmp_path / "run")["global_step"] == 2
+    assert not alive(other)
+
+
+@pytest.mark.slow  # as long as processes may take to find each other
+def test_a_process_that_waits_too_long_says_so(data, tmp_path):
+    process = open_with_rank_1("time.sleep(1000)", data, tmp_path, "ranks.timeout_seconds=25")
+    try:
+        said = process.communicate(timeout=200)[1]
+    finally:
+        process.kill()
+    assert process.returncode == 1
+    failed = "stepseg-train: failed: rank 0 waited longer than 25 s (ranks.timeout_seconds) for"
+    assert failed in said
+    assert "rank 0 waited longer" in result_of(tmp_path / "run")["error"]

@@ -7,11 +7,10 @@ import pytest
 import torch
 
 from commands import compose_config, open_command, start_command, wait_for, write_camvid
-from stepseg.cli.config import REQUEUE_EXIT_CODE
 from stepseg.cli.train.job import train
 from stepseg.lit.callbacks.last import LastCheckpoint
 from stepseg.lit.callbacks.randomness import BatchRandomness
-from stepseg.lit.interrupt import TrainingInterrupted
+from stepseg.lit.interrupt import REQUEUE_EXIT_CODE, TrainingInterrupted
 from stepseg.lit.segmentation_module import SegmentationModule
 from training import TINY, assert_same_run, load, result_of, rows_of
 
@@ -165,6 +164,14 @@ def test_a_changed_configuration_is_refused_by_name(run, stopped, capfd):
     assert "trainer.max_steps" not in str(error.value)
     run(stopped, *changed, "resume.on_change=warn", "data.num_workers=1", "compare=false")
     assert "optim.lr: 0.001 -> 0.5" in capfd.readouterr().err
+
+
+def test_a_checkpoint_behind_the_last_step_is_refused(run, stopped):
+    with pytest.raises(ValueError, match=r"at step 4, behind trainer\.max_steps=3: give more"):
+        run(stopped, "ckpt_path=last", "trainer.max_steps=3", "resume.on_change=warn")
+    # at the last step there is nothing left to train, and everything to tell
+    options = ["trainer.max_steps=4", "resume.on_change=warn", "compare=true"]
+    assert run(stopped, "ckpt_path=last", *options) == result_of(stopped)["rows"][-1]["mIoU"]
 
 
 def test_a_finished_run_says_so_and_stays(run, whole, capfd):

@@ -15,6 +15,7 @@ from stepseg.cli.evaluate.job import evaluate
 from stepseg.cli.train.job import train
 from stepseg.lit import segmentation_module
 from stepseg.lit.resume import validated
+from training import TINY, rows_of
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +91,7 @@ def test_metrics_are_logged(trained):
         "train/loss", "train/decoder/focal", "train/exit_head_2/dice", "train/policy",
         "train/tokens_stage_1", "train/gmacs", "train/superpatches_2x2",
         "val/mIoU", "val/gmacs", "val/tokens_stage_3", "val/decoder/classes", "val/policy",
+        "val/loss_images",
     ):  # fmt: skip
         values = [float(row[name]) for row in rows if row.get(name)]
         assert values, f"{name} was never logged"
@@ -330,9 +332,9 @@ def test_command_line_shows_one_message(tmp_path):
 
 
 def test_two_processes_equal_one(data, tmp_path):
-    """Same mIoU, and with the doubled batch the same losses: dropout off, policy frozen."""
+    """Same mIoU, and with the doubled batch the same losses: dropout off, the policy learns."""
     common = [
-        "data=camvid", f"data.root={data}", *SMALL, "heads.dropout=0", "policy.training=frozen",
+        "data=camvid", f"data.root={data}", *SMALL, "heads.dropout=0", "policy.training=joint",
         "trainer.log_every_n_steps=1", "compare=false", "seed=3",
     ]  # fmt: skip
     one = run_command("train", *common, "data.batch_size=4", output=tmp_path / "one")
@@ -348,3 +350,22 @@ def test_two_processes_equal_one(data, tmp_path):
     assert two["images"] == one["images"] == 5  # five images over two processes, none twice
     assert two["mIoU"] == pytest.approx(one["mIoU"], abs=1e-6)
     assert two["tokens_per_stage"] == one["tokens_per_stage"]
+
+
+def test_two_processes_whose_images_differ_take_part_in_the_same_collectives(tmp_path):
+    """Only images of one window have a loss; of five such images one rank has one, one has none."""
+    root = write_camvid(tmp_path / "data")
+    for folder in ("images", "annotations"):
+        path = root / folder / "val" / "002.png"
+        Image.open(path).crop((0, 0, 64, 64)).save(path)
+    result = run_command(
+        "train", "data=camvid", f"data.root={root}", *TINY, "trainer=ddp_cpu",
+        "data.evaluation.mode=slide", "+data.evaluation.crop=[64,64]", "ranks.timeout_seconds=100",
+        output=tmp_path / "run",
+    )  # fmt: skip
+    assert result["images"] == 5
+    rows = [row for row in rows_of(tmp_path / "run") if "val/mIoU" in row]
+    assert len(rows) == 2
+    for row in rows:
+        assert float(row["val/loss_images"]) == 1
+        assert float(row["val/decoder/dice"]) > 0

@@ -94,6 +94,14 @@ def test_weights_start_as_in_segvit():
             assert (parameter == (1.0 if is_scale else 0.0)).all(), name
 
 
+def test_weights_start_as_pytorch_draws_them():
+    head = AtmHead(dim=192, num_classes=150, head_dim=96, num_heads=3, init="pytorch")
+    assert head.cross_kv.weight.std().item() == pytest.approx(1 / math.sqrt(3 * 96), rel=0.1)
+    assert head.query_Cd.std().item() == pytest.approx(1, rel=0.1)
+    with pytest.raises(ValueError, match=r"heads\.init='xavier': choose one of segvit, pytorch"):
+        toy_head(init="xavier")
+
+
 def test_an_image_does_not_depend_on_its_neighbours():
     head = toy_head().eval()
     lengths = [5, 2, 9]

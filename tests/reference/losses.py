@@ -85,17 +85,22 @@ def dice(pairs: list[tuple[float, bool]], smooth: float) -> float:
     return 1 - (2 * overlap + smooth) / (sizes + smooth)
 
 
-def policy_loss(logits: dict[int, Tensor], targets: dict[int, Tensor], weight: float) -> float:
-    """Per window size the mean over positives and the mean over negatives count alike."""
+def policy_loss(
+    logits: dict[int, Tensor], targets: dict[int, Tensor], weight: float, balance: bool
+) -> float:
+    """Balanced: each kind weighs one half; odds are multiplied by negatives per positive."""
     terms = []
     for size in logits:
-        costs: dict[bool, list[float]] = {True: [], False: []}
-        flat = zip(logits[size].flatten().tolist(), targets[size].flatten().tolist(), strict=True)
-        for logit, homogeneous in flat:
-            p_truth = sigmoid(logit) if homogeneous else 1 - sigmoid(logit)
-            costs[homogeneous].append(-math.log(p_truth))
-        means = [sum(kind) / len(kind) for kind in costs.values() if kind]
-        terms.append(sum(means) / max(len(means), 1))
+        truths = targets[size].flatten().tolist()
+        ones, zeros = truths.count(True), truths.count(False)
+        costs = []
+        for logit, truth in zip(logits[size].flatten().tolist(), truths, strict=True):
+            share = 1 / len(truths)
+            if balance and ones and zeros:
+                logit += math.log(zeros / ones)
+                share = 0.5 / (ones if truth else zeros)
+            costs.append(-share * math.log(sigmoid(logit) if truth else 1 - sigmoid(logit)))
+        terms.append(sum(costs))
     return weight * sum(terms) / len(terms)
 
 

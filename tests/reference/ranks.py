@@ -18,10 +18,10 @@ def gradients(batch: Batch) -> dict[str, Tensor]:
     names = ("masks", "classes", "windows2", "windows4")
     logits = {name: batch[name].clone().requires_grad_() for name in names}
     terms = head_loss(logits["masks"], logits["classes"], batch["labels"], WEIGHTS)
-    terms["policy"] = policy_loss(
-        {2: logits["windows2"], 4: logits["windows4"]},
-        {2: batch["targets2"], 4: batch["targets4"]},
-    )
+    windows = {2: logits["windows2"], 4: logits["windows4"]}
+    targets = {2: batch["targets2"], 4: batch["targets4"]}
+    for balance in (False, True):
+        terms[f"policy {balance}"] = policy_loss(windows, targets, balance=balance)
     loss = torch.stack(list(terms.values())).sum()
     loss.backward()
     result = {"loss": loss.detach()}

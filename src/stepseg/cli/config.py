@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from stepseg.cli.failures import RunFailedError, one_message
 from stepseg.lit.datamodule import SegmentationDataModule
-from stepseg.lit.interrupt import TrainingInterrupted
+from stepseg.lit.interrupt import REQUEUE_EXIT_CODE, TrainingInterrupted
 from stepseg.lit.ranks import WatchedDDP
 from stepseg.model_config import ModelConfig, ReductionConfig
 from stepseg.plain_types import check_keys
@@ -29,9 +29,6 @@ from stepseg.telling import tell
 
 EXPECTED_ERRORS = (ValueError, FileNotFoundError, NotADirectoryError)
 """What bad input raises: shown as one message, without a traceback."""
-
-REQUEUE_EXIT_CODE = 75
-"""EX_TEMPFAIL of sysexits.h: a signal stopped the training, and the same command continues it."""
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
@@ -114,7 +111,7 @@ def make_trainer(cfg: DictConfig, **extra: Any) -> L.Trainer:
     # What stands there is kept or replaced on purpose (`stepseg.cli.resume`).
     warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
     if cfg.trainer.get("strategy") == "ddp":
-        extra = {"strategy": WatchedDDP(), **extra}
+        extra = {"strategy": WatchedDDP(cfg.ranks.timeout_seconds), **extra}
     trainer: L.Trainer = _instantiate("trainer", cfg.trainer, **extra)
     return trainer
 

@@ -1,7 +1,7 @@
 """What goes wrong in a run that is well configured, told with what helps against it."""
 
 import errno
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,12 +17,27 @@ class RunFailedError(RuntimeError):
 
 
 @contextmanager
-def clear_failures(values: Mapping[str, Any], trainer: L.Trainer) -> Iterator[None]:
-    """Turn failures of machine, memory, disk and other processes into messages with a remedy."""
+def clear_failures(
+    values: Mapping[str, Any], trainer: L.Trainer, on_death: Callable[[str], None]
+) -> Iterator[None]:
+    """Turn failures of machine, memory, disk and other processes into messages with a remedy.
+
+    Args:
+        values: the configuration.
+        trainer: of the run.
+        on_death: called with a message where another process has died and this one cannot go on.
+
+    """
+    ranks = trainer.strategy
+    if isinstance(ranks, WatchedDDP):
+        ranks.on_death = on_death
     try:
         yield
     except Exception as error:
-        message = _death_of_rank(error, trainer) or explain(error, values)
+        message = None
+        if isinstance(ranks, WatchedDDP) and not isinstance(error, ValueError):
+            message = ranks.failure(error)
+        message = message or explain(error, values)
         if message is None:
             raise
         raise RunFailedError(message) from error
@@ -60,24 +75,17 @@ def one_message(error: BaseException) -> str:
 
 
 def _smaller(values: Mapping[str, Any]) -> str:
-    data, trainer = values["data"], values["trainer"]
-    advice = [
-        f"data.batch_size ({data.get('batch_size')}; trainer.accumulate_grad_batches makes up "
-        f"for it)",
-        f"data.crop_size ({data.get('crop_size')})",
-        f"data.val_batch_size ({data.get('val_batch_size')})",
-    ]
+    data, trainer, backbone = values["data"], values["trainer"], values.get("backbone")
+    advice = [f"data.val_batch_size ({data.get('val_batch_size')})"]
     also = []
     if str(trainer.get("precision")).startswith("32"):
         also.append("trainer.precision=bf16-mixed")
-    if not values.get("backbone", {}).get("checkpoint_blocks"):
-        also.append("backbone.checkpoint_blocks=true")
+    if backbone is not None:  # a training
+        advice[:0] = [
+            f"data.batch_size ({data.get('batch_size')}; trainer.accumulate_grad_batches makes up "
+            f"for it)",
+            f"data.crop_size ({data.get('crop_size')})",
+        ]
+        if not backbone.get("checkpoint_blocks"):
+            also.append("backbone.checkpoint_blocks=true")
     return f"lower {', '.join(advice)}" + (f", or set {' or '.join(also)}" if also else "")
-
-
-def _death_of_rank(error: Exception, trainer: L.Trainer) -> str | None:
-    """Whether another process died behind a collective that failed."""
-    watch = trainer.strategy.watch if isinstance(trainer.strategy, WatchedDDP) else None
-    if watch is None or isinstance(error, ValueError):
-        return None
-    return watch.message(wait=2.0)

@@ -18,7 +18,9 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from stepseg import __version__
 from stepseg.cli.failures import one_message
-from stepseg.lit.interrupt import TrainingInterrupted
+from stepseg.lit.callbacks.last import LAST
+from stepseg.lit.grace import Grace
+from stepseg.lit.interrupt import REQUEUE_EXIT_CODE, TrainingInterrupted
 from stepseg.writing import write_json
 
 PACKAGES = (
@@ -26,6 +28,8 @@ PACKAGES = (
 )  # fmt: skip
 
 SIGNALS = tuple(getattr(signal, n) for n in ("SIGTERM", "SIGUSR1") if hasattr(signal, n))
+GRACE_SECONDS = 120.0
+"""Of commands whose configuration has no `stop.grace_seconds`."""
 
 
 class Result:
@@ -57,6 +61,9 @@ class Result:
         }
         self._start = time.perf_counter()
         self._previous: dict[int, Any] = {}
+        seconds = config.get("stop", {}).get("grace_seconds", GRACE_SECONDS)
+        # The first process speaks for all, and ends the others: they come later.
+        self.grace = Grace(seconds if is_first_process() else seconds + 10, self._give_up)
 
     def update(self, values: Mapping[str, Any]) -> None:
         """Add figures."""
@@ -79,6 +86,7 @@ class Result:
                 self._previous[signum] = signal.signal(signum, _interrupt)
             except ValueError:  # not in the main thread
                 break
+        self.grace.__enter__()
         return self
 
     def __exit__(
@@ -89,6 +97,7 @@ class Result:
     ) -> None:
         for signum, handler in self._previous.items():
             signal.signal(signum, handler)
+        self.grace.__exit__()
         if kind is None:
             self.values["status"] = "completed"
         elif was_interrupted(error):
@@ -102,10 +111,25 @@ class Result:
             self.values["error"] = f"{kind.__name__}: {one_message(error or kind())}"
         self._write()
 
-    def fail(self, message: str) -> None:
+    def fail(self, message: str, status: str = "failed") -> None:
         """Write a failure at once, where the block will not be left any more."""
-        self.values |= {"status": "failed", "error": message}
+        self.values |= {"status": status, "error": message}
         self._write()
+
+    def _give_up(self, signum: int) -> int:
+        """Tell of a signal that was not obeyed; returns the exit code."""
+        name, last = signal.Signals(signum).name, self.path.parent / "checkpoints" / LAST
+        said = (
+            f"{name} was not obeyed within {self.grace.seconds:g} s (stop.grace_seconds), ended by "
+            f"force"
+        )
+        self.values["interrupted_by"] = name
+        if last.is_file():
+            self.values["checkpoint"] = str(last)
+            said += f"; go on with the same command, hydra.run.dir={last.parents[1]} ckpt_path=last"
+        self.fail(said, "interrupted")
+        print(f"{self.values['command']}: {said}", file=sys.stderr, flush=True)
+        return REQUEUE_EXIT_CODE if last.is_file() and signum != signal.SIGINT else 130
 
     def _write(self) -> None:
         self.values["seconds"] = self.seconds

@@ -87,6 +87,20 @@ def check_config(point: ResumePoint, values: Mapping[str, Any], on_change: str) 
     _say(f"the configuration differs from that of {point.path}: {listed}")
 
 
+def check_steps(point: ResumePoint, max_steps: int) -> None:
+    """Refuse a training that would end before it goes on.
+
+    Raises:
+        ValueError: the checkpoint lies behind the last step; names both.
+
+    """
+    if point.step > max_steps:
+        raise ValueError(
+            f"{point.path} is at step {point.step}, behind trainer.max_steps={max_steps}: give "
+            f"more steps, or evaluate it with stepseg-eval ckpt_path=..."
+        )
+
+
 def _check_unused(output: Path) -> None:
     last = output / "checkpoints" / "last.ckpt"
     if not last.is_file():

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stepseg.dcts.batch_norm import share_batch_norm
 from stepseg.dcts.fold import fold_batch_norm
 from stepseg.dcts.merge import check_windows
 from stepseg.dcts.targets import HomogeneityRule, pad_to_multiple
@@ -30,8 +31,8 @@ class PolicyNetwork(nn.Module):
         name: any timm model that offers `features_only` with a last stride of twice the patch.
         windows: window sides in patches.
         patch_size: patch side in pixels.
-        training: `joint` learns beside the segmenter; `frozen` stays in evaluation mode, batch
-            statistics included.
+        training: `joint` learns beside the segmenter, with the batch statistics of all processes;
+            `frozen` stays in evaluation mode.
         pretrained: load timm's ImageNet weights.
 
     """
@@ -53,6 +54,7 @@ class PolicyNetwork(nn.Module):
         if training not in ("frozen", "joint"):
             raise ValueError(f"policy training must be 'frozen' or 'joint', got {training!r}")
         self.features = _create_features(name, pretrained)
+        share_batch_norm(self.features)
         info: Any = self.features.feature_info
         stride: int = info.reduction()[-1]
         self.cell = stride // patch_size  # patches per feature cell
@@ -97,6 +99,20 @@ class PolicyNetwork(nn.Module):
     def last_features(self, images_B3HW: Tensor) -> Tensor:
         """Of the CNN, ``[B, F, H / stride, W / stride]``; images are normalised and padded."""
         return self.features(images_B3HW)[-1]
+
+    @torch.no_grad()
+    def decide(self, images_B3HW: Tensor) -> dict[int, Tensor]:
+        """Logits to merge by: those of evaluation mode, whatever the mode.
+
+        Batch statistics would let an image's neighbours decide about its windows.
+        """
+        if not self.training:
+            return self(images_B3HW)
+        self.eval()
+        try:
+            return self(images_B3HW)
+        finally:
+            self.train()
 
     def fold_batch_norm(self) -> None:
         """Fold every BatchNorm into the convolution before it, in place: for inference only."""

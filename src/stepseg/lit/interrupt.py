@@ -6,6 +6,7 @@ half done.
 """
 
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -19,6 +20,9 @@ from stepseg.lit.callbacks.last import LastCheckpoint, is_boundary
 SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
 )
+
+REQUEUE_EXIT_CODE = 75
+"""EX_TEMPFAIL of sysexits.h: a signal stopped the training, and the same command continues it."""
 
 
 class TrainingInterrupted(BaseException):
@@ -42,10 +46,15 @@ class StopOnSignal(Checkpoint):
 
     A validation that is due or running is finished first: it belongs to its step. A second Ctrl-C
     ends at once. (A `Checkpoint` for Lightning's order: it has to run behind those that save.)
+
+    Args:
+        moved: called after every batch, for the watch over signals that are not obeyed.
+
     """
 
-    def __init__(self) -> None:
+    def __init__(self, moved: Callable[[], None]) -> None:
         super().__init__()
+        self._moved = moved
         self._received = 0
         self._previous: dict[int, Any] = {}
 
@@ -70,8 +79,12 @@ class StopOnSignal(Checkpoint):
         batch: Any,
         batch_idx: int,
     ) -> None:
+        self._moved()
         if is_boundary(trainer, batch_idx):
             self._stop_if_asked(trainer)
+
+    def on_validation_batch_end(self, *batch: Any) -> None:
+        self._moved()
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.state.fn == "fit" and not trainer.sanity_checking:

@@ -19,7 +19,8 @@ from stepseg.dcts.targets import HomogeneityRule
 from stepseg.lit.callbacks.non_finite import poison
 from stepseg.lit.metrics import is_logging_step, write_metrics
 from stepseg.lit.optim import OptimConfig, lr_factor
-from stepseg.losses import local_count, mean_over_ranks, policy_loss
+from stepseg.losses import LossWeights, local_count, mean_over_ranks, policy_loss
+from stepseg.metrics.loss import LossMetric
 
 
 class PolicyModule(L.LightningModule):
@@ -28,6 +29,7 @@ class PolicyModule(L.LightningModule):
     Args:
         policy: the network, in mode ``joint``.
         optim: `policy_lr`, `policy_weight_decay` and the schedule are read.
+        loss: `policy_balance` is read.
         rule: what makes a window homogeneous.
 
     """
@@ -37,6 +39,7 @@ class PolicyModule(L.LightningModule):
         *,
         policy: PolicyNetwork,
         optim: OptimConfig | None = None,
+        loss: LossWeights | None = None,
         rule: HomogeneityRule | None = None,
     ) -> None:
         super().__init__()
@@ -44,15 +47,17 @@ class PolicyModule(L.LightningModule):
             raise ValueError("a frozen policy does not learn: set policy.training=joint")
         self.policy = policy
         self.optim, self.rule = optim or OptimConfig(), rule or HomogeneityRule()
+        self.loss = loss or LossWeights()
         # Average precision needs no threshold; bins keep its memory bounded.
         self.precision = torch.nn.ModuleDict(
             {str(window): BinaryAveragePrecision(thresholds=200) for window in policy.windows}
         )
+        self.val_loss = LossMetric(["loss"])
         self.results: dict[str, Any] = {}
 
     def training_step(self, batch: Mapping[str, Any], batch_index: int) -> Tensor:
         logits, targets = self._predict(batch)
-        loss = policy_loss(logits, targets)
+        loss = policy_loss(logits, targets, balance=self.loss.policy_balance)
         if is_logging_step(self, batch_index):
             value = mean_over_ranks(loss.detach())
             self.log("train/loss", value, prog_bar=True, logger=False)
@@ -61,8 +66,9 @@ class PolicyModule(L.LightningModule):
 
     def validation_step(self, batch: Mapping[str, Any], batch_index: int) -> None:
         logits, targets = self._predict(batch)
-        loss = policy_loss(logits, targets, reduce_count=local_count)
-        self.log("val/loss", loss, batch_size=len(batch["image"]), sync_dist=True)
+        balance = self.loss.policy_balance
+        loss = policy_loss(logits, targets, balance=balance, reduce_count=local_count)
+        self.val_loss.update({"loss": loss}, len(batch["image"]))
         for window in self.policy.windows:
             if logits[window].numel():
                 self._metric(window).update(
@@ -76,9 +82,9 @@ class PolicyModule(L.LightningModule):
             self._metric(window).reset()
         mean = sum(figures.values()) / len(figures)
         self.results = {**figures, "mAP": mean}
-        self.log_dict(
-            {f"val/{name}": value for name, value in self.results.items()}, sync_dist=True
-        )
+        logged = {**self.results, **self.val_loss.compute()}
+        self.log_dict({f"val/{name}": value for name, value in logged.items()}, sync_dist=True)
+        self.val_loss.reset()
 
     def configure_optimizers(self) -> Any:
         optimizer = AdamW(

@@ -5,11 +5,15 @@ torchrun started are theirs to watch (`srun --kill-on-bad-exit`).
 """
 
 import os
+import re
 import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from lightning.fabric.utilities.distributed import _set_num_threads_if_needed
@@ -88,10 +92,21 @@ class WatchedLauncher(_SubprocessScriptLauncher):
 
 
 class WatchedDDP(DDPStrategy):
-    """Lightning's `ddp` with the launcher above."""
+    """Lightning's `ddp` with the launcher above.
+
+    Args:
+        timeout_seconds: a process that waits longer for the others fails.
+
+    """
 
     on_death: Callable[[str], None] = staticmethod(lambda message: None)
     """Called with a message when another process has died and this one cannot go on."""
+
+    def __init__(self, timeout_seconds: float = 1800.0) -> None:
+        if not isinstance(timeout_seconds, int | float) or timeout_seconds <= 0:
+            raise ValueError(f"ranks.timeout_seconds is a positive number, got {timeout_seconds!r}")
+        super().__init__(timeout=timedelta(seconds=timeout_seconds))
+        self.timeout_seconds = timeout_seconds
 
     def _configure_launcher(self) -> None:
         super()._configure_launcher()
@@ -102,10 +117,37 @@ class WatchedDDP(DDPStrategy):
             )
             self._launcher.on_death = lambda message: self.on_death(message)
 
+    def failure(self, error: BaseException) -> str | None:
+        """What a failed collective says of the other processes; None: it was no collective.
+
+        PyTorch itself ends a process whose NCCL collective takes too long, with a similar message.
+        """
+        if _TIMED_OUT.search(str(error)):
+            return (
+                f"rank {self.global_rank} waited longer than {self.timeout_seconds:g} s "
+                f"(ranks.timeout_seconds) for the other processes{_where(error)}: one of them "
+                f"hangs, or does something else. Continue with ckpt_path=last"
+            )
+        return self.watch.message(wait=2.0) if self.watch else None
+
     @property
     def watch(self) -> RankWatch | None:
         """In the first process the watch over the others."""
         return self._launcher.watch if isinstance(self._launcher, WatchedLauncher) else None
+
+
+_TIMED_OUT = re.compile("Timed out (after|waiting)|[Tt]imeout caused|wait timeout")
+"""As gloo and the store say it that processes meet by."""
+
+
+def _where(error: BaseException) -> str:
+    """The collective behind an error, and the code of ours that asked for it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [f for f in frames if Path(f.filename).is_relative_to(Path(__file__).parents[1])]
+    if not ours:
+        return ""
+    file = Path(ours[-1].filename).relative_to(Path(__file__).parents[2])
+    return f" in {frames[-1].name}, called by {ours[-1].name} ({file}:{ours[-1].lineno})"
 
 
 def _follow_parent() -> None:

@@ -26,10 +26,12 @@ from stepseg.lit.schedule import ReductionSchedule
 from stepseg.losses import (
     LossWeights,
     head_loss,
+    head_terms,
     local_count,
     mean_over_ranks,
     policy_loss,
 )
+from stepseg.metrics.loss import LossMetric
 from stepseg.metrics.tokens import TokenMetric
 from stepseg.model import Reduction, Segmentation, StepSegmenter
 from stepseg.protocol import Protocol
@@ -81,6 +83,9 @@ class SegmentationModule(L.LightningModule):
         stages = (*self.model.exit_head_blocks, self.model.backbone.depth)
         windows = self.model.policy.windows if self.model.policy else ()
         self.train_tokens = TokenMetric(stages, windows)
+        heads = map(self._head_name, stages)
+        terms = [f"{head}/{term}" for head in heads for term in head_terms(self.loss)]
+        self.val_losses = LossMetric([*terms, "policy"])
         if compile:
             compile_inner_modules(self.model)
 
@@ -100,17 +105,19 @@ class SegmentationModule(L.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         self.evaluator.reset()
+        self.val_losses.reset()
 
     def validation_step(self, batch: Mapping[str, Any], batch_index: int) -> None:
         outputs = self.evaluator.update(batch["image"], batch["label"])[0]
         labels = batch["label"].long()
-        if len(outputs) == 1 and outputs[0].image_size == tuple(labels.shape[1:]):
-            terms = self.losses(outputs[0], labels)
-            logged = {f"val/{name}": value for name, value in terms.items()}
-            self.log_dict(logged, batch_size=len(labels), sync_dist=True)
+        # The loss compares whole maps: of images that the model sees at once and in their own size.
+        whole = len(outputs) == 1 and outputs[0].image_size == tuple(labels.shape[1:])
+        self.val_losses.update(self.losses(outputs[0], labels) if whole else {}, len(labels))
 
     def on_validation_epoch_end(self) -> None:
         self._finish_evaluation("val")
+        losses = {f"val/{name}": value for name, value in self.val_losses.compute().items()}
+        self.log_dict(losses, sync_dist=True)
 
     def on_test_start(self) -> None:
         self.evaluator.reset()  # before the epoch starts, when callbacks may add earlier counts
@@ -147,18 +154,22 @@ class SegmentationModule(L.LightningModule):
         labels = pad_to_multiple(labels_BHW, self.model.patch_size, ignore)
         terms: dict[str, Tensor] = {}
         for head in output.heads:
-            name = "decoder" if head is output.heads[-1] else f"exit_head_{head.block}"
-            head_terms = head_loss(
+            name = self._head_name(head.block)
+            of_head = head_loss(
                 output.mask_logits(head), head.class_logits_BC2, labels, self.loss, ignore, count
             )
-            terms |= {f"{name}/{term}": value for term, value in head_terms.items()}
+            terms |= {f"{name}/{term}": value for term, value in of_head.items()}
         policy = self.model.policy
         learns = policy is not None and policy.training
         # A frozen policy takes no gradient: in training its cost would only be noise in the loss.
         if isinstance(policy, PolicyNetwork) and output.policy_logits and learns == self.training:
             targets = self.rule.windows(labels_BHW, policy.patch_size, policy.windows)
-            terms["policy"] = policy_loss(output.policy_logits, targets, self.loss.policy, count)
+            weight, balance = self.loss.policy, self.loss.policy_balance
+            terms["policy"] = policy_loss(output.policy_logits, targets, weight, balance, count)
         return terms
+
+    def _head_name(self, block: int) -> str:
+        return "decoder" if block == self.model.backbone.depth else f"exit_head_{block}"
 
     def _log_training(self, terms: Mapping[str, Tensor], batch_size: int) -> None:
         """Loss terms of this step, averaged over ranks in one go; tokens since the last time."""

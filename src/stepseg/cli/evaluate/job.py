@@ -17,6 +17,7 @@ from stepseg.cli.config import (
     overrides,
     plain,
 )
+from stepseg.cli.failures import clear_failures
 from stepseg.cli.grid.points import Point, grid_points
 from stepseg.cli.grid.run import GridRun
 from stepseg.cli.grid.store import GridStore, data_identity, file_hash
@@ -84,7 +85,8 @@ def evaluate(cfg: DictConfig) -> float | None:
             points=points,
             predictions=output_dir() / "predictions" if cfg.save_predictions else None,
         )
-        rows = grid.run(cfg.grid.points_per_pass, result)
+        with clear_failures(values, trainer, result.fail):
+            rows = grid.run(cfg.grid.points_per_pass, result)
         if trainer.is_global_zero:
             title = f"{datamodule.name}, {checkpoint.path.name}"
             _show(rows, points, title)

@@ -24,7 +24,7 @@ from stepseg.cli.config import (
 )
 from stepseg.cli.failures import clear_failures
 from stepseg.cli.result import Result
-from stepseg.cli.resume import check_config, find_point, finished_result
+from stepseg.cli.resume import check_config, check_steps, find_point, finished_result
 from stepseg.cli.share import examples_of, share_best
 from stepseg.cli.tracking import finished_runs, make_loggers
 from stepseg.cli.train.length import fit_to_length
@@ -42,7 +42,6 @@ from stepseg.lit.datamodule import SegmentationDataModule
 from stepseg.lit.interrupt import StopOnSignal
 from stepseg.lit.optim import OptimConfig
 from stepseg.lit.policy_module import PolicyModule
-from stepseg.lit.ranks import WatchedDDP
 from stepseg.lit.resume import ResumePoint, RunRecord, validated
 from stepseg.lit.schedule import ReductionSchedule
 from stepseg.lit.segmentation_module import SegmentationModule
@@ -73,6 +72,7 @@ def train(cfg: DictConfig) -> float | None:
         result.update({"config": values})
         point = find_point(cfg.ckpt_path, output_dir())
         if point is not None:
+            check_steps(point, cfg.trainer.max_steps)
             check_config(point, values, cfg.resume.on_change)
             result.update({"resumed_from": {"checkpoint": str(point.path), "step": point.step}})
         L.seed_everything(cfg.seed, workers=True, verbose=False)
@@ -89,7 +89,7 @@ def train(cfg: DictConfig) -> float | None:
                 RunRecord(values),
                 Opening(output_dir()),
                 BrokenImages(),
-                StopOnSignal(),
+                StopOnSignal(result.grace.moved),
                 RunConfig(result.described()),
             ],
             logger=_loggers(cfg, point),
@@ -97,8 +97,7 @@ def train(cfg: DictConfig) -> float | None:
             default_root_dir=str(output_dir()),
         )
         result.update({"device": str(trainer.strategy.root_device), "dtype": trainer.precision})
-        _watch_ranks(trainer, result)
-        with clear_failures(values, trainer):
+        with clear_failures(values, trainer, result.fail):
             trainer.fit(module, datamodule, ckpt_path=point.path if point else None)
             _show_profile(trainer)
             result.update(_faults(trainer))
@@ -117,17 +116,18 @@ def _make_module(
     optim = from_values(OptimConfig, values["optim"], "optim")
     chosen = {**values["homogeneity"], "ignore_index": datamodule.spec.ignore_index}
     rule = from_values(HomogeneityRule, chosen, "homogeneity")
+    loss = from_values(LossWeights, values["loss"], "loss")
     if task == "policy":
         policy = build_policy(config.policy) if config.policy else None
         if not isinstance(policy, PolicyNetwork):
             raise ValueError("task=policy trains a network: choose policy=efficientnet_lite0")
-        return PolicyModule(policy=policy, optim=optim, rule=rule)
+        return PolicyModule(policy=policy, optim=optim, loss=loss, rule=rule)
     return SegmentationModule(
         config=config,
         spec=datamodule.spec,
         protocol=datamodule.protocol,
         optim=optim,
-        loss=from_values(LossWeights, values["loss"], "loss"),
+        loss=loss,
         schedule=from_values(ReductionSchedule, values["schedule"], "schedule"),
         rule=rule,
         compile=values["compile"],
@@ -223,12 +223,6 @@ def _faults(trainer: L.Trainer) -> dict[str, Any]:
         if isinstance(callback, SkipNonFinite | BrokenImages):
             figures |= callback.figures()
     return figures
-
-
-def _watch_ranks(trainer: L.Trainer, result: Result) -> None:
-    """Let the watch over other processes write the result where this process cannot go on."""
-    if isinstance(trainer.strategy, WatchedDDP):
-        trainer.strategy.on_death = result.fail
 
 
 def _loggers(cfg: DictConfig, point: ResumePoint | None) -> list[Any]:
