@@ -4,6 +4,7 @@ import json
 import sys
 
 import pytest
+from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.callbacks import ProgressBar
 
 from commands import SMALL, compose_config, write_camvid
@@ -100,18 +101,11 @@ def test_a_terminal_is_told_as_much_as_a_file(data, tmp_path, capsys, monkeypatc
 
 @pytest.mark.parametrize("command", ["train", "eval"])
 def test_the_log_file_takes_what_is_told(command, tmp_path):
-    logging_ = compose_hydra(command, tmp_path).job_logging
-    assert logging_.root.level == "INFO"
-    assert logging_.handlers.file.filename.startswith(str(tmp_path))
-    assert logging_.handlers.console.level == "WARNING"  # `tell` speaks there itself
-
-
-def compose_hydra(command, output):
-    from hydra.core.hydra_config import HydraConfig
-
-    compose_config(command, [], output)
-    HydraConfig.get().job.name = command
-    return HydraConfig.get()
+    compose_config(command, [], tmp_path)
+    chosen = HydraConfig.get().job_logging
+    assert chosen.root.level == "INFO"
+    assert chosen.handlers.file.filename.startswith(str(tmp_path))
+    assert chosen.handlers.console.level == "WARNING"  # `tell` speaks there itself
 
 
 def test_told_lines_are_logged(caplog, capsys):
