@@ -1,6 +1,7 @@
 """Every choice of every group composes, and becomes what the library asks for."""
 
 import inspect
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from gpu_pool.sweep import run_sweep
 from stepseg.cli.config import make_all, model_config, plain, reduction_config
 from stepseg.cli.paths import config_dir
 from stepseg.data.specs import get_spec
+from stepseg.data.transforms import Augmentation
 from stepseg.lit.optim import OptimConfig
 from stepseg.losses import LossWeights
 
@@ -64,6 +66,15 @@ def test_exit_threshold_follows_the_data(data, threshold, tmp_path):
 def test_data(name, tmp_path):
     cfg = compose_config("train", [f"data={name}"], tmp_path)
     assert get_spec(cfg.data.name).num_classes >= 8
+
+
+@pytest.mark.parametrize("name", choices("data"))
+def test_every_part_of_the_augmentation_can_be_typed(name, tmp_path):
+    typed = ["data.augmentation.photometric=false", "data.augmentation.flip=0"]
+    values = plain(compose_config("train", [f"data={name}", *typed], tmp_path))["data"]
+    known = {field.name for field in fields(Augmentation)}
+    assert set(values["augmentation"]) == known
+    assert values["augmentation"]["photometric"] is False
 
 
 @pytest.mark.parametrize("name", choices("optim"))
