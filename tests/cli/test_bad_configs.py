@@ -35,7 +35,7 @@ BAD = {
     "+homogeneity.ignore_breaks_homogenity=1": ["unknown key", "'ignore_breaks_homogeneity'"],
     "+monitr=val/mAcc": ["unknown key monitr", "did you mean 'monitor'", "+user.name=value"],
     "experiment=camvid/trian": ["experiment=camvid/trian", "did you mean 'camvid/train'"],
-    "data.val_image=4": ["unknown key data.val_image; did you mean 'data.val_batch_size'"],  # of generated scenes alone
+    "data.val_image=4": ["unknown key data.val_image; did you mean 'data.val_batch_size'"],
     "+trainer.devicez=1": ["trainer: ", "devicez"],
     "+callbacks.last.every=1": ["callbacks.last: ", "'every'"],
     # values out of range
