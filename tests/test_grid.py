@@ -8,9 +8,8 @@ from torch import Tensor
 
 from stepseg.dcts.merge import MergeRule
 from stepseg.grid import segment_all
-from stepseg.heads.exit import ConfidenceExit, RandomExit, UniformExit
-from stepseg.label_map import run_matched
-from stepseg.model import Reduction, Segmentation
+from stepseg.heads.exit import ConfidenceExit, RandomExit, UniformExit, matched_control
+from stepseg.model import Reduction, Segmentation, StepSegmenter
 from toys import CONFIDENCE, DCTS, SYSTEMS, toy_images, toy_labels, toy_oracle, toy_segmenter
 
 GRID = [
@@ -24,6 +23,18 @@ CONTROLS = [
     for blocks in ((1, 3), (2, 3))
     for rule in (RandomExit(CONFIDENCE, seed=1), CONFIDENCE, UniformExit(ConfidenceExit(0.8, 1)))
 ]
+
+
+def run_matched(
+    model: StepSegmenter, reduction: Reduction, images: Tensor, labels: Tensor | None
+) -> Segmentation:
+    """One reduction by itself; a control gets the counts of the confident run."""
+    rule = reduction.exit
+    if isinstance(rule, RandomExit | UniformExit):
+        confident = model(images, labels, replace(reduction, exit=rule.base))
+        rule = matched_control(rule, confident.tokens_per_stage)
+        reduction = replace(reduction, exit=rule)
+    return model(images, labels, reduction)
 
 
 def assert_same(ours: Segmentation, alone: Segmentation) -> None:

@@ -27,6 +27,8 @@ class Board:
     """Whether a token's class probabilities are those of the head at which it left."""
     exit_T0: Tensor
     """int64; the number of exits that each token has passed."""
+    exits: int = 0
+    """How many exits lie behind."""
     heads: tuple[HeadOutput, ...] = ()
     presence_T0C: Tensor | None = None
     presence_BC: Tensor | None = None
@@ -67,10 +69,15 @@ class Board:
         assert self.presence_BC is not None
         return self.presence_BC[tokens.image_ids_T] * mask_logits_TC.sigmoid()
 
-    def release(self, tokens: PackedTokens, keep_T: Tensor, exit_index: int) -> Self:
-        """Note who leaves at an exit: the active tokens where `keep_T` is False."""
-        passed_T = exit_index + keep_T.long()
-        return replace(self, exit_T0=self.exit_T0.index_copy(0, tokens.token_ids_T, passed_T))
+    def release(self, tokens: PackedTokens, keep_T: Tensor) -> Self:
+        """Note who leaves at the next exit: the active tokens where `keep_T` is False."""
+        exit_T0 = self.exit_T0.index_copy(0, tokens.token_ids_T, self.exits + keep_T.long())
+        return replace(self, exit_T0=exit_T0, exits=self.exits + 1)
+
+    @property
+    def tokens_per_stage(self) -> list[tuple[int, ...]]:
+        """Tokens of each image in the blocks before each head, as host numbers."""
+        return [head.tokens_per_image for head in self.heads]
 
     def result(
         self, image_size: tuple[int, int], patch_size: int, policy_logits: Mapping[int, Tensor]

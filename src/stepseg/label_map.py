@@ -9,13 +9,10 @@ Letters: B images, H x W pixels, C classes.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from stepseg.heads.exit import RandomExit, UniformExit, matched_control
-from stepseg.model import Reduction, Segmentation, StepSegmenter
 from stepseg.protocol import (
     HW,
     Protocol,
@@ -28,6 +25,7 @@ from stepseg.protocol import (
     window_scores,
     windows_per_pixel,
 )
+from stepseg.segmentation import Segmentation
 
 CHUNK = 2**24
 """Resized scores that are compared at once (64 MiB)."""
@@ -89,26 +87,6 @@ def resized_argmax(scores_BCHW: Tensor, size: HW) -> Tensor:
         best = torch.where(better, values, best)
     assert labels is not None
     return labels
-
-
-def run_matched(
-    model: StepSegmenter, reduction: Reduction, images: Tensor, labels: Tensor | None = None
-) -> Segmentation:
-    """Run the model; a control rule gets the counts of the confident run on these images.
-
-    Args:
-        model: the segmenter.
-        reduction: what is merged and who leaves.
-        images: float in [0, 1], ``[B, 3, H, W]``.
-        labels: training ids ``[B, H, W]``, read by an oracle policy only.
-
-    """
-    rule = reduction.exit
-    if isinstance(rule, RandomExit | UniformExit):
-        confident = model(images, labels, replace(reduction, exit=rule.base))
-        rule = matched_control(rule, confident.tokens_per_stage)
-        reduction = replace(reduction, exit=rule)
-    return model(images, labels, reduction)
 
 
 def _slide_labels(

@@ -2,8 +2,8 @@
 
 The control flow of "Where Do Tokens Go?" (arXiv 2509.14165), Figure 2. Every system of the paper is
 a `Reduction` of the same weights: the dense baseline merges nothing and lets nobody leave, CTS and
-dCTS only merge, DToP only exits, STEP does both. What the parts compute lives with the parts,
-many reductions of the same images at once in `stepseg.grid`.
+dCTS only merge, DToP only exits, STEP does both. What the parts compute lives with the parts.
+`StepSegmenter.walk` takes any number of reductions; `stepseg.grid` brings many.
 
 Host synchronisations: one after merging (`stepseg.dcts.merge.build_layout`) and one per active exit
 (`PackedTokens.select`). Everything else only queues work.
@@ -23,6 +23,7 @@ from stepseg.dcts.edges import edge_density
 from stepseg.dcts.merge import MergeRule, build_layout, merge_windows
 from stepseg.dcts.policy import OraclePolicy, PolicyNetwork
 from stepseg.dcts.targets import pad_to_multiple
+from stepseg.group import Group
 from stepseg.heads.atm import AtmHead
 from stepseg.packed import PackedTokens, TokenLayout
 from stepseg.reduction import Reduction
@@ -152,24 +153,50 @@ class StepSegmenter(nn.Module):
         layout = self.merge(images_B3HW, logits, reduction.merge)
         if isinstance(self.policy, PolicyNetwork) and self.policy.training:
             logits = self.policy(images_B3HW)  # to learn; updates the statistics of the decision
-        tokens = self.embed(images_B3HW, layout, reduction.merge)
+        # In training every head learns, also where nobody may leave.
+        heads = tuple(self.exit_head_blocks) if self.training else None
+        return self.walk(images_B3HW, layout, Group((reduction,), heads), logits)[reduction]
+
+    def walk(
+        self, images_B3HW: Tensor, layout: TokenLayout, group: Group, logits: Mapping[int, Tensor]
+    ) -> dict[Reduction, Segmentation]:
+        """From superpatches to maps, for all reductions that made these superpatches.
+
+        Args:
+            images_B3HW: RGB in [0, 1], any size.
+            layout: the superpatches, from `merge`.
+            group: the reductions; what they have in common is computed once.
+            logits: the policy's, for the results.
+
+        """
+        tokens = self.embed(images_B3HW, layout, group.members[0].merge)
         board = Board.empty(layout, own_presence=self.class_source == "own")
-        start = exits = 0
-        for block in self._blocks_with_heads(reduction):
+        self._walk_on(tokens, board, 0, group)
+        height, width = images_B3HW.shape[2:]
+        # Who decided alike has one board, and gets one result.
+        boards = {id(board): board for board in group.done.values()}
+        results = {
+            key: board.result((height, width), self.patch_size, logits)
+            for key, board in boards.items()
+        }
+        return {reduction: results[id(board)] for reduction, board in group.done.items()}
+
+    def _walk_on(self, tokens: PackedTokens, board: Board, start: int, group: Group) -> None:
+        """Go on after block `start` with reductions that decided alike so far."""
+        for block, here in group.by_next_head(start, self.backbone.depth):
             tokens = self.backbone.run_blocks(tokens, start, block)
             mask_logits_TC, class_logits_BC2 = self.head(block)(tokens)
-            board = board.write(block, tokens, mask_logits_TC, class_logits_BC2)
-            if block in reduction.exit_blocks:
-                assert reduction.exit is not None
-                with torch.no_grad():
-                    p_TC = board.probabilities(tokens, mask_logits_TC)
-                    keep_T = reduction.exit.keep(p_TC, tokens, exits)
-                board = board.release(tokens, keep_T, exits)
-                tokens = tokens.select(keep_T)  # with gradients: who stays carries them back
-                exits += 1
+            written = board.write(block, tokens, mask_logits_TC, class_logits_BC2)
             start = block
-        size = (images_B3HW.shape[2], images_B3HW.shape[3])
-        return board.result(size, self.patch_size, logits)
+            if block == self.backbone.depth:
+                here.arrive(written)
+                continue
+            for keep_T, part in here.exits(block, tokens, written, mask_logits_TC):
+                if keep_T is None:
+                    self._walk_on(tokens, written, block, part)
+                else:  # with gradients: who stays carries them back
+                    released = written.release(tokens, keep_T)
+                    self._walk_on(tokens.select(keep_T), released, block, part)
 
     def check_images(self, images_B3HW: Tensor) -> None:
         """Refuse a batch of another shape, or without an image.
@@ -232,10 +259,6 @@ class StepSegmenter(nn.Module):
         if block == self.backbone.depth:
             return self.decoder
         return cast(AtmHead, self.exit_heads[str(block)])
-
-    def _blocks_with_heads(self, reduction: Reduction) -> list[int]:
-        exits = self.exit_head_blocks if self.training else list(reduction.exit_blocks)
-        return [*exits, self.backbone.depth]
 
     def _grid(self, images_B3HW: Tensor) -> tuple[int, int]:
         height, width = images_B3HW.shape[2:]

@@ -15,8 +15,9 @@ from torch import Tensor
 from stepseg.checkpoint import read_checkpoint
 from stepseg.dcts.policy import OraclePolicy
 from stepseg.device import DTYPES, choose_device
+from stepseg.grid import segment_all
 from stepseg.heads.exit import ConfidenceExit
-from stepseg.label_map import predict_map, run_matched
+from stepseg.label_map import predict_map
 from stepseg.model import Reduction, Segmentation, StepSegmenter
 from stepseg.predict.batches import batches_of_one_size, read_ahead
 from stepseg.predict.images import ImageLike, Pixels, as_pixels, is_image
@@ -163,7 +164,7 @@ class Segmenter:
         notes = Notes(self.model, len(images), views_of_size(size, self.protocol), self.device)
 
         def segment(x_B3HW: Tensor) -> Segmentation:
-            output = run_matched(self.model, self.reduction, x_B3HW.to(self.dtype))
+            (output,) = segment_all(self.model, [self.reduction], x_B3HW.to(self.dtype))
             notes.take(output)
             return output
 

@@ -4,12 +4,14 @@ Letters: T packed tokens, D channels, N heads, K channels of a head.
 """
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from stepseg.packed import PackedTokens
 from stepseg.runtime.graph import Backend, Compiled, as_tensors, attend
+from stepseg.vit.block import Block
 from stepseg.vit.staged import StagedViT
 
 
@@ -43,7 +45,7 @@ class CompiledStages(Compiled):
                 return attend(q_TNK, k_TNK, v_TNK, cu_seqlens, offsets, cu_seqlens, offsets)
 
             for block in blocks:
-                x_TD = block.residuals(x_TD, within_images)
+                x_TD = cast(Block, block).residuals(x_TD, within_images)
             return x_TD
 
         return stage
