@@ -105,13 +105,25 @@ def test_checkpoint_holds_plain_values(trained):
 
 
 def test_evaluation_repeats_the_training_s_figures(trained, data, tmp_path):
-    overrides = [f"ckpt_path={trained}/checkpoints/best.ckpt", "data=camvid", f"data.root={data}"]
+    overrides = [f"ckpt_path={trained}", "data=camvid", f"data.root={data}"]
     evaluate(compose_config("eval", [*overrides, "data.num_workers=0"], tmp_path))
     theirs, ours = result_of(trained), result_of(tmp_path)
     assert ours["status"] == "completed"
     for key in ("mIoU", "aAcc", "gmacs_mean"):
         assert ours[key] == pytest.approx(theirs[key], abs=1e-6)
     assert ours["tokens_per_stage"] == theirs["tokens_per_stage"]
+
+
+def test_fine_tuning_starts_from_the_folder_of_a_run(trained, data, tmp_path):
+    overrides = ["data=camvid", f"data.root={data}", *SMALL, f"init_from={trained}"]
+    overrides += ["reduction.exit.blocks=[2]", "trainer.max_steps=1", "compare=false"]
+    train(compose_config("train", overrides, tmp_path / "tuned"))
+    told = result_of(tmp_path / "tuned")["init_from"]
+    assert told.startswith(f"init_from: {trained / 'checkpoints' / 'best.ckpt'}: ")
+    assert told.endswith("not used: the head after block 4")
+    wrong = ["backbone=vit_small", "optim.warmup_steps=0", "trainer.max_steps=1"]
+    with pytest.raises(ValueError, match="is of backbone=vit_tiny, policy=lcnet_050, of which"):
+        train(compose_config("train", [*overrides, *wrong], tmp_path / "wrong"))
 
 
 def test_without_a_comparison_the_figures_are_those_of_the_checkpoint(data, tmp_path, monkeypatch):
@@ -145,7 +157,7 @@ def test_without_a_comparison_the_figures_are_those_of_the_checkpoint(data, tmp_
 
 def test_sweep_has_a_row_per_combination(trained, data, tmp_path):
     overrides = [
-        f"ckpt_path={trained}/checkpoints/best.ckpt", "data=camvid", f"data.root={data}",
+        f"ckpt_path={trained}", "data=camvid", f"data.root={data}",
         "data.num_workers=0", "sweep.merge_thresholds=[[0.5,0.5],[1,1]]",
         "sweep.exit_blocks=[[2],[2,4]]",
     ]  # fmt: skip
@@ -167,7 +179,7 @@ def test_sweep_has_a_row_per_combination(trained, data, tmp_path):
 )  # fmt: skip
 def test_saved_predictions_recount_to_the_reported_figure(protocol, trained, data, tmp_path):
     overrides = [
-        f"ckpt_path={trained}/checkpoints/best.ckpt", "data=camvid", f"data.root={data}",
+        f"ckpt_path={trained}", "data=camvid", f"data.root={data}",
         "data.num_workers=0", "save_predictions=true", *protocol,
     ]  # fmt: skip
     evaluate(compose_config("eval", overrides, tmp_path))
@@ -190,7 +202,7 @@ def test_saved_predictions_recount_to_the_reported_figure(protocol, trained, dat
 
 
 def test_other_systems_on_the_same_weights(trained, data, tmp_path):
-    common = [f"ckpt_path={trained}/checkpoints/best.ckpt", "data=camvid", f"data.root={data}"]
+    common = [f"ckpt_path={trained}", "data=camvid", f"data.root={data}"]
     common.append("data.num_workers=0")
     evaluate(compose_config("eval", [*common, "reduction=none"], tmp_path / "none"))
     dense = next(row for row in result_of(trained)["rows"] if row["name"] == "dense")

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from stepseg.build import ModelConfig, build_segmenter
 from stepseg.checkpoint.entry import KEY, Entry, parse_entry
-from stepseg.checkpoint.hub import download, is_hub_address
+from stepseg.checkpoint.place import find_checkpoint
 from stepseg.data.specs import DatasetSpec
 from stepseg.model import StepSegmenter
 from stepseg.protocol import Protocol
@@ -78,16 +78,14 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     """Read a checkpoint without running anything that it contains.
 
     Args:
-        path: a file of the trainer, a safetensors file, or an address on the hub,
-            ``hf://user/name`` (`stepseg.checkpoint.hub`).
+        path: a file of the trainer, a safetensors file, the folder of a run (its best checkpoint),
+            or an address on the hub, ``hf://user/name`` (`stepseg.checkpoint.hub`).
 
     Raises:
         ValueError: no such file, not a checkpoint of this project, or damaged; says which.
 
     """
-    path = download(str(path)) if is_hub_address(path) else Path(path)
-    if not path.is_file():
-        raise ValueError(f"checkpoint {str(path)!r} does not exist")
+    path = find_checkpoint(path)
     state, plain, step = _read_shared(path) if is_safetensors(path) else _read_trainers(path)
     try:
         entry = parse_entry(plain)

@@ -105,7 +105,8 @@ def training_of(run: Run, trainings: Mapping[str, Run]) -> Run | None:
     if str(path) in trainings:
         return trainings[str(path)]
     try:
-        return read_run(Path(path).parent.parent / "result.json")
+        place = Path(path)  # of a file in checkpoints/, or of the run
+        return read_run((place if place.is_dir() else place.parent.parent) / "result.json")
     except ValueError:
         return None
 

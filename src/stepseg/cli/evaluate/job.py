@@ -76,7 +76,7 @@ def evaluate(cfg: DictConfig) -> float | None:
         runtime = choose_runtime(values["runtime"], device)
         apply_runtime(model.prepare_for_inference(), runtime)
         result.update({"device": str(device), "dtype": trainer.precision, "runtime": runtime})
-        store = _open_store(cfg, datamodule, points, runtime)
+        store = _open_store(cfg, checkpoint, datamodule, points, runtime)
         grid = GridRun(
             trainer=trainer,
             module=module,
@@ -104,13 +104,17 @@ def evaluate(cfg: DictConfig) -> float | None:
 
 
 def _open_store(
-    cfg: DictConfig, datamodule: SegmentationDataModule, points: Sequence[Point], runtime: str
+    cfg: DictConfig,
+    checkpoint: Checkpoint,
+    datamodule: SegmentationDataModule,
+    points: Sequence[Point],
+    runtime: str,
 ) -> GridStore:
     """The finished rows in the output directory, which must be figures of the same things."""
     datamodule.prepare_data()
     names = [point.name for point in points] if cfg.save_predictions else None
     identity = {
-        "checkpoint": file_hash(str(cfg.ckpt_path)),
+        "checkpoint": file_hash(checkpoint.path),
         "policy": cfg.policy.name,
         "data": data_identity(datamodule.dataset("test"), str(datamodule.name)),
         "protocol": datamodule.protocol.as_dict(),

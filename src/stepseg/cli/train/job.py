@@ -28,6 +28,7 @@ from stepseg.cli.resume import check_config, check_steps, find_point, finished_r
 from stepseg.cli.share import examples_of, share_best
 from stepseg.cli.tracking import finished_runs, make_loggers
 from stepseg.cli.train.length import fit_to_length
+from stepseg.cli.train.start import normalised_alike, read_start, start_from
 from stepseg.dcts.policy import PolicyNetwork
 from stepseg.dcts.targets import HomogeneityRule
 from stepseg.lit.callbacks.broken import BrokenImages
@@ -78,8 +79,15 @@ def train(cfg: DictConfig) -> float | None:
         L.seed_everything(cfg.seed, workers=True, verbose=False)
         datamodule = make_datamodule(cfg)
         config = model_config(values, datamodule.num_classes)
+        start = read_start(values) if point is None else None
+        if start is not None:
+            config = normalised_alike(config, start)
         check_model(config, datamodule)
         module = _make_module(cfg.task, config, datamodule, values)
+        if start is not None:
+            line = start_from(start, module)
+            tell(f"stepseg-train: {line}")
+            result.update({"init_from": line})
         trainer = make_trainer(
             cfg,
             callbacks=[

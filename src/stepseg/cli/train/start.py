@@ -1,0 +1,59 @@
+"""`init_from=`: the weights that a new training starts from."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from stepseg.checkpoint import Checkpoint, read_checkpoint
+from stepseg.checkpoint.transfer import take_over
+from stepseg.lit.policy_module import PolicyModule
+from stepseg.lit.segmentation_module import SegmentationModule
+from stepseg.model_config import ModelConfig
+
+
+def read_start(values: Mapping[str, Any]) -> Checkpoint | None:
+    """The checkpoint of `init_from`; None: random or timm's weights.
+
+    Raises:
+        ValueError: it cannot be read, or something else is to bring the same weights.
+
+    """
+    if not values["init_from"]:
+        return None
+    for key in ("pretrained", "checkpoint"):
+        if values["backbone"].get(key):
+            raise ValueError(
+                f"init_from={values['init_from']!r} and backbone.{key}="
+                f"{values['backbone'][key]!r} both bring a backbone: drop one"
+            )
+    return read_checkpoint(values["init_from"])
+
+
+def normalised_alike(config: ModelConfig, start: Checkpoint) -> ModelConfig:
+    """The configuration with the normalisation that the weights know, unless it says its own."""
+    backbone, known = config.backbone, start.config.backbone
+    mean, std = backbone.mean or known.mean, backbone.std or known.std
+    return replace(config, backbone=replace(backbone, mean=mean, std=std))
+
+
+def start_from(start: Checkpoint, module: SegmentationModule | PolicyModule) -> str:
+    """Load what fits; returns a line about it.
+
+    Raises:
+        ValueError: nothing that matters fits; says what the checkpoint is.
+
+    """
+    classes = start.data["classes"]
+    if isinstance(module, PolicyModule):
+        prefix = "policy."
+        state = {k.removeprefix(prefix): v for k, v in start.state.items() if k.startswith(prefix)}
+        done = take_over(module.policy, state, classes, classes)
+        fits = done.taken > 0
+    else:
+        done = take_over(module.model, start.state, classes, module.spec.classes)
+        fits = "backbone.patch_embed.proj.weight" not in done.new
+    if not fits:
+        backbone, policy = start.config.backbone, start.config.policy
+        known = f"backbone={backbone.name}" + (f", policy={policy.name}" if policy else "")
+        raise ValueError(f"init_from: {start.path} is of {known}, of which nothing fits here")
+    return f"init_from: {start.path}: {done.line()}"
