@@ -29,7 +29,8 @@ def write_atomically(
         OSError: no space, no permission; names `path`, and nothing has changed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    # Short, so that what has room for its name can be written.
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:48]}.")
     try:
         with os.fdopen(handle, "wb") as file:
             write(file)
@@ -67,11 +68,14 @@ def write_png(path: Path, pixels: NDArray[np.uint8]) -> None:
 def write_json(path: Path, value: object) -> None:
     """Write plain data as indented JSON, atomically."""
     text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-    # File names that are no UTF-8 hold half characters; escaped, they are JSON like any other.
-    content = text.encode("utf-8", "backslashreplace")
-    write_atomically(path, lambda file: file.write(content), durable=True)
+    write_atomically(path, lambda file: file.write(_encoded(text)), durable=True)
 
 
 def write_text(path: Path, text: str) -> None:
     """Write text as UTF-8, atomically."""
-    write_atomically(path, lambda file: file.write(text.encode()))
+    write_atomically(path, lambda file: file.write(_encoded(text)))
+
+
+def _encoded(text: str) -> bytes:
+    """UTF-8; names of files that are none hold half characters, which JSON writes like this too."""
+    return text.encode("utf-8", "backslashreplace")

@@ -13,7 +13,7 @@ from stepseg.card.examples import Example, example_picture, training_curve
 from stepseg.card.text import CURVE, card_text
 from stepseg.checkpoint import Checkpoint, write_inference_checkpoint
 from stepseg.predict.segmenter import Segmenter
-from stepseg.writing import write_atomically
+from stepseg.writing import write_atomically, write_text
 
 CARD = "README.md"
 
@@ -74,7 +74,7 @@ def write_shared(
         license_=license_,
     )
     card = weights.parent / CARD
-    write_atomically(card, lambda file: file.write(text.encode()))
+    write_text(card, text)
     return Shared({CARD: card, **files}, problems)
 
 

@@ -3,6 +3,7 @@
 What is not known is left out, never guessed.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from stepseg import __version__
 from stepseg.card.facts import main_figures
 from stepseg.card.front_matter import front_matter
 from stepseg.checkpoint import Checkpoint
+from stepseg.markdown import code, code_block, escape, table
 from stepseg.model_config import BACKBONES, ReductionConfig
 
 CURVE = "the curve of the training"
@@ -34,7 +36,7 @@ def card_text(
 
     """
     sections = [
-        f"# {name}\n\n{_summary(checkpoint)}",
+        f"# {escape(name)}\n\n{_summary(checkpoint)}",
         _loading(source),
         _systems(checkpoint),
         _pictures(pictures),
@@ -49,29 +51,27 @@ def card_text(
 
 def _summary(checkpoint: Checkpoint) -> str:
     data, figures = checkpoint.data, main_figures(checkpoint)
+    what = f"{len(data['classes'])} classes ({escape(str(data['name']))})"
     text = (
-        f"Semantic segmentation of {len(data['classes'])} classes ({data['name']}) by a plain "
+        f"Semantic segmentation of {what} by a plain "
         f"Vision Transformer that merges superpatches and lets confident tokens leave early "
         f"([STEP](https://arxiv.org/abs/2509.14165)), trained with stepseg."
     )
     if "mIoU" not in figures:
         return text
     images = checkpoint.about.get("images")
-    where = f" on {images} validation images" if images else ""
+    where = f" on {escape(str(images))} validation images" if images else ""
     return f"{text} **{figures['mIoU']:.2f} mIoU**{where}."
 
 
 def _loading(source: str) -> str:
-    return f"""## Use
+    example = f"""from stepseg.predict.segmenter import Segmenter
 
-```python
-from stepseg.predict.segmenter import Segmenter
-
-segmenter = Segmenter.from_checkpoint("{source}")
-prediction = segmenter.predict("photo.jpg")  # .labels, .overlay(), .picture("exits"), ...
-```
-
-`stepseg-eval ckpt_path={source} data=... data.root=...` repeats the figures below."""
+segmenter = Segmenter.from_checkpoint({json.dumps(source)})
+prediction = segmenter.predict("photo.jpg")  # .labels, .overlay(), .picture("exits"), ..."""
+    example = code_block(example, "python")
+    command = f"stepseg-eval ckpt_path={source} data=... data.root=..."
+    return f"## Use\n\n{example}\n\n{code(command)} repeats the figures below."
 
 
 def _systems(checkpoint: Checkpoint) -> str:
@@ -83,11 +83,11 @@ def _systems(checkpoint: Checkpoint) -> str:
         "GMACs": "gmacs_mean", "images/s": "images_per_s", "speed-up": "speedup",
     }  # fmt: skip
     columns = {head: key for head, key in columns.items() if any(_is_number(r, key) for r in rows)}
-    table = [["system", *columns, "tokens by stage"]]
+    lines = [["system", *columns, "tokens by stage"]]
     for row in rows:
         tokens = row.get("tokens_per_stage") or []
         shown = [f"{row[k]:.2f}" if _is_number(row, k) else "" for k in columns.values()]
-        table.append([str(row["name"]), *shown, ", ".join(f"{count:.0f}" for count in tokens)])
+        lines.append([str(row["name"]), *shown, ", ".join(f"{count:.0f}" for count in tokens)])
     notes = ["Accuracy in percent; GMACs are multiply-accumulates."]
     if len(rows) > 1:
         notes.insert(0, "All rows share the weights.")
@@ -98,7 +98,7 @@ def _systems(checkpoint: Checkpoint) -> str:
         where = checkpoint.about.get("hardware") or checkpoint.about["timed_on"]
         notes.append(f"Images per second: one at a time, from pixels to class ids, on {where}.")
     protocol = _protocol(checkpoint)
-    return f"## Figures\n\n{_table(table)}\n\n{' '.join(notes)}{protocol}"
+    return f"## Figures\n\n{table(lines)}\n\n{escape(' '.join(notes))}{protocol}"
 
 
 def _protocol(checkpoint: Checkpoint) -> str:
@@ -124,14 +124,14 @@ def _pictures(pictures: Mapping[str, str]) -> str:
 def _classes(checkpoint: Checkpoint) -> str:
     data, scores = checkpoint.data, checkpoint.about.get("per_class_IoU") or []
     known = len(scores) == len(data["classes"])
-    table = [["id", "class", "colour", *(["IoU"] if known else [])]]
+    lines = [["id", "class", "colour", *(["IoU"] if known else [])]]
     for index, (name, colour) in enumerate(zip(data["classes"], data["palette"], strict=True)):
         cells = [str(index), name, "#" + "".join(f"{channel:02x}" for channel in colour)]
         if known:
             cells.append("never seen" if scores[index] is None else f"{scores[index]:.1f}")
-        table.append(cells)
+        lines.append(cells)
     note = f"Pixels labelled {data['ignore_index']} count nowhere."
-    return f"## Classes\n\n{_table(table)}\n\n{note}"
+    return f"## Classes\n\n{table(lines)}\n\n{note}"
 
 
 def _model(checkpoint: Checkpoint) -> str:
@@ -148,7 +148,7 @@ def _model(checkpoint: Checkpoint) -> str:
         ["exits", _exits(reduction)],
         ["parameters", f"{parameters / 1e6:.1f} million, policy and heads included"],
     ]
-    return f"## Model\n\n{_table(rows)}"
+    return f"## Model\n\n{table(rows)}"
 
 
 def _merging(reduction: ReductionConfig) -> str:
@@ -183,13 +183,13 @@ def _training(checkpoint: Checkpoint, curve: str | None) -> str:
     if "minutes" in about:
         rows.append(["minutes", f"{about['minutes']:g}, evaluation included"])
     if about.get("git_sha"):
-        rows.append(["commit", f"`{about['git_sha']}`"])
+        rows.append(["commit", str(about["git_sha"])])
     versions = about.get("versions") or {}
     if versions:
         rows.append(["versions", ", ".join(f"{k} {v}" for k, v in versions.items())])
-    parts = ["## Training", _table(rows)]
+    parts = ["## Training", table(rows)]
     if about.get("command"):
-        parts.append(f"```bash\n{about['command']}\n```")
+        parts.append(code_block(str(about["command"]), "bash"))
     if curve:
         parts.append(f"![{CURVE}]({curve})")
     return "\n\n".join(parts)
@@ -214,14 +214,8 @@ def _limits(checkpoint: Checkpoint) -> str:
     if poor:
         lines.append(f"Hardly learned (IoU below 10): {', '.join(poor)}.")
     lines.append("The licence of the training data applies beside that of the code.")
-    listed = "\n".join(f"- {line}" for line in lines)
+    listed = "\n".join(f"- {escape(line)}" for line in lines)
     return f"## Limits\n\n{listed}\n\nWritten by stepseg {__version__}."
-
-
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    head, *body = ([cell.replace("|", "\\|") for cell in row] for row in rows)
-    lines = [head, ["---"] * len(head), *body]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _listed(values: Sequence[Any]) -> str:

@@ -10,6 +10,7 @@ import zlib
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 from numpy.typing import NDArray
 
 THUMBNAIL = 144
@@ -28,7 +29,8 @@ def unpack(text: str, dtype: Any) -> NDArray:
     return np.frombuffer(data, dtype=np.dtype(dtype).newbyteorder("<"))
 
 
-def json_in_html(value: object) -> str:
+def json_in_html(value: object) -> Markup:
     """JSON that cannot end the script element it stands in."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+    text = text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+    return Markup(text)

@@ -1,7 +1,6 @@
 """The page: recordings of a model, with the files of ``static/``, in one HTML file."""
 
 from collections.abc import Callable, Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,12 @@ from stepseg.explorer.plan import (
 )
 from stepseg.explorer.recording import ExactRun, Listening, Recording, record
 from stepseg.model import Reduction, StepSegmenter
+from stepseg.page import render
 from stepseg.pictures.drawing import Palette, Picture, tint
 from stepseg.pictures.uri import picture_uri
-from stepseg.writing import write_atomically
+from stepseg.writing import write_text
 
+STATIC = Path(__file__).parent / "static"
 SCRIPTS = """
 merge exits macs store estimate text layers canvas state panel results legend app
 """.split()
@@ -87,26 +88,22 @@ def write_explorer(
         "costs": cost_constants(model),
         **describe_plan(plan),
     }
-    html = assemble(common, pages)
-    write_atomically(path, lambda file: file.write(html.encode()))
+    write_text(path, assemble(common, pages))
     return path
 
 
 def assemble(common: Mapping[str, Any], images: Sequence[Mapping[str, Any]]) -> str:
     """Fill the template; nothing in the result refers to anything outside."""
-    static = files("stepseg.explorer") / "static"
-    scripts = [(static / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS]
-    data = [
-        f'<script type="application/json" id="image-{index}">{json_in_html(image)}</script>'
-        for index, image in enumerate(images)
-    ]
+    scripts = [(STATIC / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS]
     listed = [{"name": image["name"], "thumbnail": image["thumbnail"]} for image in images]
-    common = {**common, "images": listed}
-    data.append(f'<script type="application/json" id="common">{json_in_html(common)}</script>')
-    html = (static / "page.html").read_text(encoding="utf-8")
-    html = html.replace("/* style */", (static / "style.css").read_text(encoding="utf-8"))
-    html = html.replace("/* scripts */", "\n".join(scripts))
-    return html.replace("<!-- data -->", "\n".join(data))
+    data = {f"image-{index}": json_in_html(image) for index, image in enumerate(images)}
+    data["common"] = json_in_html({**common, "images": listed})
+    return render(
+        STATIC / "page.html",
+        script='"use strict";\n(() => {\n' + "\n".join(scripts) + "\n})();\n",
+        style=(STATIC / "style.css").read_text(encoding="utf-8"),
+        data=data,
+    )
 
 
 def describe_plan(plan: Plan) -> dict[str, Any]:

@@ -3,8 +3,6 @@
 STEP, Tables 2 and 7. From one record of counts per image, as prediction writes them.
 """
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from stepseg.writing import write_atomically
+from stepseg.spreadsheet import csv_text
+from stepseg.writing import write_atomically, write_text
 
 Record = Mapping[str, Any]
 """``superpatches`` by side, ``tokens_per_stage`` and ``exited_per_head`` by block."""
@@ -49,11 +48,7 @@ def token_statistics(records: Sequence[Record]) -> list[dict[str, Any]]:
 
 def write_statistics(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write the rows as CSV, atomically."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomically(path, lambda file: file.write(text.getvalue().encode()))
+    write_text(path, csv_text(COLUMNS, rows))
 
 
 def plot_statistics(records: Sequence[Record]) -> Figure:

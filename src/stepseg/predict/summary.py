@@ -1,14 +1,13 @@
 """Totals over the images of a run, under the names that evaluation uses too."""
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from stepseg.writing import write_atomically
+from stepseg.spreadsheet import csv_text
+from stepseg.writing import write_text
 
 Record = Mapping[str, Any]
 
@@ -41,11 +40,7 @@ def write_table(path: Path, records: Sequence[Record], failures: Sequence[Record
     rows = [_flat(record) for record in records]
     rows += [{"source": f["source"], "error": f["error"]} for f in failures]
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomically(path, lambda file: file.write(text.getvalue().encode()))
+    write_text(path, csv_text(columns, rows))
 
 
 def _means(records: Sequence[Record], key: str) -> dict[str, float]:

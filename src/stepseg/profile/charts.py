@@ -3,8 +3,6 @@
 GMACs are multiply-accumulates, which the papers print as GFLOPs.
 """
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from matplotlib.figure import Figure
 from rich.box import SIMPLE
 from rich.table import Table
 
+from stepseg.spreadsheet import csv_text
 from stepseg.writing import write_atomically, write_text
 
 Row = Mapping[str, Any]
@@ -80,11 +79,7 @@ def write_csv(rows: Sequence[Row], path: Path) -> None:
     """Write rows as CSV: nested figures as ``gmacs_by_part.policy``, lists joined by spaces."""
     flat = [_flatten(row) for row in rows]
     columns = list(dict.fromkeys(key for row in flat for key in row))
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, columns)
-    writer.writeheader()
-    writer.writerows(flat)
-    write_text(path, text.getvalue())
+    write_text(path, csv_text(columns, flat))
 
 
 def plot_rows(rows: Sequence[Row], path: Path) -> None:

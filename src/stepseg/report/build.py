@@ -22,7 +22,7 @@ from stepseg.report.tables import (
     statistics_grid,
 )
 from stepseg.report.writers import rows_to_csv, to_csv, to_latex, to_markdown
-from stepseg.writing import write_atomically
+from stepseg.writing import write_text
 
 FORMATS = ("csv", "md", "tex", "png", "svg", "html")
 
@@ -175,4 +175,4 @@ def _write(
         for plot in section.plots:
             plot.save(out / "plots", kinds)
     for name, text in texts.items():
-        write_atomically(out / name, lambda file, t=text: file.write(t.encode()))  # type: ignore[misc]
+        write_text(out / name, text)

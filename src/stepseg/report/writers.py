@@ -1,15 +1,15 @@
 """Tables as text: CSV, Markdown, LaTeX (booktabs), and for the screen."""
 
-import csv
-import io
 from collections.abc import Sequence
 
 from rich.box import SIMPLE
 from rich.table import Table
 
+from stepseg.markdown import escape, table
 from stepseg.report.rows import Row
 from stepseg.report.summaries import show
 from stepseg.report.tables import Grid
+from stepseg.spreadsheet import csv_text
 
 LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
@@ -21,12 +21,12 @@ LATEX = {
 
 def screen_table(grid: Grid) -> Table:
     """For the terminal."""
-    table = Table(title=grid.title, box=SIMPLE, title_justify="left", title_style="bold")
+    shown = Table(title=grid.title, box=SIMPLE, title_justify="left", title_style="bold")
     for head, numeric in zip(grid.heads, grid.numeric, strict=True):
-        table.add_column(head, justify="right" if numeric else "left", overflow="fold")
+        shown.add_column(head, justify="right" if numeric else "left", overflow="fold")
     for row in grid.rows:
-        table.add_row(*(cell.text.replace("[", r"\[") for cell in row))
-    return table
+        shown.add_row(*(cell.text.replace("[", r"\[") for cell in row))
+    return shown
 
 
 def to_csv(grids: Sequence[Grid]) -> str:
@@ -44,7 +44,7 @@ def to_csv(grids: Sequence[Grid]) -> str:
         for key in (k for line in lines for k in line):
             if key not in keys:
                 keys.append(key)
-    return _csv(keys, lines)
+    return csv_text(keys, lines)
 
 
 def rows_to_csv(rows: Sequence[Row]) -> str:
@@ -58,12 +58,12 @@ def rows_to_csv(rows: Sequence[Row]) -> str:
         line |= {f"superpatches_{side}": n for side, n in row.superpatches.items()}
         line |= {f"gmacs.{part}": n for part, n in row.parts.items()}
         lines.append(line)
-    return _csv(list(dict.fromkeys(key for line in lines for key in line)), lines)
+    return csv_text(list(dict.fromkeys(key for line in lines for key in line)), lines)
 
 
 def to_markdown(grids: Sequence[Grid]) -> str:
     """Tables under headings."""
-    return "\n".join(f"## {_md(grid.title)}\n\n{_markdown(grid)}" for grid in grids)
+    return "\n".join(f"## {escape(grid.title)}\n\n{_markdown(grid)}\n" for grid in grids)
 
 
 def to_latex(grids: Sequence[Grid]) -> str:
@@ -77,15 +77,8 @@ def escape_latex(text: str) -> str:
 
 
 def _markdown(grid: Grid) -> str:
-    rule = ["---:" if numeric else "---" for numeric in grid.numeric]
-    lines = [grid.heads, rule, *([cell.text for cell in row] for row in grid.rows)]
-    return "".join("| " + " | ".join(map(_md, line)) + " |\n" for line in lines)
-
-
-def _md(text: str) -> str:
-    for character in ("\\", "|", "*", "_", "<", "`"):
-        text = text.replace(character, "\\" + character)
-    return text.replace("\n", " ")
+    lines = [grid.heads, *([cell.text for cell in row] for row in grid.rows)]
+    return table(lines, grid.numeric)
 
 
 def _latex(grid: Grid) -> str:
@@ -100,11 +93,3 @@ def _latex(grid: Grid) -> str:
         f"  \\begin{{tabular}}{{{align}}}\n    \\toprule\n    {heads} \\\\\n    \\midrule\n"
         f"{body}    \\bottomrule\n  \\end{{tabular}}\n\\end{{table}}\n"
     )
-
-
-def _csv(keys: Sequence[str], lines: Sequence[dict[str, object]]) -> str:
-    file = io.StringIO()
-    writer = csv.DictWriter(file, keys, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return file.getvalue()

@@ -1,15 +1,14 @@
 """The rows of a grid as a table: on the console, and as a flat file for spreadsheets."""
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
+from stepseg.spreadsheet import csv_text
 from stepseg.telling import show_table
-from stepseg.writing import write_atomically
+from stepseg.writing import write_text
 
 Row = Mapping[str, Any]
 
@@ -62,13 +61,9 @@ def write_grid_csv(path: Path, rows: Sequence[Row], classes: Sequence[str]) -> N
     for line in lines:
         for key, cells in line.items():
             columns.setdefault(key, {}).update(dict.fromkeys(cells))
-    text = io.StringIO()
     names = [name for group in columns.values() for name in group]
-    writer = csv.DictWriter(text, names, lineterminator="\n")
-    writer.writeheader()
-    for line in lines:
-        writer.writerow({name: value for cells in line.values() for name, value in cells.items()})
-    write_atomically(path, lambda file: file.write(text.getvalue().encode()))
+    rows = [{k: v for cells in line.values() for k, v in cells.items()} for line in lines]
+    write_text(path, csv_text(names, rows))
 
 
 def flat(row: Row, classes: Sequence[str]) -> dict[str, dict[str, Any]]:

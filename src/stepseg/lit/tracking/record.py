@@ -5,7 +5,6 @@ tracker. Call these on the first process only.
 """
 
 import csv
-import io
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,8 +12,10 @@ from typing import Any
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
+from stepseg.markdown import table
 from stepseg.pictures.example import Snapshot
-from stepseg.writing import write_atomically, write_png
+from stepseg.spreadsheet import csv_lines
+from stepseg.writing import write_png, write_text
 
 Row = Sequence[Any]
 
@@ -138,8 +139,8 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, An
 
 
 def _markdown(columns: Sequence[str], rows: Sequence[Row]) -> str:
-    lines = [columns, ["---"] * len(columns), *([_shown(v) for v in row] for row in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    lines = [columns, *([_shown(value) for value in row] for row in rows)]
+    return table(lines)
 
 
 def _shown(value: Any) -> str:
@@ -156,7 +157,4 @@ def _append_csv(path: Path, columns: Sequence[str], rows: Sequence[Row], step: i
         with path.open(newline="") as file:
             found = list(csv.reader(file))
         old = found[1:] if found and found[0] == header else []
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerows([header, *old, *([step, *row] for row in rows)])
-    write_atomically(path, lambda file: file.write(text.getvalue().encode()))
+    write_text(path, csv_lines([header, *old, *([step, *row] for row in rows)]))

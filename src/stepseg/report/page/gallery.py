@@ -1,11 +1,9 @@
 """Pictures that runs have drawn, small enough to travel within the page."""
 
-from html import escape
 from pathlib import Path
+from typing import NamedTuple
 
-import numpy as np
-from PIL import Image
-
+from stepseg.data.files import ImageFileError, read_pixels
 from stepseg.pictures.uri import picture_uri
 
 MOST = 3
@@ -16,10 +14,16 @@ PLACES = ("pictures/step_*", "checkpoints/pictures", "exits", "superpatches", "o
 """Where training, its card and prediction put pictures; the first that has some is shown."""
 
 
-def run_pictures(folder: Path) -> str:
-    """The pictures of a run as figures, or nothing; an unreadable one is left out."""
-    figures = [_figure(path) for path in find_pictures(folder)]
-    return f'<div class="pictures">{"".join(figures)}</div>' if any(figures) else ""
+class Shown(NamedTuple):
+    """A picture in the page."""
+
+    name: str
+    uri: str
+
+
+def run_pictures(folder: Path) -> list[Shown]:
+    """The pictures of a run; an unreadable one is left out."""
+    return [shown for path in find_pictures(folder) if (shown := _shown(path)) is not None]
 
 
 def find_pictures(folder: Path) -> list[Path]:
@@ -32,15 +36,9 @@ def find_pictures(folder: Path) -> list[Path]:
     return []
 
 
-def _figure(path: Path) -> str:
+def _shown(path: Path) -> Shown | None:
     try:
-        with Image.open(path) as file:
-            picture = file.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return ""
-    uri = picture_uri(np.asarray(picture), LONGEST)
-    name = escape(f"{path.parent.name}/{path.stem}")
-    return (
-        f'<figure><img alt="{name}" loading="lazy" src="{uri}">'
-        f"<figcaption>{name}</figcaption></figure>"
-    )
+        pixels = read_pixels(path)
+    except ImageFileError:
+        return None
+    return Shown(f"{path.parent.name}/{path.stem}", picture_uri(pixels, LONGEST))

@@ -10,6 +10,7 @@
     paint();
   });
   paint();
+  document.getElementById("print").addEventListener("click", () => window.print());
 
   // a click on a column's head sorts by it, a second one the other way round; no value comes last
   const value = (row, column) => {
