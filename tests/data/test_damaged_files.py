@@ -10,8 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from stepseg.data.files import ImageFileError, read_image, read_label
-from stepseg.predict.images import read_pixels
+from stepseg.data.files import ImageFileError, read_image, read_label, read_pixels
 
 IDS = np.kron(np.arange(24).reshape(4, 6) % 11, np.ones((8, 8))).astype(np.uint8)
 COLOURS = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
@@ -48,7 +47,13 @@ IMAGES = {
     "turned.jpg": encoded(COLOURS, "JPEG", exif=turned()),
     "moving.gif": encoded(IDS, "GIF", save_all=True, append_images=[Image.fromarray(IDS[::-1])]),
     "photo.webp": encoded(COLOURS, "WEBP"),
+    "photo.avif": encoded(COLOURS, "AVIF"),
+    "photo.jp2": encoded(COLOURS, "JPEG2000"),
     "plain.bmp": encoded(COLOURS, "BMP"),
+    "plain.ppm": encoded(COLOURS, "PPM"),
+    "plain.tif": encoded(COLOURS, "TIFF"),
+    "packed.tif": encoded(COLOURS, "TIFF", compression="tiff_lzw"),
+    "turned.tif": encoded(COLOURS, "TIFF", exif=turned()),
 }
 
 

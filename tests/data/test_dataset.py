@@ -22,12 +22,12 @@ def sample(height, width, name="x"):
     return Sample(image=image, label=image[0].clone(), name=name)
 
 
-def test_size_mismatch_names_both_files_and_sizes(tmp_path, builders):
+def test_size_mismatch_names_the_label_and_both_sizes(tmp_path, builders):
     root = builders["camvid"](tmp_path)
     ids = np.zeros((40, 64), dtype=np.uint8)
     Image.fromarray(ids).save(root / "annotations/train/0001.png")
     dataset = SegmentationDataset(get_spec("camvid"), root, "train")
-    with pytest.raises(LabelError, match=r"0001\.jpg is 64x48.*0001\.png is 64x40"):
+    with pytest.raises(LabelError, match=r"0001\.png is 64x40.*its image is 64x48"):
         dataset[1]
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import shutil
 import stat
 import threading
 import zipfile
@@ -208,6 +209,104 @@ def test_archive_that_does_not_fit_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 2999}))
     with pytest.raises(ArchiveError, match="GB free"):
         extract_zip(tmp_path / "a.zip", tmp_path / "target")
+
+
+def members(*names):
+    def write(path):
+        with zipfile.ZipFile(path, "w") as archive:
+            for name in names:
+                archive.writestr(name, "x")
+
+    return write
+
+
+def flagged(path):
+    """One member that says it is encrypted."""
+    members("a")(path)
+    content = bytearray(path.read_bytes())
+    for header, flags in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        content[content.index(header) + flags] |= 1
+    path.write_bytes(content)
+
+
+def unknown_method(path):
+    members("a")(path)
+    content = bytearray(path.read_bytes())
+    for header, method in ((b"PK\3\4", 8), (b"PK\1\2", 10)):
+        content[content.index(header) + method] = 99
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("write", "reason"),
+    [
+        (flagged, "encrypted"),
+        (unknown_method, "compression method is not supported"),
+        (members("x" * 300), "File name too long"),
+        (members("/".join(["x" * 200] * 30)), "File name too long"),
+        (members("a", "a/b"), "exists|Not a directory"),
+        (members("a/b", "a"), "directory"),
+        (members("."), ""),
+        (members("old/b/c"), r"holds a folder where .*old/b is a file; nothing was unpacked"),
+        (members("old"), r"holds a file where .*old is a folder; nothing was unpacked"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_archives_that_cannot_be_unpacked_are_one_line_and_change_nothing(write, reason, tmp_path):
+    target = tmp_path / "target"
+    (target / "old").mkdir(parents=True)
+    (target / "old/b").write_text("kept")
+    write(tmp_path / "bad.zip")
+    with pytest.raises(ArchiveError, match=rf"bad\.zip.*({reason})") as error:
+        extract_zip(tmp_path / "bad.zip", target)
+    assert "\n" not in str(error.value)
+    assert [p.relative_to(target).as_posix() for p in target.rglob("*")] == ["old", "old/b"]
+    assert (target / "old/b").read_text() == "kept"
+
+
+def test_nothing_is_written_through_a_link(tmp_path, server, builders, options):
+    """A data folder of somebody else, whose links lead where its owner wants something written."""
+    victim, root = tmp_path / "victim", tmp_path / "root"
+    victim.mkdir()
+    made = zip_folder(builders["ade20k"](tmp_path / "made"), tmp_path / "a.zip")
+    server.content = made
+    source = Source(server.url, sha1(made))
+    spec = small("ade20k", train=5, val=3)
+    sources = {"ade20k": source}
+    (victim / "precious").write_text("kept")
+    for place, there in (
+        ("archives", victim),
+        ("ADEChallengeData2016", victim),
+        ("archives/data.zip.part", victim / "precious"),
+        ("archives/data.zip.part", victim / "new"),
+        ("archives/data.zip.part.version", victim / "precious"),
+    ):
+        shutil.rmtree(root, ignore_errors=True)
+        (root / place).parent.mkdir(parents=True)
+        (root / place).symlink_to(there)
+        given = Options(archives=root / "archives", say=lambda _: None, sources=sources)
+        with pytest.raises(ValueError, match=r"leads to .*victim.*outside.*Remove the link"):
+            prepare(spec, root, given)
+        assert [p.name for p in victim.iterdir()] == ["precious"]
+        assert (victim / "precious").read_text() == "kept"
+    shutil.rmtree(root)
+    assert prepare(spec, root, given) == {"train": 5, "val": 3}
+
+
+@pytest.mark.parametrize("how", ["link", "name"])
+def test_nothing_is_converted_to_the_outside(how, tmp_path, builders):
+    root, victim = builders["cocostuff10k"](tmp_path / "root"), tmp_path / "victim"
+    victim.mkdir()
+    if how == "link":
+        (root / "annotations/train2014").symlink_to(victim)
+    else:
+        listed = root / "imageLists/train.txt"
+        name = listed.read_text().split()[0]
+        (victim / "a.mat").write_bytes((root / f"annotations/{name}.mat").read_bytes())
+        listed.write_text(f"{victim / 'a'}\n")
+    with pytest.raises(ValueError, match=r"leads to .*victim"):
+        convert_cocostuff(root, processes=1)
+    assert not list(victim.glob("*.png"))
 
 
 def test_archives_merge_into_existing_folders(tmp_path):

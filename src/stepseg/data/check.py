@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stepseg.data.dataset import load_label, size_mismatch
-from stepseg.data.files import read_image
+from stepseg.data.dataset import load_label
+from stepseg.data.files import decode, read_pixels
 from stepseg.data.labels import IGNORE_INDEX
 from stepseg.data.layouts import Pair
 from stepseg.data.overlay import overlay
@@ -43,6 +43,8 @@ class CheckReport:
     """Images in which a training id occurs, [256]."""
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
     """Number of images per (height, width)."""
+    turned: list[str] = field(default_factory=list)
+    """Names of images that a camera's note turns; their labels have to fit the upright image."""
     problems: list[str] = field(default_factory=list)
     """One line per fault, beginning with the file."""
 
@@ -67,6 +69,7 @@ class CheckReport:
             "ignored_share": self.ignored_share,
             "sizes": {f"{w}x{h}": n for (h, w), n in self.sizes.most_common(20)},
             "distinct_sizes": len(self.sizes),
+            "turned": self.turned,
             "problems": self.problems,
         }
 
@@ -90,6 +93,11 @@ class CheckReport:
         lines.append(f"ignored: {self.ignored_share:.2%} of all pixels")
         common = ", ".join(f"{w}x{h} ({n})" for (h, w), n in self.sizes.most_common(3))
         lines.append(f"sizes: {len(self.sizes)} different, most common {common or 'none'}")
+        if self.turned:
+            lines.append(
+                f"turned by their cameras (EXIF): {len(self.turned)} images, first "
+                f"{self.turned[0]}; they are read upright, so their labels have to be upright too"
+            )
         lines.append(f"problems: {len(self.problems)}")
         return "\n".join(lines)
 
@@ -109,37 +117,42 @@ def check_split(spec: DatasetSpec, root: Path, split: str, processes: int = 1) -
     if not pairs:
         report.problems.append(f"{root}: split {split!r} is empty; expected {dirs.describe()}")
     jobs = [(pair, spec) for pair in pairs]
-    for counts, size, problem in map_items(_check_pair, jobs, processes):
-        if counts is not None:
-            report.counts += counts
-            report.images_with_class += counts > 0
-        if size is not None:
-            report.sizes[size] += 1
-        if problem is not None:
-            report.problems.append(problem)
+    for pair, found in zip(pairs, map_items(_check_pair, jobs, processes), strict=True):
+        if found.counts is not None:
+            report.counts += found.counts
+            report.images_with_class += found.counts > 0
+        if found.size is not None:
+            report.sizes[found.size] += 1
+        if found.turned:
+            report.turned.append(pair.name)
+        report.problems += found.problems
     return report
 
 
-def _check_pair(
-    job: tuple[Pair, DatasetSpec],
-) -> tuple[NDArray[np.int64] | None, tuple[int, int] | None, str | None]:
-    """(pixels per training id, image size, problem) of one pair, each None if there is none."""
+@dataclass
+class _Found:
+    """What one pair holds; None where it cannot be read."""
+
+    counts: NDArray[np.int64] | None = None
+    size: tuple[int, int] | None = None
+    turned: bool = False
+    problems: list[str] = field(default_factory=list)
+
+
+def _check_pair(job: tuple[Pair, DatasetSpec]) -> _Found:
     pair, spec = job
-    counts = size = None
-    problems = []
+    found = _Found()
     try:
-        image = read_image(pair.image)
-        size = (int(image.shape[1]), int(image.shape[2]))
+        pixels, found.turned = decode(pair.image)
+        found.size = (pixels.shape[0], pixels.shape[1])
     except ValueError as error:
-        problems.append(str(error))
+        found.problems.append(str(error))
     try:
-        label = load_label(pair, spec)
-        counts = np.bincount(label.numpy().reshape(-1), minlength=_HISTOGRAM).astype(np.int64)
-        if size is not None and size != tuple(label.shape):
-            problems.append(size_mismatch(pair, size, tuple(label.shape)))
+        label = load_label(pair, spec, found.size).numpy()
+        found.counts = np.bincount(label.reshape(-1), minlength=_HISTOGRAM).astype(np.int64)
     except ValueError as error:
-        problems.append(str(error))
-    return counts, size, "; ".join(problems) or None
+        found.problems.append(str(error))
+    return found
 
 
 def write_report(
@@ -152,7 +165,7 @@ def write_report(
     for index in range(count):
         pair = pairs[index * len(pairs) // count]
         try:
-            image = read_image(pair.image).permute(1, 2, 0).numpy()
+            image = read_pixels(pair.image)
             label = load_label(pair, spec).numpy()
         except ValueError:
             continue  # it is among the problems already

@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from stepseg.data.files import ImageFileError, read_image, read_label
-from stepseg.data.labels import LabelError
 from stepseg.data.layouts import Pair
 from stepseg.data.sampler import SampleKey
 from stepseg.data.specs import DatasetSpec
@@ -67,9 +66,7 @@ class SegmentationDataset(Dataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         pair = self.pairs[index]
         image = read_image(pair.image)
-        label = load_label(pair, self.spec)
-        if image.shape[1:] != label.shape:
-            raise LabelError(size_mismatch(pair, tuple(image.shape[1:]), tuple(label.shape)))
+        label = load_label(pair, self.spec, (image.shape[1], image.shape[2]))
         return Sample(image=image, label=label, name=pair.name)
 
 
@@ -145,18 +142,10 @@ def augmentation_seed(seed: int, position: int) -> int:
     return int(state[0] >> np.uint64(1))
 
 
-def load_label(pair: Pair, spec: DatasetSpec) -> Tensor:
-    """Training ids of a pair's label file, uint8 [H, W]."""
-    ids_HW = read_label(pair.label)
+def load_label(pair: Pair, spec: DatasetSpec, size: tuple[int, int] | None = None) -> Tensor:
+    """Training ids of a pair's label file, uint8 [H, W], for an image of (height, width)."""
+    ids_HW = read_label(pair.label, size)
     return torch.from_numpy(spec.label_maps[pair.encoding].apply(ids_HW, pair.label))
-
-
-def size_mismatch(pair: Pair, image_hw: tuple[int, ...], label_hw: tuple[int, ...]) -> str:
-    """Message for an image whose label has another size; sizes are (height, width)."""
-    return (
-        f"{pair.image} is {image_hw[1]}x{image_hw[0]} pixels, but its label {pair.label} is "
-        f"{label_hw[1]}x{label_hw[0]}; both must have the same size"
-    )
 
 
 def collate(samples: list[Sample]) -> Batch:

@@ -1,24 +1,19 @@
 """Images of every kind as pixels: files, Pillow images, arrays and tensors.
 
-Colours are converted as `stepseg.data.files.rgb_pixels` says, as in training. Here also the
-orientation that a camera wrote into the file is applied: a photograph is segmented upright.
+Files and Pillow images become upright pixels as in training, see `stepseg.data.files`.
 """
 
-import struct
-import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
-from stepseg.data.files import UNREADABLE, ImageFileError, rgb_pixels
+from stepseg.data.files import Pixels, read_pixels, rgb_pixels, upright
 
 ImageLike = str | Path | Image.Image | NDArray[Any] | torch.Tensor
-Pixels = NDArray[np.uint8]
-"""RGB, ``[H, W, 3]``."""
 
 
 def is_image(value: object) -> bool:
@@ -41,35 +36,10 @@ def as_pixels(image: ImageLike) -> Pixels:
     if isinstance(image, str | Path):
         return read_pixels(Path(image))
     if isinstance(image, Image.Image):
-        return _upright_pixels(image)
+        return rgb_pixels(upright(image))
     if isinstance(image, torch.Tensor):
         return _from_tensor(image)
     return _from_array(image)
-
-
-def read_pixels(path: Path) -> Pixels:
-    """Decode a file, upright.
-
-    Raises:
-        ImageFileError: missing, truncated or not an image; names the file.
-
-    """
-    try:
-        with warnings.catch_warnings():
-            # A photograph of 100 megapixels is no attack; from 179 on Pillow refuses.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                return _upright_pixels(image)
-    except UNREADABLE as error:
-        raise ImageFileError(f"{path}: cannot read this image ({error})") from error
-
-
-def _upright_pixels(image: Image.Image) -> Pixels:
-    try:
-        upright = ImageOps.exif_transpose(image)
-    except (struct.error, KeyError, TypeError):  # damaged notes on an intact picture
-        upright = image
-    return rgb_pixels(upright)
 
 
 def _from_array(array: NDArray[Any]) -> Pixels:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from stepseg.data.files import Pixels, read_pixels
 from stepseg.predict import video
-from stepseg.predict.images import Pixels, read_pixels
 from stepseg.profile.images import SUFFIXES
 
 IMAGE_SUFFIXES = (*SUFFIXES, ".gif", ".ppm", ".pgm", ".jp2", ".avif", ".jfif")

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from stepseg.data.files import read_label
 from stepseg.data.labels import IGNORE_INDEX
 from stepseg.pictures.drawing import Labels
 from stepseg.predict.inputs import Item
@@ -71,8 +71,7 @@ class OutputFolder:
 
     def labels(self, name: str) -> Labels:
         """The label map of a finished image."""
-        with Image.open(self.path("labels", name)) as image:
-            return np.asarray(image)
+        return read_label(self.path("labels", name)).astype(np.uint8)
 
     def write(
         self,

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from stepseg.data.files import Pixels
 from stepseg.pictures import figures
 from stepseg.pictures.drawing import Labels, colour_picture, overlay_picture
 from stepseg.pictures.token_maps import TokenMaps, View
-from stepseg.predict.images import Pixels
 from stepseg.protocol import HW
 from stepseg.writing import write_atomically, write_png
 

@@ -1,16 +1,18 @@
 """Through any number of images in bounded memory: read, segment, write, go on when one fails."""
 
+import errno
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from stepseg.data.files import ImageFileError
+from stepseg.data.files import ImageFileError, Pixels
+from stepseg.data.labels import LabelError
 from stepseg.metrics.confusion import SegmentationMetric
 from stepseg.pictures.drawing import Labels
 from stepseg.predict.batches import batches_of_one_size, read_ahead
-from stepseg.predict.images import Pixels
 from stepseg.predict.inputs import File, Item, items_of
 from stepseg.predict.outputs import OutputFolder
 from stepseg.predict.prediction import Prediction
@@ -53,28 +55,19 @@ class Runner:
 
     def _load(self, files: Iterable[File]) -> Iterator[Loaded]:
         for file in files:
-            try:
+            with self._alone(file):  # a video, or a file that vanished
                 for item in items_of([file], self.frames):
-                    yield from self._load_item(item)
-            except (ImageFileError, OSError) as error:  # of a video, or a file that vanished
-                self._fail(str(file.path), error)
+                    with self._alone(file):
+                        yield from self._load_item(item)
 
     def _load_item(self, item: Item) -> Iterator[Loaded]:
         record = self.outputs.finished(item)
         if record is None:
-            try:
-                yield item, item.read()
-            except ImageFileError as error:
-                self._fail(str(item.file.path), error)
+            yield item, item.read()
             return
         self.finished_before += 1
-        try:
-            truth = self._truth(item, (record["height"], record["width"]))
-            labels = self.outputs.labels(item.name)
-        except ValueError as error:
-            self._fail(str(item.file.path), error)
-            return
-        self._count(record, labels, truth)
+        truth = self._truth(item, (record["height"], record["width"]))
+        self._count(record, self.outputs.labels(item.name), truth)
 
     def _segment(self, batch: list[Loaded]) -> None:
         try:
@@ -82,7 +75,7 @@ class Runner:
             dense: Sequence[Prediction | None] = [None] * len(batch)
             if self.dense is not None:
                 dense = self.dense.predict_pixels([pixels for _, pixels in batch])
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             if not _is_out_of_memory(error):
                 raise
             if len(batch) > 1:
@@ -91,21 +84,18 @@ class Runner:
                 return
             height, width = batch[0][1].shape[:2]
             self._fail(
-                str(batch[0][0].file.path),
+                batch[0][0].file,
                 f"{width}x{height} pixels at once do not fit into memory: use protocol=slide "
                 f"crop=[512,512], or resize_short",
             )
             return
         for (item, _), prediction, reference in zip(batch, predictions, dense, strict=True):
-            self._finish(item, prediction, reference)
+            with self._alone(item.file):
+                self._finish(item, prediction, reference)
 
     def _finish(self, item: Item, prediction: Prediction, dense: Prediction | None) -> None:
         height, width = prediction.labels.shape
-        try:
-            truth = self._truth(item, (height, width))
-        except ValueError as error:
-            self._fail(str(item.file.path), error)
-            return
+        truth = self._truth(item, (height, width))
         record = self.outputs.write(item, prediction, truth, dense)
         self._count(record, prediction.labels, truth)
 
@@ -123,11 +113,33 @@ class Runner:
         self.records.append(kept)
         self.on_done(record["name"])
 
-    def _fail(self, source: str, error: object) -> None:
-        self.failures.append({"source": source, "error": str(error)})
-        self.on_done(source)
+    @contextmanager
+    def _alone(self, file: File) -> Iterator[None]:
+        """What is the fault of one image ends with it; a full disk ends the run."""
+        try:
+            yield
+        except (ImageFileError, LabelError) as error:
+            self._fail(file, str(error))
+        except MemoryError:
+            self._fail(file, "reading it or drawing its pictures does not fit into memory")
+        except OSError as error:
+            if error.errno not in _FAULTS_OF_A_NAME:
+                raise
+            self._fail(file, f"no results can have its name ({error.strerror}): {file.name!r}")
+
+    def _fail(self, file: File, error: str) -> None:
+        self.failures.append({"source": str(file.path), "error": error})
+        self.on_done(str(file.path))
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
+_FAULTS_OF_A_NAME = {
+    errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EILSEQ, errno.EINVAL,
+    errno.ELOOP, errno.ENOENT,
+}  # fmt: skip
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether it is for want of memory, which PyTorch says in words alone, and in many."""
     named = str(error).lower()
-    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in named
+    words = ("not enough memory", "t allocate memory", "cannot allocate memory", "out of memory")
+    return isinstance(error, MemoryError) or any(word in named for word in words)

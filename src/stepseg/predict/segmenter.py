@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from stepseg.checkpoint import read_checkpoint
+from stepseg.data.files import Pixels
 from stepseg.dcts.policy import OraclePolicy
 from stepseg.device import DTYPES, choose_device
 from stepseg.grid import segment_all
@@ -20,7 +21,7 @@ from stepseg.heads.exit import ConfidenceExit
 from stepseg.label_map import predict_map
 from stepseg.model import Reduction, Segmentation, StepSegmenter
 from stepseg.predict.batches import batches_of_one_size, read_ahead
-from stepseg.predict.images import ImageLike, Pixels, as_pixels, is_image
+from stepseg.predict.images import ImageLike, as_pixels, is_image
 from stepseg.predict.notes import Notes, views_of_size
 from stepseg.predict.prediction import Prediction
 from stepseg.protocol import Protocol, resized_size

@@ -3,7 +3,7 @@
 from pathlib import Path, PurePosixPath
 
 from stepseg.data.files import read_label
-from stepseg.data.labels import LabelError, LabelMap
+from stepseg.data.labels import LabelMap
 from stepseg.data.specs import DatasetSpec, get_spec
 from stepseg.pictures.drawing import Labels
 from stepseg.predict.inputs import File
@@ -55,13 +55,7 @@ class TruthFolder:
         if found is None:
             return None
         path, label_map = found
-        labels_HW = label_map.apply(read_label(path), path)
-        if labels_HW.shape != size:
-            raise LabelError(
-                f"{file.path} is {size[1]}x{size[0]} pixels, but its label {path} is "
-                f"{labels_HW.shape[1]}x{labels_HW.shape[0]}"
-            )
-        return labels_HW
+        return label_map.apply(read_label(path, size), path)
 
     def _candidates(self, relative: str) -> list[tuple[str, LabelMap]]:
         stem = PurePosixPath(relative).with_suffix("").as_posix()

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from stepseg.data.files import ImageFileError
-from stepseg.predict.images import Pixels
+from stepseg.data.files import ImageFileError, Pixels
 
 
 def read_frames(path: Path, step: int = 1) -> Iterator[tuple[int, Pixels]]:

@@ -8,9 +8,8 @@ import numpy as np
 from PIL import Image
 
 from stepseg.checkpoint import Checkpoint
-from stepseg.data.files import ImageFileError
+from stepseg.data.files import ImageFileError, Pixels, read_pixels
 from stepseg.explorer import write_explorer
-from stepseg.predict.images import Pixels, read_pixels
 from stepseg.predict.inputs import File
 from stepseg.predict.segmenter import Segmenter
 from stepseg.protocol import Protocol, resized_size

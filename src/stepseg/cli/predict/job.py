@@ -14,10 +14,10 @@ from stepseg.cli.predict.explorer import check_explorer, write_page
 from stepseg.cli.predict.options import check_options, input_files, protocol_of
 from stepseg.cli.predict.progress import Progress
 from stepseg.cli.result import Result
+from stepseg.data.files import Pixels, read_pixels
 from stepseg.model import Reduction
 from stepseg.model_config import ReductionConfig
 from stepseg.predict import video
-from stepseg.predict.images import Pixels, read_pixels
 from stepseg.predict.inputs import File
 from stepseg.predict.outputs import OutputFolder
 from stepseg.predict.runner import Runner

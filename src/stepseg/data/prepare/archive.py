@@ -6,8 +6,10 @@ import shutil
 import stat
 import tempfile
 import zipfile
-import zlib
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from stepseg.data.prepare.inside import OutsideError, inside
 
 
 class ArchiveError(ValueError):
@@ -22,6 +24,7 @@ def extract_zip(archive: Path, target: Path) -> None:
 
     Raises:
         ArchiveError: damaged, too large for the disk, or with members that point outside.
+        OutsideError: `target` holds a link that the members would go through.
     """
     target.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(dir=target, prefix=".unpacking."))
@@ -32,10 +35,15 @@ def extract_zip(archive: Path, target: Path) -> None:
                 _check_member(archive, member)
             _check_space(archive, members, target)
             opened.extractall(work, members)
-        _move_into(work, target)
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        moves = list(_moves(archive, work, target))
+        for source, destination in moves:
+            source.replace(destination)
+    except (ArchiveError, OutsideError):
+        raise
+    except Exception as error:  # zipfile raises many types: encrypted, cut off, names too long, ...
         raise ArchiveError(
-            f"{archive} is damaged or incomplete ({error}). Delete it and run the command again."
+            f"{archive} is damaged, or cannot be unpacked here ({error}). Delete it and run the "
+            f"command again."
         ) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -67,11 +75,17 @@ def _check_space(archive: Path, members: list[zipfile.ZipInfo], target: Path) ->
         )
 
 
-def _move_into(source: Path, target: Path) -> None:
-    """Move files, merging folders that exist on both sides."""
+def _moves(archive: Path, source: Path, target: Path) -> Iterator[tuple[Path, Path]]:
+    """From where to where each entry moves; folders that exist on both sides are merged."""
     for entry in source.iterdir():
-        destination = target / entry.name
+        destination = inside(target, target / entry.name)
         if entry.is_dir() and destination.is_dir():
-            _move_into(entry, destination)
+            yield from _moves(archive, entry, destination)
+        elif destination.exists() and entry.is_dir() != destination.is_dir():
+            kinds = ("file", "folder") if destination.is_dir() else ("folder", "file")
+            raise ArchiveError(
+                f"{archive} holds a {kinds[0]} where {destination} is a {kinds[1]}; nothing was "
+                f"unpacked. Remove it and run the command again."
+            )
         else:
-            entry.replace(destination)
+            yield entry, destination

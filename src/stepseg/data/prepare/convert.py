@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from stepseg.data.files import read_mat
 from stepseg.data.layouts import LayoutError, read_names
+from stepseg.data.mat import read_mat
 from stepseg.data.parallel import map_items
+from stepseg.data.prepare.inside import inside
 from stepseg.data.sets.cocostuff10k import SPEC
 from stepseg.writing import write_png
 
@@ -26,6 +27,7 @@ def convert_cocostuff(
 
     Raises:
         LayoutError: a list or an annotation is missing.
+        OutsideError: a name or a link that leads out of the folder.
         LabelError: ids of another version of the data set.
     """
     jobs = []
@@ -34,7 +36,7 @@ def convert_cocostuff(
         if not names_file.is_file():
             raise LayoutError(f"{names_file} not found; {root} is not COCO-Stuff 10k v1.1")
         for name in sorted(read_names(names_file)):
-            png = root / "annotations" / folder / f"{name}_labelTrainIds.png"
+            png = inside(root, root / "annotations" / folder / f"{name}_labelTrainIds.png")
             if not png.is_file():
                 jobs.append((root / "annotations" / f"{name}.mat", png))
     missing = [mat for mat, _ in jobs if not mat.is_file()]

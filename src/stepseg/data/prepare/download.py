@@ -11,6 +11,8 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
+from stepseg.data.prepare.inside import inside
+
 _CHUNK = 1 << 20
 _TIMEOUT_S = 60
 
@@ -42,13 +44,15 @@ def fetch(source: Source, folder: Path, progress: Progress | None = None) -> Pat
 
     Raises:
         DownloadError: no connection, incomplete, or wrong checksum; says what to do.
+        OutsideError: `folder` holds a link under the name of the download.
     """
     target = folder / source.file_name
     if target.is_file():
         verify_sha1(target, source.sha1)
         return target
     folder.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(target.name + ".part")
+    part = inside(folder, target.with_name(target.name + ".part"))
+    inside(folder, _validator_file(part))
     try:
         _download(source.url, part, progress)
     except urllib.error.HTTPError as error:
@@ -106,7 +110,7 @@ def _download(url: str, part: Path, progress: Progress | None) -> None:
     if start:
         request.add_header("Range", f"bytes={start}-")
         if version.exists():  # the server then sends the whole file if it has changed
-            request.add_header("If-Range", version.read_text(encoding="utf-8"))
+            request.add_header("If-Range", version.read_text(encoding="utf-8").strip())
     try:
         response = urllib.request.urlopen(request, timeout=_TIMEOUT_S)
     except urllib.error.HTTPError as error:

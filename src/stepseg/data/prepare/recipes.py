@@ -13,6 +13,7 @@ from pathlib import Path
 
 from stepseg.data.prepare.archive import extract_zip
 from stepseg.data.prepare.download import Progress, Source, fetch, verify_sha1
+from stepseg.data.prepare.inside import inside
 from stepseg.data.specs import DatasetSpec
 
 ADE20K = Source(
@@ -96,21 +97,23 @@ def _is_complete(spec: DatasetSpec, root: Path) -> bool:
 
 
 def _ade20k(root: Path, options: Options) -> None:
-    extract_zip(_fetch("ade20k", ADE20K, options), root)
+    extract_zip(_fetch("ade20k", ADE20K, root, options), root)
 
 
 def _cocostuff10k(root: Path, options: Options) -> None:
     from stepseg.data.prepare.convert import convert_cocostuff  # it alone needs more than Python
 
     if not (root / "imageLists").is_dir():
-        extract_zip(_fetch("cocostuff10k", COCOSTUFF10K, options), root)
+        extract_zip(_fetch("cocostuff10k", COCOSTUFF10K, root, options), root)
     options.say("converting annotations to PNG")
     show = options.progress("convert") if options.progress else None
     written = convert_cocostuff(root, options.processes, show)
     options.say(f"{written} annotations converted")
 
 
-def _fetch(name: str, published: Source, options: Options) -> Path:
+def _fetch(name: str, published: Source, root: Path, options: Options) -> Path:
+    if options.archives.is_relative_to(root):
+        inside(root, options.archives)
     source = options.sources.get(name, published)
     if options.url is not None:
         source = Source(options.url, source.sha1)

@@ -18,12 +18,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from stepseg.data.labels import IGNORE_INDEX, LabelMap
 from stepseg.data.layouts import IMAGE_SUFFIXES, PairLayout, SplitDirs
 from stepseg.data.palettes import distinct_colours
 from stepseg.data.specs import DatasetSpec
+from stepseg.yaml_file import read_yaml
 
 FILE_NAME = "classes.yaml"
 
@@ -50,10 +49,7 @@ def load_spec(root: Path | str) -> DatasetSpec:
             f"{path} not found; data=folder needs it. The least it holds is a line such as "
             "'classes: [road, sky]' for masks with the ids 0 and 1 (255 = ignored)."
         )
-    try:
-        described = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {error}") from error
+    described = read_yaml(path)
     try:
         return _build(described)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -66,6 +62,8 @@ def _build(described: Any) -> DatasetSpec:
     unknown = set(described) - _KEYS
     if unknown:
         raise ValueError(f"unknown keys {sorted(unknown)}; known are {sorted(_KEYS)}")
+    if not isinstance(described["classes"], list):
+        raise ValueError(f"'classes' is a list of names, got {str(described['classes'])[:40]!r}")
     classes = tuple(str(name) for name in described["classes"])
     if len(set(classes)) < len(classes):
         raise ValueError(f"class names must differ, got {list(classes)}")
