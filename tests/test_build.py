@@ -232,7 +232,7 @@ class TestWeights:
         with pytest.raises(ValueError, match=r"policy\.checkpoint=.*gone\.ckpt' is not a file"):
             build_policy(PolicyConfig(name="lcnet_050", checkpoint=str(tmp_path / "gone.ckpt")))
         torch.save({"weights": 1}, tmp_path / "other.ckpt")
-        with pytest.raises(ValueError, match=r"other\.ckpt' is not a stepseg checkpoint"):
+        with pytest.raises(ValueError, match=r"other\.ckpt' holds no state dict"):
             build_policy(PolicyConfig(name="lcnet_050", checkpoint=str(tmp_path / "other.ckpt")))
 
 

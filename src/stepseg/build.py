@@ -16,8 +16,7 @@ from stepseg.model_config import BACKBONES, PATCH_SIZE, ModelConfig, PolicyConfi
 from stepseg.vit.normalisation import Normalisation, of_file, of_pretrained
 from stepseg.vit.staged import StagedViT
 from stepseg.vit.weights import checkpoint_file, load_timm_checkpoint, load_timm_pretrained
-from stepseg.weights.safetensors_file import is_safetensors, read_safetensors
-from stepseg.weights.torch_file import read_torch_file
+from stepseg.weights.read import read_weights
 
 __all__ = ["ModelConfig", "build_policy", "build_segmenter", "resolved"]
 
@@ -126,15 +125,7 @@ def _load_policy(policy: PolicyNetwork, path: str) -> None:
     """Load the policy out of a checkpoint that `stepseg-train` wrote."""
     if not Path(path).is_file():
         raise ValueError(f"policy.checkpoint={path!r} is not a file")
-    try:
-        if is_safetensors(Path(path)):
-            state = read_safetensors(Path(path))[0]
-        else:
-            state = read_torch_file(Path(path))["state_dict"]
-    except Exception as error:
-        raise ValueError(
-            f"policy.checkpoint={path!r} is not a stepseg checkpoint: {error}"
-        ) from error
+    state = read_weights(Path(path), f"policy.checkpoint={path!r}").state
     prefixes = ("model.policy.", "policy.")
     own = {
         key.removeprefix(prefix): value

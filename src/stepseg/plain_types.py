@@ -8,7 +8,7 @@ and nested dataclasses.
 import difflib
 import math
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -75,6 +75,26 @@ def choices(word: object, known: Iterable[str]) -> str:
 def _did_you_mean(word: object, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(str(word), known, 1)
     return f"did you mean {near[0]!r}?" if near else ""
+
+
+def check_count(value: Any, most: int, what: str) -> None:
+    """Refuse what is endless when it is written out: the lists of a pickle may hold one another.
+
+    Raises:
+        ValueError: `what` has more than `most` values.
+
+    """
+    waiting, count = [value], 0
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, Mapping):
+            inner: Collection[Any] = value.values()
+        else:
+            inner = value if isinstance(value, list | tuple | set) else ()
+        count += len(inner)
+        if count > most:
+            raise ValueError(f"{what} has more than {most} values")
+        waiting += inner
 
 
 def check_types(config: Any, where: str = "") -> None:

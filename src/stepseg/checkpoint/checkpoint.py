@@ -22,8 +22,8 @@ from stepseg.data.specs import DatasetSpec
 from stepseg.model import StepSegmenter
 from stepseg.protocol import Protocol
 from stepseg.weights.fit import check_fit
-from stepseg.weights.safetensors_file import is_safetensors, read_safetensors, write_safetensors
-from stepseg.weights.torch_file import OversizedError, read_torch_file
+from stepseg.weights.read import WeightFile, read_weights
+from stepseg.weights.safetensors_file import write_safetensors
 
 __all__ = [
     "KEY", "Checkpoint", "check_data", "describe", "read_checkpoint", "without_local_paths",
@@ -86,14 +86,20 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 
     """
     path = find_checkpoint(path)
-    state, plain, step = _read_shared(path) if is_safetensors(path) else _read_trainers(path)
+    source = f"checkpoint {str(path)!r}"
+    file = read_weights(path, source)
+    if file.entry is None:
+        raise ValueError(
+            f"{str(path)!r} is not a stepseg checkpoint: it has no {KEY!r} entry; ViT weights of "
+            f"timm go to backbone.checkpoint, a policy to policy.checkpoint"
+        )
     try:
-        entry = parse_entry(plain)
+        entry = parse_entry(file.entry)
     except ValueError as error:
-        raise ValueError(f"checkpoint {str(path)!r}: {error}") from error
-    return Checkpoint(
-        path, entry.model, entry.data, state, entry.step or step, entry.protocol, entry.about
-    )
+        raise ValueError(f"{source}: {error}") from error
+    state, step = _of_model(file), file.content.get("global_step", 0)
+    step = entry.step or (step if isinstance(step, int) else 0)
+    return Checkpoint(path, entry.model, entry.data, state, step, entry.protocol, entry.about)
 
 
 def write_inference_checkpoint(
@@ -135,40 +141,11 @@ def without_local_paths(config: ModelConfig) -> ModelConfig:
     return replace(config, backbone=backbone, policy=policy)
 
 
-def _read_trainers(path: Path) -> tuple[dict[str, Tensor], Any, int]:
-    try:
-        content = read_torch_file(path)
-    except OversizedError as error:
-        raise ValueError(f"checkpoint {str(path)!r}: {error}") from error
-    except Exception as error:
-        raise ValueError(
-            f"checkpoint {str(path)!r} cannot be read safely ({type(error).__name__}): it is "
-            f"damaged, or holds more than tensors and plain values"
-        ) from error
-    if not isinstance(content, dict) or KEY not in content or not _is_state(content):
-        raise ValueError(
-            f"{str(path)!r} is not a stepseg checkpoint; ViT weights of timm go to "
-            f"backbone.checkpoint, a policy to policy.checkpoint"
-        )
-    state = {
-        key.removeprefix(PREFIX): value
-        for key, value in content["state_dict"].items()
-        if key.startswith(PREFIX)
-    }
-    step = content.get("global_step", 0)
-    return state, content[KEY], step if isinstance(step, int) else 0
-
-
-def _is_state(content: Mapping[str, Any]) -> bool:
-    state = content.get("state_dict")
-    return isinstance(state, dict) and all(
-        isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
-    )
-
-
-def _read_shared(path: Path) -> tuple[dict[str, Tensor], Any, int]:
-    state, plain = read_safetensors(path)
-    return state, plain, 0
+def _of_model(file: WeightFile) -> dict[str, Tensor]:
+    """The model's weights; a trainer keeps others beside them."""
+    if not file.content:
+        return file.state
+    return {k.removeprefix(PREFIX): v for k, v in file.state.items() if k.startswith(PREFIX)}
 
 
 def _with_position_grid(config: ModelConfig, state: Mapping[str, Tensor]) -> ModelConfig:

@@ -4,12 +4,12 @@ Parsed with suspicion, because files are passed around: every key known, every v
 every count small. Nothing in it names code to run.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from stepseg.model_config import ModelConfig
-from stepseg.plain_types import check_types
+from stepseg.plain_types import check_count, check_types
 from stepseg.protocol import Protocol
 
 FORMAT = 1
@@ -61,7 +61,7 @@ def parse_entry(plain: Any) -> Entry:
         raise ValueError(
             f"the checkpoint has format {plain.get('format')!r}, this version reads {FORMAT}"
         )
-    _check_count(plain)
+    check_count(plain, MAX_VALUES, f"its {KEY!r} entry")
     _check_keys("its entry", plain, {"format", "model", "data"}, {"protocol", "step", "about"})
     model = _typed("model", plain["model"], ModelConfig.from_dict)
     protocol = plain.get("protocol")
@@ -77,22 +77,6 @@ def parse_entry(plain: Any) -> Entry:
         step=step,
         about=about,
     )
-
-
-def _check_count(plain: Mapping[str, Any]) -> None:
-    """Refuse what is endless when it is written out: a pickle's lists may hold one another."""
-    waiting: list[Any] = [plain]
-    count = 0
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, Mapping):
-            inner: Collection[Any] = value.values()
-        else:
-            inner = value if isinstance(value, list | tuple | set) else ()
-        count += len(inner)
-        if count > MAX_VALUES:
-            raise ValueError(f"its {KEY!r} entry has more than {MAX_VALUES} values")
-        waiting += inner
 
 
 def _typed(part: str, values: Any, make: Callable[[Mapping[str, Any]], Any]) -> Any:

@@ -1,6 +1,5 @@
 """Finding the checkpoint to go on with, and whether the run that wrote it was the same run."""
 
-import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +9,13 @@ import lightning as L
 import torch
 
 from stepseg.lit.callbacks.last import LAST, NEXT, PREVIOUS
+from stepseg.plain_types import check_count
+from stepseg.weights.read import read_weights
 from stepseg.weights.safetensors_file import is_safetensors
-from stepseg.weights.torch_file import read_torch_file
 
 RECORD = "stepseg_run"
+MAX_VALUES = 2**20
+"""Values of a run's record in all; a large one has some thousand."""
 NEEDED = ("state_dict", "optimizer_states", "loops", "global_step")
 
 NEUTRAL = (
@@ -80,26 +82,20 @@ def read_point(path: Path) -> ResumePoint:
         raise ValueError(
             f"ckpt_path={str(path)!r} holds weights alone, for inference: resume from last.ckpt"
         )
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()  # PyTorch's reader does not compare checksums
-        if damaged:
-            raise ValueError(f"checksum of {damaged} is wrong")
-        content = read_torch_file(path)
-    except Exception as error:
-        reason = str(error).split("\n")[0][:200]
-        raise ValueError(
-            f"checkpoint {str(path)!r} cannot be read safely ({type(error).__name__}: {reason}): "
-            f"it is damaged, or holds more than tensors and plain values"
-        ) from error
-    missing = [k for k in NEEDED if not isinstance(content, dict) or k not in content]
+    source = f"checkpoint {str(path)!r}"
+    content = read_weights(path, source, checksums=True).content
+    missing = [key for key in NEEDED if key not in content]
     if missing:
         raise ValueError(
             f"{str(path)!r} holds no state of a training ({', '.join(missing)} missing): resume "
             f"from last.ckpt or best.ckpt of stepseg-train"
         )
-    record = content.get(RECORD)
-    return ResumePoint(path, int(content["global_step"]), record["config"] if record else None)
+    record, step = content.get(RECORD, {}), content["global_step"]
+    check_count(record, MAX_VALUES, f"{source}: its {RECORD!r} entry")
+    config = record.get("config") if isinstance(record, dict) else record
+    if type(step) is not int or step < 0 or not isinstance(config, dict | None):
+        raise ValueError(f"{source} is damaged: its step or its configuration is none")
+    return ResumePoint(path, step, config)
 
 
 def newest_point(folder: Path) -> tuple[ResumePoint | None, list[str]]:

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import timm
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 from stepseg.vit.normalisation import of_pretrained
 from stepseg.vit.staged import StagedViT
 from stepseg.weights.fit import check_fit
+from stepseg.weights.read import read_weights
 
 EXTRA_TOKENS = ("cls_token", "reg_token", "dist_token")
 NOT_USED = (*EXTRA_TOKENS, "norm.", "fc_norm.", "head.", "head_dist.", "pre_logits.")
@@ -41,23 +41,8 @@ def load_timm_pretrained(vit: StagedViT, name: str) -> None:
 def load_timm_checkpoint(vit: StagedViT, path: str | Path) -> None:
     """Load a local file with a timm state dict (``.safetensors``, or saved by `torch.save`)."""
     path = checkpoint_file(path)
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state: Any = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ValueError(f"backbone.checkpoint={str(path)!r} is not readable: {error}") from error
-    if not isinstance(state, Mapping):
-        raise ValueError(
-            f"backbone.checkpoint={str(path)!r} holds a {type(state).__name__}, not a state dict"
-        )
-    for wrapper in ("state_dict", "model"):
-        if isinstance(state.get(wrapper), Mapping):
-            state = state[wrapper]
-    load_timm_state(vit, state, source=str(path))
+    file = read_weights(path, f"backbone.checkpoint={str(path)!r}")
+    load_timm_state(vit, file.state, source=str(path))
 
 
 def checkpoint_file(path: str | Path) -> Path:
@@ -77,6 +62,12 @@ def load_timm_state(vit: StagedViT, state: Mapping[str, Tensor], source: str) ->
 
     """
     own = vit.state_dict()
+    for key in ("pos_embed", *EXTRA_TOKENS):
+        if key in state and state[key].dim() != 3:
+            raise ValueError(
+                f"{source} is not a checkpoint of this ViT: {key} has shape "
+                f"{tuple(state[key].shape)}, expected (1, tokens, {vit.dim})"
+            )
     extra_tokens = sum(state[key].shape[1] for key in EXTRA_TOKENS if key in state)
     state = {key: value for key, value in state.items() if not key.startswith(NOT_USED)}
     if "pos_embed" in state:

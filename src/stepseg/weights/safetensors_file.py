@@ -44,10 +44,10 @@ def write_safetensors(path: Path, state: Mapping[str, Tensor], entry: Mapping[st
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], Any]:
-    """Read all tensors and the entry, whatever JSON that is.
+    """Read all tensors and the entry, whatever JSON that is; None in a file of somebody else.
 
     Raises:
-        ValueError: damaged, or a safetensors file of somebody else.
+        ValueError: damaged; says how, without the path.
 
     """
     _check_header(path)
@@ -56,17 +56,14 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], Any]:
             metadata = file.metadata() or {}
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, no mapping
     except (SafetensorError, OSError, ValueError) as error:
-        raise ValueError(f"checkpoint {str(path)!r} is damaged: {error}") from error
+        raise ValueError(f"is damaged: {error}") from error
     if KEY not in metadata:
-        raise ValueError(
-            f"{str(path)!r} is a safetensors file, but not of stepseg: its header has no "
-            f"{KEY!r} entry; ViT weights of timm go to backbone.checkpoint"
-        )
+        return state, None
     try:
         return state, json.loads(metadata[KEY], parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         raise ValueError(
-            f"checkpoint {str(path)!r}: the {KEY!r} entry in its header is no JSON: {error}"
+            f"is damaged: the {KEY!r} entry in its header is no JSON: {error}"
         ) from error
 
 
@@ -85,12 +82,9 @@ def _check_header(path: Path) -> None:
         start = file.read(8)
     length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
     if length + 8 > size:
-        raise ValueError(f"checkpoint {str(path)!r} is damaged: it ends within its header")
+        raise ValueError("is damaged: it ends within its header")
     if length > MAX_HEADER:
-        raise ValueError(
-            f"checkpoint {str(path)!r} has a header of {length} bytes, at most {MAX_HEADER} are "
-            f"read: it is not a file of stepseg"
-        )
+        raise ValueError(f"has a header of {length} bytes, at most {MAX_HEADER} are read")
 
 
 def _refuse(constant: str) -> None:

@@ -18,23 +18,43 @@ class OversizedError(ValueError):
     """A file claims more values than it holds."""
 
 
-def read_torch_file(path: Path) -> Any:
+def read_torch_file(path: Path, *, checksums: bool = False) -> Any:
     """Tensors, on the CPU, and plain values.
+
+    Args:
+        path: of the file.
+        checksums: also compare those of a zip archive, which PyTorch's reader does not.
 
     Raises:
         OversizedError: it claims more than it holds; names the tensor, not the file.
-        Exception: whatever `torch.load` makes of a file that is damaged or none of its own.
+        ValueError: damaged, or more than tensors and plain values; says so without the path.
 
     """
     size = path.stat().st_size
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            unpacked = sum(record.file_size for record in archive.infolist())
-        if unpacked > size:
-            raise OversizedError(f"its records claim {unpacked} bytes, the file has {size}")
-    content = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        if zipfile.is_zipfile(path):
+            _check_records(path, size, checksums)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except OversizedError:
+        raise
+    except Exception as error:  # PyTorch has many kinds for a file that is none of its own
+        reason = (str(error).splitlines() or [""])[0][:200]
+        raise ValueError(
+            f"cannot be read safely ({type(error).__name__}: {reason}): it is damaged, or holds "
+            f"more than tensors and plain values"
+        ) from error
     check_sizes(content, size)
     return content
+
+
+def _check_records(path: Path, size: int, checksums: bool) -> None:
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(record.file_size for record in archive.infolist())
+        if unpacked > size:
+            raise OversizedError(f"claims records of {unpacked} bytes, the file has {size}")
+        damaged = archive.testzip() if checksums else None
+    if damaged:
+        raise ValueError(f"checksum of {damaged} is wrong")
 
 
 def check_sizes(content: Any, size: int) -> None:
@@ -52,19 +72,20 @@ def check_sizes(content: Any, size: int) -> None:
     for name, tensor in _tensors(content):
         if tensor.layout != torch.strided or tensor.device.type != "cpu":
             raise OversizedError(
-                f"tensor {name} is {tensor.layout} on {tensor.device.type}, not values in memory"
+                f"is refused: tensor {name} is {tensor.layout} on {tensor.device.type}, not values "
+                f"in memory"
             )
         claimed, held = tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes()
         total += claimed
         if claimed > held:
             raise OversizedError(
-                f"tensor {name} of shape {tuple(tensor.shape)} claims {claimed} bytes, it holds "
-                f"{held}"
+                f"is refused: tensor {name} of shape {tuple(tensor.shape)} claims {claimed} bytes, "
+                f"it holds {held}"
             )
         if total > size:
             raise OversizedError(
-                f"tensor {name} and others share their values: they claim {total} bytes, the file "
-                f"has {size}"
+                f"is refused: tensor {name} and others share their values: they claim {total} "
+                f"bytes, the file has {size}"
             )
 
 
