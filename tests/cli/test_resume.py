@@ -155,6 +155,60 @@ def test_a_checkpoint_of_another_run_continues_elsewhere(run, whole, stopped, tm
         assert best == str(folder / "checkpoints" / "best.ckpt")
 
 
+STOCK = (
+    "+callbacks.stock={_target_: lightning.pytorch.callbacks.ModelCheckpoint, monitor: val/mIoU, "
+    "mode: max, save_top_k: 1"
+)
+
+
+def test_no_path_out_of_a_checkpoint_is_followed(run, stopped, tmp_path_factory):
+    """Not for deleting and not for copying, by our callback or by Lightning's own."""
+    outside = tmp_path_factory.mktemp("outside")
+    (outside / "victim").mkdir()
+    (outside / "victim" / "file").write_text("dear")
+    (outside / "private.key").write_text("secret")
+    own = stopped / "checkpoints"
+    stock = f"{STOCK}, dirpath: {own}}}"
+    last = own / "last.ckpt"
+    content = torch.load(last, weights_only=True)
+    up = "../" * 20
+    resumed = (("last", stopped), (last, tmp_path_factory.mktemp("elsewhere")))
+    for (ckpt_path, folder), place in zip(resumed, (str(own), str(outside)), strict=True):
+        victim = f"{own}/{up}{outside}/victim"
+        hostile = {
+            "monitor": "val/mIoU",
+            "dirpath": place,
+            "best_model_path": str(outside / "private.key"),
+            "best_model_score": torch.tensor(-1.0),
+            "current_score": torch.tensor(-1.0),
+            "kth_best_model_path": victim,
+            "kth_value": torch.tensor(-1.0),
+            "best_k_models": {victim: torch.tensor(-1.0)},
+            "last_model_path": victim,
+        }
+        (best,) = (key for key in content["callbacks"] if key.startswith("BestCheckpoint"))
+        states = dict.fromkeys((best, best.replace("Best", "Model", 1)), hostile)
+        torch.save(content | {"callbacks": content["callbacks"] | states}, last)
+        before = last.read_bytes()
+        run(folder, f"ckpt_path={ckpt_path}", stock)
+        last.write_bytes(before)
+        assert (outside / "victim" / "file").read_text() == "dear"
+        found = {path.read_bytes()[:6] for path in folder.rglob("*") if path.is_file()}
+        assert b"secret" not in found
+
+
+def test_a_best_checkpoint_that_is_none_is_not_copied(run, stopped, tmp_path_factory, capfd):
+    """In a folder out of foreign hands it may be a link to anything."""
+    private = tmp_path_factory.mktemp("home") / "private.key"
+    private.write_text("secret")
+    best, folder = stopped / "checkpoints" / "best.ckpt", tmp_path_factory.mktemp("elsewhere")
+    best.unlink()
+    best.symlink_to(private)
+    run(folder, f"ckpt_path={stopped / 'checkpoints' / 'last.ckpt'}")
+    assert "best.ckpt' cannot be read safely" in capfd.readouterr().out
+    assert load(folder, "best.ckpt")["global_step"] in (6, 7)
+
+
 def test_a_changed_configuration_is_refused_by_name(run, stopped, capfd):
     changed = ["ckpt_path=last", "optim.lr=0.5", "heads.dropout=0", "data.crop_size=[64,80]"]
     with pytest.raises(ValueError, match=r"resume\.on_change=warn") as error:

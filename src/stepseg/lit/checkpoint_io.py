@@ -1,13 +1,21 @@
 """How the trainer writes and reads checkpoints: whole or not at all, and never running code."""
 
 import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from stepseg.weights.torch_file import read_torch_file
 from stepseg.writing import write_atomically
+
+PLACES = {
+    "dirpath", "best_model_path", "kth_best_model_path", "last_model_path", "best_k_models",
+    "kth_value",
+}  # fmt: skip
+"""Where Lightning's `ModelCheckpoint` notes files, in its state."""
 
 
 class SafeCheckpointIO(TorchCheckpointIO):
@@ -27,7 +35,20 @@ class SafeCheckpointIO(TorchCheckpointIO):
         self, path: Any, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
         """Read a checkpoint on the CPU; whoever asks for less safety does not get it."""
-        content: dict[str, Any] = torch.load(
-            path, map_location=map_location or "cpu", weights_only=True
-        )
+        content: dict[str, Any] = read_torch_file(Path(path))
+        forget_files(content)
         return content
+
+
+def forget_files(content: Mapping[str, Any]) -> None:
+    """Drop what callbacks that keep checkpoints noted about where.
+
+    Such a callback deletes and copies what it believes to be its own. A file that somebody made
+    could name any; where a run's own files are, the run knows.
+    """
+    states = content.get("callbacks")
+    for state in states.values() if isinstance(states, Mapping) else ():
+        if isinstance(state, dict) and PLACES & state.keys():
+            for key in PLACES:
+                state.pop(key, None)
+            state["best_model_path"] = ""  # Lightning's own wants to find one

@@ -1,13 +1,22 @@
-"""The best checkpoint, also where a run goes on in another folder than it began."""
+"""The best checkpoint, also where a run goes on in another folder than it began.
 
+What a checkpoint says about the best one is its score. Where the file lies is never read from it:
+it is `best.ckpt` of this run, or lies beside the checkpoint that the user named.
+"""
+
+import math
 import shutil
 from pathlib import Path
 from typing import Any
 
+import lightning as L
+import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.utilities import rank_zero_only
 
+from stepseg.lit.resume import read_point
 from stepseg.writing import write_atomically
+
+BEST = "best.ckpt"
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -28,25 +37,63 @@ class BestCheckpoint(ModelCheckpoint):
             dirpath, "best", monitor=monitor, mode=mode, save_top_k=1, enable_version_counter=False
         )
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    @property
+    def path(self) -> Path:
+        """Of the best checkpoint of this run."""
         assert self.dirpath is not None
-        before, here = Path(state_dict["best_model_path"]), Path(self.dirpath) / "best.ckpt"
-        if state_dict["best_model_path"] and state_dict["dirpath"] != self.dirpath:
-            self._bring_along(before, here)
-            score = state_dict["best_model_score"]
-            state_dict = state_dict | {
-                "dirpath": self.dirpath,
-                "best_model_path": str(here),
-                "kth_best_model_path": str(here),
-                "best_k_models": {str(here): score},
-            }
-        super().load_state_dict(state_dict)
+        return Path(self.dirpath) / BEST
 
-    @rank_zero_only
-    def _bring_along(self, before: Path, here: Path) -> None:
-        if here.exists():  # the whole folder was moved
+    def state_dict(self) -> dict[str, Any]:
+        """The score alone."""
+        return {"best_model_score": self.best_model_score}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Nothing: done by `on_load_checkpoint`, which knows the file that is loaded."""
+
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Take over the score, and the file that it belongs to."""
+        states = checkpoint.get("callbacks") or {}
+        score = self._score(states.get(self.state_key))
+        if score is None:
             return
-        if not before.is_file():
-            raise ValueError(f"{before}, the best checkpoint of the run to resume, is gone")
+        found = self._bring_along(trainer) if trainer.is_global_zero else False
+        if not trainer.strategy.broadcast(found):  # all ranks decide alike what is better
+            return
+        self.best_model_score = score
+        self.best_model_path = self.kth_best_model_path = str(self.path)
+        self.best_k_models = {self.best_model_path: score}
+
+    def _score(self, state: Any) -> torch.Tensor | None:
+        """The score in a state, if a better one exists: a file may hold anything."""
+        score = state.get("best_model_score") if isinstance(state, dict) else None
+        if not isinstance(score, torch.Tensor) or score.numel() != 1:
+            return None
+        value = float(score)
+        can_be_beaten = value < math.inf if self.mode == "max" else value > -math.inf
+        return score if can_be_beaten else None
+
+    def _bring_along(self, trainer: L.Trainer) -> bool:
+        """Whether the best checkpoint is in this run's folder, at last."""
+        assert trainer.ckpt_path is not None
+        before = Path(trainer.ckpt_path).with_name(BEST)
+        if before.absolute() == self.path.absolute():
+            problem = None if before.is_file() else f"{before} is gone"
+        else:
+            problem = self._copy(before)
+        if problem:
+            print(f"{problem}: the best validation counts from here on", flush=True)
+        return problem is None
+
+    def _copy(self, before: Path) -> str | None:
+        """Copy a checkpoint into this run's folder; returns what is wrong with it."""
+        try:
+            if not before.is_file():
+                return f"{before}, the best checkpoint of the run to resume, is gone"
+            read_point(before)  # a link may lead anywhere: nothing but a checkpoint is copied
+        except ValueError as error:
+            return str(error)
         with before.open("rb") as source:
-            write_atomically(here, lambda file: shutil.copyfileobj(source, file), durable=True)
+            write_atomically(self.path, lambda file: shutil.copyfileobj(source, file), durable=True)
+        return None
