@@ -4,11 +4,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stepseg.label_map import predict_labels
+from stepseg.label_map import predict_labels, predict_map
 from stepseg.metrics.confusion import SegmentationMetric
 from stepseg.protocol import (
     Protocol,
+    TooMuchWorkError,
     Window,
+    _count,
+    check_work,
     forward_sizes,
     predict_scores,
     resized_size,
@@ -301,8 +304,8 @@ def test_lists_from_yaml_become_tuples_and_plain_values_again():
         ({"scales": (0.0,)}, "scales"),
         ({"window_batch": 0}, "window_batch"),
         ({"resize_short": (1, 2, 3)}, "resize_short"),
-        ({"resize_short": 0}, "positive number of pixels"),
-        ({"resize_short": (512, -1)}, "positive number of pixels"),
+        ({"resize_short": 0}, "number of pixels in 1..65536"),
+        ({"resize_short": (512, -1)}, "number of pixels in 1..65536"),
     ],
 )
 def test_impossible_protocols_are_refused(kwargs, message):
@@ -350,3 +353,77 @@ def test_scores_of_pixels_do_not_depend_on_the_windows(size, crop, window_batch,
     images = torch.rand(2, 3, *size)
     scores = predict_scores(pixel_scorer, images, slide(crop, stride, window_batch=window_batch))
     torch.testing.assert_close(scores, pixel_scorer(images), rtol=0, atol=1e-6)
+
+
+# --- absurd protocols ---------------------------------------------------------------------------
+
+ABSURD = {
+    "resized": ({"resize_short": 20_000}, (480, 640), "resize_short=20000"),
+    "a line resized": ({"resize_short": 512}, (1, 10_000), "resize_short=512"),
+    "stride 1": ({"mode": "slide", "crop": 512, "stride": 1}, (1024, 2048), r"stride=\[1, 1\]"),
+    "windows of a pixel": ({"mode": "slide", "crop": 1, "stride": 1}, (500, 500), "crop"),
+    "one scale": ({"scales": [64.0]}, (2000, 2000), r"scales=\[64.0\]"),
+    "many scales": ({"scales": [0.01] * 100_000}, (64, 64), r"scales=\[0.01, 0.01, .{9,40}\.\.\.,"),
+    "windows at once": (
+        {"mode": "slide", "crop": 512, "stride": 256, "window_batch": 2**30},
+        (20_000, 20_000),
+        "window_batch=1073741824",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ABSURD)
+def test_absurd_protocols_are_refused_before_the_first_window(name):
+    values, size, message = ABSURD[name]
+    protocol = Protocol(**values)
+    image = torch.zeros(1, 1, 1, 1, dtype=torch.uint8).expand(1, 3, *size)
+    calls = (
+        lambda scorer: predict_scores(scorer, image, protocol),
+        lambda scorer: predict_labels(scorer, image, protocol),
+        lambda scorer: predict_map(scorer, image, protocol),
+    )
+    for call in calls:
+        with pytest.raises(
+            TooMuchWorkError, match=f"an image of {size[1]} x {size[0]} .*{message}"
+        ):
+            call(lambda *_: pytest.fail("a window was computed"))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"resize_short": 10**6}, "resize_short is a number of pixels in 1..65536 .*1000000"),
+        ({"resize_short": [10**6, 5]}, "resize_short"),
+        ({"scales": [1e300]}, "scales must be positive and at most 64, got .1e.300"),
+        ({"scales": [float("nan")]}, "scales"),
+        ({"scales": [float("inf")]}, "scales"),
+        ({"mode": "slide", "crop": 10**9}, "crop .* at most 65536"),
+    ],
+)
+def test_absurd_values_are_refused_as_such(values, message):
+    with pytest.raises(ValueError, match=message):
+        Protocol(**values)
+
+
+@pytest.mark.parametrize(
+    ("values", "size"),
+    [
+        ({"mode": "slide", "crop": 512}, (20_000, 20_000)),
+        ({"mode": "slide", "crop": 768, "scales": (0.5, 0.75, 1, 1.25, 1.5, 1.75), "flip": True},
+         (1024, 2048)),
+        ({"resize_short": (2048, 512), "mode": "slide", "crop": 512}, (375, 500)),
+        ({"resize_short": 1024}, (48, 64)),
+        ({"mode": "slide", "crop": 8, "stride": 1}, (96, 128)),
+        ({"mode": "slide", "crop": 1024, "stride": 128, "window_batch": 64}, (4000, 6000)),
+        ({}, (30_000, 30_000)),
+    ],
+)  # fmt: skip
+def test_what_people_ask_for_is_allowed(values, size):
+    check_work(*size, Protocol(**values))
+
+
+@given(st.integers(1, 300), st.integers(1, 300), st.integers(1, 300))
+def test_windows_are_counted_as_they_are_made(length, crop, stride):
+    stride = min(stride, crop)
+    windows = sliding_windows(length, 1, (crop, 1), (stride, 1))
+    assert _count(length, crop, stride) == len(windows)

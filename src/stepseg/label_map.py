@@ -18,6 +18,7 @@ from stepseg.protocol import (
     Protocol,
     Scorer,
     Window,
+    check_work,
     predict_scores,
     resize,
     resized_size,
@@ -58,6 +59,7 @@ def predict_labels(
     scorer: Scorer, images: Tensor, protocol: Protocol, output_size: HW | None = None
 ) -> Tensor:
     """Class with the highest score per pixel, int64 ``[B, *output_size]``."""
+    check_work(images.shape[-2], images.shape[-1], protocol)
     output_size = output_size or (images.shape[-2], images.shape[-1])
     if len(protocol.scales) > 1 or protocol.flip:
         return predict_scores(scorer, images, protocol, output_size).argmax(1)

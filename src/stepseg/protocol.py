@@ -8,6 +8,7 @@ no scores of the whole image are made in `stepseg.label_map`; metrics and colour
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
@@ -16,9 +17,23 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+LARGEST_EDGE = 2**16
+"""Pixels; of what an image may be resized to, and of windows."""
+LARGEST_SCALE = 64.0
+MOST_VIEWS = 256
+"""How often each pixel of an image may be computed: windows that overlap, scales, mirroring."""
+ALWAYS_ALLOWED = 2**28
+"""Pixels that may be computed for any image, however small; half as many at once."""
+LEAST_WINDOW = 2**14
+"""Pixels that a window counts as at least: a forward pass costs something by itself."""
+
 HW = tuple[int, int]
 Scorer = Callable[[Tensor], Tensor]
 """float [B, 3, H, W] in 0..1 -> scores [B, C, H, W]"""
+
+
+class TooMuchWorkError(ValueError):
+    """A protocol asks for absurdly much on an image of this size."""
 
 
 @dataclass(frozen=True)
@@ -72,17 +87,21 @@ class Protocol:
                 raise ValueError(
                     f"stride {self.stride} must lie in 1..crop {self.crop}, or pixels stay unseen"
                 )
+            if max(self.crop) > LARGEST_EDGE:
+                raise ValueError(f"crop {self.crop} is at most {LARGEST_EDGE} pixels long")
         short = self.resize_short
         edges = short if isinstance(short, tuple) else (1 if short is None else short,) * 2
-        if len(edges) != 2 or min(edges) < 1:
+        if len(edges) != 2 or not all(1 <= edge <= LARGEST_EDGE for edge in edges):
             raise ValueError(
-                f"resize_short is a positive number of pixels or (long, short), got {short}"
+                f"resize_short is a number of pixels in 1..{LARGEST_EDGE} or (long, short), got "
+                f"{short}"
             )
-        if not self.scales or min(self.scales) <= 0 or self.window_batch < 1:
+        if not self.scales or not all(0 < scale <= LARGEST_SCALE for scale in self.scales):
             raise ValueError(
-                f"scales must be positive and window_batch at least 1, got {self.scales} and "
-                f"{self.window_batch}"
+                f"scales must be positive and at most {LARGEST_SCALE:g}, got {_short(self.scales)}"
             )
+        if self.window_batch < 1:
+            raise ValueError(f"window_batch must be at least 1, got {self.window_batch}")
 
     @property
     def is_plain(self) -> bool:
@@ -130,8 +149,7 @@ def sliding_windows(height: int, width: int, crop: HW, stride: HW) -> list[Windo
 def _starts(length: int, crop: int, stride: int) -> list[int]:
     if length <= crop:
         return [0]
-    steps = -(-(length - crop) // stride)  # rounded up
-    return [min(step * stride, length - crop) for step in range(steps + 1)]
+    return [min(step * stride, length - crop) for step in range(_count(length, crop, stride))]
 
 
 def resized_size(height: int, width: int, protocol: Protocol, scale: float = 1.0) -> HW:
@@ -145,6 +163,48 @@ def resized_size(height: int, width: int, protocol: Protocol, scale: float = 1.0
         factor = min(max(target) / max(height, width), min(target) / min(height, width))
     factor *= scale
     return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
+
+
+def check_work(height: int, width: int, protocol: Protocol) -> None:
+    """Refuse a protocol that would not end, or not fit, on an image of this size.
+
+    A checkpoint brings its own protocol along, and an image may be one pixel high and resized by
+    its short edge. Counts alone, so that nothing is made of what is refused.
+
+    Raises:
+        TooMuchWorkError: names the size and the values.
+
+    """
+    most = max(ALWAYS_ALLOWED, MOST_VIEWS * height * width)
+    at_once = max(ALWAYS_ALLOWED // 2, height * width)
+    work = 0
+    for scale in protocol.scales:
+        seen = resized_size(height, width, protocol, scale)
+        number, pixels = 1, seen[0] * seen[1]
+        together = pixels
+        if protocol.mode == "slide":
+            assert protocol.crop is not None and protocol.stride is not None
+            number = math.prod(map(_count, seen, protocol.crop, protocol.stride))
+            pixels = math.prod(map(min, seen, protocol.crop))
+            together = max(together, pixels * min(protocol.window_batch, number))
+        work += number * max(pixels, LEAST_WINDOW) * (2 if protocol.flip else 1)
+        for asked, limit, when in ((work, most, "in all"), (together, at_once, "at once")):
+            if asked > limit:
+                values = ", ".join(f"{k}={_short(v)}" for k, v in protocol.as_dict().items() if v)
+                raise TooMuchWorkError(
+                    f"an image of {width} x {height} pixels would be computed in {asked:.3g} "
+                    f"pixels {when} and more, at most {limit:.3g} are allowed; the protocol is "
+                    f"{values}: give other values"
+                )
+
+
+def _count(length: int, crop: int, stride: int) -> int:
+    """How many windows `_starts` begins along an axis."""
+    return 1 + max(0, -(-(length - crop) // stride))
+
+
+def _short(value: Any) -> str:
+    return str(value) if len(str(value)) <= 40 else f"{str(value)[:40]}..."
 
 
 def forward_sizes(height: int, width: int, protocol: Protocol) -> list[HW]:
@@ -176,9 +236,10 @@ def predict_scores(
     Returns:
         Scores [B, C, *output_size], averaged over scales and mirroring as the scorer returns them.
     """
+    height, width = images.shape[-2:]
+    check_work(height, width, protocol)
     if images.dtype == torch.uint8:
         images = images.float() / 255
-    height, width = images.shape[-2:]
     output_size = output_size or (height, width)
     total: Tensor | None = None
     views = 0

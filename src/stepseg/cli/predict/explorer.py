@@ -12,7 +12,7 @@ from stepseg.data.files import ImageFileError, Pixels, read_pixels
 from stepseg.explorer import write_explorer
 from stepseg.predict.inputs import File
 from stepseg.predict.segmenter import Segmenter
-from stepseg.protocol import Protocol, resized_size
+from stepseg.protocol import Protocol, TooMuchWorkError, check_work, resized_size
 
 MOST_IMAGES = 12
 
@@ -37,14 +37,17 @@ def check_explorer(files: Sequence[File]) -> None:
 def write_page(
     path: Path, segmenter: Segmenter, files: Sequence[File], checkpoint: Checkpoint
 ) -> Path | None:
-    """Write the page; None when no input can be read, of which others tell."""
+    """Write the page; None when no input can be shown, of which others tell."""
     images, notes = {}, []
     for file in files:
         try:
             pixels = read_pixels(file.path)
         except ImageFileError:
             continue
-        images[file.name] = _as_seen(pixels, segmenter.protocol)
+        try:
+            images[file.name] = _as_seen(pixels, segmenter.protocol)
+        except TooMuchWorkError:
+            continue
         if images[file.name].shape != pixels.shape:
             height, width = pixels.shape[:2]
             notes.append(f"{file.name} was resized from {width} × {height} px for the model.")
@@ -71,6 +74,7 @@ def write_page(
 
 
 def _as_seen(pixels: Pixels, protocol: Protocol) -> Pixels:
+    check_work(pixels.shape[0], pixels.shape[1], protocol)
     height, width = resized_size(pixels.shape[0], pixels.shape[1], protocol)
     if (height, width) == pixels.shape[:2]:
         return pixels
