@@ -6,11 +6,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from stepseg.evaluation import Evaluator
+from stepseg.evaluation import NO_LABELS, Evaluator
 from stepseg.heads.exit import RandomExit, UniformExit
 from stepseg.model import Reduction
 from stepseg.profile.macs import count_macs, total_macs
 from stepseg.protocol import Protocol
+from stepseg.segmentation import NonFiniteScoresError
 from toys import CLASSES, CONFIDENCE, SYSTEMS, toy_images, toy_labels, toy_segmenter
 
 SPEC = SimpleNamespace(num_classes=CLASSES, ignore_index=255)
@@ -40,6 +41,30 @@ def test_controls_release_what_confidence_releases_at_every_exit(rule, batch):
     assert min(figures["exited_per_head"]) > 0  # otherwise this shows nothing
     assert control_figures["gmacs_mean"] == figures["gmacs_mean"]
     assert not torch.equal(control[0].exit_T0, confident[0].exit_T0)
+
+
+def test_scores_that_are_no_numbers_are_told_and_never_written(batch):
+    """Finite weights, absurdly large: the map would be class 0 everywhere."""
+    model = toy_segmenter()
+    model.backbone.blocks[0].mlp.fc2.weight.data.fill_(3e38)
+    evaluator = Evaluator(model, [SYSTEMS["step"], SYSTEMS["dense"]], SPEC, Protocol())
+    evaluator.update(*batch)
+    for figures in evaluator.compute():
+        assert "1 batch(es) are not finite numbers" in figures["problems"][0]
+    written = []
+    with pytest.raises(NonFiniteScoresError, match="a batch of images"):
+        evaluator.update(*batch, lambda *taken: written.append(taken))
+    assert not written
+
+
+def test_labels_that_are_all_ignored_are_no_accuracy(batch):
+    images, labels = batch
+    _, _, figures = evaluate(
+        toy_segmenter(), SYSTEMS["step"], (images, torch.full_like(labels, 255))
+    )
+    assert figures["problems"] == [NO_LABELS]
+    _, _, figures = evaluate(toy_segmenter(), SYSTEMS["step"], (images, torch.ones_like(labels)))
+    assert "problems" not in figures
 
 
 def test_plain_protocols_give_the_map_of_the_scores(batch):

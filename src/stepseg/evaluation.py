@@ -15,10 +15,16 @@ from stepseg.dcts.policy import OraclePolicy
 from stepseg.grid import segment_all
 from stepseg.label_map import predict_map
 from stepseg.metrics.confusion import SegmentationMetric
+from stepseg.metrics.finite import NonFinite
 from stepseg.metrics.tokens import TokenMetric
 from stepseg.model import Reduction, Segmentation, StepSegmenter
 from stepseg.protocol import Protocol
+from stepseg.segmentation import NonFiniteScoresError
 
+NO_LABELS = (
+    "no pixel has a label that counts, so there is no accuracy: is it the right folder, and are "
+    "its ids those of this data set?"
+)
 Sums = dict[str, Tensor]
 """Everything counted for one reduction; the sums of two sets of images are the sums of both."""
 
@@ -29,20 +35,28 @@ class Figures(nn.Module):
     def __init__(self, accuracy: SegmentationMetric, tokens: TokenMetric) -> None:
         super().__init__()
         self.accuracy, self.tokens = accuracy, tokens
+        self.not_finite = NonFinite()
 
     def compute(self) -> dict:
-        """All figures, plain values under the names of `result.json`."""
+        """All figures, plain values under the names of `result.json`.
+
+        ``problems`` tells of figures that mean nothing; it is there if there are any.
+        """
         accuracy = self.accuracy.compute()
         per_class = accuracy.pop("per_class_IoU").tolist()
+        problems = [NO_LABELS] if accuracy["aAcc"].isnan() else []
+        if count := self.not_finite.compute():
+            problems.append(str(NonFiniteScoresError(f"{count} batch(es)")))
         return {
             **{name: float(value) for name, value in accuracy.items()},
             "per_class_IoU": [None if value != value else value for value in per_class],
             **self.tokens.compute(),
+            **({"problems": problems} if problems else {}),
         }
 
     def metrics(self) -> Mapping[str, Metric]:
         """By name."""
-        return {"accuracy": self.accuracy, "tokens": self.tokens}
+        return {"accuracy": self.accuracy, "tokens": self.tokens, "not_finite": self.not_finite}
 
 
 class Evaluator(nn.Module):
@@ -96,6 +110,10 @@ class Evaluator(nn.Module):
         Returns:
             Per reduction the model's outputs, one per forward pass.
 
+        Raises:
+            NonFiniteScoresError: a prediction to be taken is none.
+            TooMuchWorkError: the protocol is absurd for images of this size.
+
         """
         passes: list[list[Segmentation]] = []
 
@@ -111,12 +129,16 @@ class Evaluator(nn.Module):
             if number:  # the first prediction is there; others replay what the model said
                 said = iter(run)
                 prediction = predict_map(lambda _: next(said), images_B3HW, self.protocol, size)  # noqa: B023
+            finite = torch.stack([output.is_finite for output in run]).all()
             for index in indices:
                 figures = self.figures[index]
                 assert isinstance(figures, Figures)
                 figures.accuracy.update(prediction, labels_BHW)
                 figures.tokens.update(self.model, run, len(images_B3HW))
+                figures.not_finite.update(finite)
                 if take is not None:
+                    if not finite:  # host sync: the map goes to the host anyway
+                        raise NonFiniteScoresError("a batch of images")
                     take(index, prediction)
         return runs
 

@@ -6,11 +6,23 @@ Letters: B images, H x W pixels, Y x X cells of the patch grid, T0 tokens after 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from stepseg.ops.upsample import upsampled_argmax
 from stepseg.packed import TokenLayout
+
+
+class NonFiniteScoresError(ValueError):
+    """Scores are no numbers, and the class of a pixel would be any."""
+
+    def __init__(self, where: str = "this image") -> None:
+        super().__init__(
+            f"the model's scores for {where} are not finite numbers: its weights are far too "
+            f"large, or its training had diverged; try 32 bits (dtype=fp32, "
+            f"trainer.precision=32-true), or an earlier checkpoint"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +61,13 @@ class Segmentation:
     def tokens_per_stage(self) -> list[tuple[int, ...]]:
         """Tokens of each image in the blocks before each head, as host numbers."""
         return [head.tokens_per_image for head in self.heads]
+
+    @property
+    def is_finite(self) -> Tensor:
+        """Whether all scores are numbers: one truth value on the device, waits for nothing."""
+        p_T0C, p_BC = self.heads[-1].mask_logits_T0C.sigmoid(), self.presence_BC
+        parts = (p_T0C, p_BC) if self.presence_T0C is None else (p_T0C, self.presence_T0C)
+        return torch.stack([part.isfinite().all() for part in parts]).all()
 
     def mask_logits(self, head: HeadOutput) -> Tensor:
         """A head's logits on the grid, ``[B, C, Y, X]``."""

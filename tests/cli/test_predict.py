@@ -154,6 +154,58 @@ def test_unreadable_inputs_are_told_and_the_others_done(checkpoint, tmp_path):
     assert shapes == {"good.png": (40, 56), "sub/tiny.png": (3, 5)}
 
 
+def edited(checkpoint, path, edit):
+    content = torch.load(checkpoint, weights_only=True)
+    edit(content)
+    torch.save(content, path)
+    return path
+
+
+def test_what_a_checkpoint_asks_for_can_be_too_much(checkpoint, data, tmp_path):
+    """Each image is refused by itself, before its first window."""
+
+    def resized(content):
+        content["stepseg"]["protocol"]["resize_short"] = 20_000
+
+    def huge(content):
+        content["state_dict"]["model.backbone.blocks.0.mlp.fc2.weight"].fill_(3e38)
+
+    def damaged(content):
+        content["state_dict"]["model.backbone.blocks.0.mlp.fc2.weight"][3, 5] = float("nan")
+
+    for edit, message in ((resized, "resize_short=20000"), (huge, "scores .* are not finite")):
+        hostile = edited(checkpoint, tmp_path / f"{edit.__name__}.ckpt", edit)
+        out = tmp_path / edit.__name__
+        with pytest.raises(
+            ValueError, match=rf"3 input\(s\) failed, 0 done; the first: .*{message}"
+        ):
+            run(hostile, out, input=data / "images/val", batch_size=2)
+        assert len(json.loads((out / "result.json").read_text())["failed"]) == 3
+        assert not list(out.rglob("*.png"))
+    hostile = edited(checkpoint, tmp_path / "damaged.ckpt", damaged)
+    with pytest.raises(ValueError, match=r"the first in model\.backbone\.blocks\.0\.mlp\.fc2"):
+        run(hostile, tmp_path / "damaged", input=data / "images/val")
+
+
+def test_labels_that_are_all_ignored_are_told(checkpoint, data, tmp_path, capfd):
+    for path in (data / "images/val").iterdir():
+        ignored = tmp_path / "labels" / f"{path.stem}.png"
+        ignored.parent.mkdir(exist_ok=True)
+        Image.new("L", Image.open(path).size, 255).save(ignored)
+    options = {"input": data / "images/val", "label_ids": "training"}
+    result = run(checkpoint, tmp_path / "out", labels=tmp_path / "labels", **options)
+    assert (result["status"], result["mIoU"]) == ("completed", None)
+    assert "no pixel has a label that counts" in result["problems"][0]
+    assert f"stepseg-predict: {result['problems'][0]}" in capfd.readouterr().err
+    root = write_camvid(tmp_path / "camvid", train=1, val=1)
+    for path in (root / "annotations/val").iterdir():
+        Image.new("L", Image.open(path).size, 11).save(path)
+    typed = [f"ckpt_path={checkpoint}", "data=camvid", f"data.root={root}", "data.num_workers=0"]
+    with pytest.raises(ValueError, match="no pixel has a label that counts"):
+        evaluate(compose_config("eval", [*typed, "logger=none"], tmp_path / "eval"))
+    assert json.loads((tmp_path / "eval/result.json").read_text())["status"] == "failed"
+
+
 def test_a_second_run_does_what_is_left(checkpoint, data, tmp_path):
     def outcome(**options):
         result = run(checkpoint, tmp_path, input=data / "images/val", **options)

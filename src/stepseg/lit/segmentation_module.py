@@ -11,6 +11,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from stepseg.build import ModelConfig, build_segmenter, resolved
@@ -182,6 +183,8 @@ class SegmentationModule(L.LightningModule):
 
     def _finish_evaluation(self, split: str) -> None:
         self.results = self.evaluator.compute()
+        for problem in dict.fromkeys(p for row in self.results for p in row.get("problems", ())):
+            rank_zero_warn(f"{split}: {problem}")
         # All ranks hold the same figures; all log them, because callbacks on all ranks read them.
         self.log_dict(logged_figures(split, self.results[-1]), sync_dist=True)
 

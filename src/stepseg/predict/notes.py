@@ -10,6 +10,7 @@ from stepseg.model import Segmentation, StepSegmenter
 from stepseg.pictures.token_maps import View
 from stepseg.profile.macs import count_macs, total_macs
 from stepseg.protocol import HW, Protocol, Window, resized_size, sliding_windows
+from stepseg.segmentation import NonFiniteScoresError
 
 
 class Notes:
@@ -40,7 +41,12 @@ class Notes:
         self.views: list[list[View]] = [[] for _ in range(num_images)]
 
     def take(self, output: Segmentation) -> None:
-        """Note a forward pass; the images of the batch come round and round, window by window."""
+        """Note a forward pass; the images of the batch come round and round, window by window.
+
+        Raises:
+            NonFiniteScoresError: of any image.
+
+        """
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)  # so that taking notes is timed apart
         start = time.perf_counter()
@@ -51,6 +57,9 @@ class Notes:
             output,
             {i: self.windows[(self.row + i) // self.num_images] for i in range(count)},
         )
+        # Scores of the grid are on the host by now: a map of what is no number would mislead.
+        if not all(np.isfinite(view.confidence_YX).all() for view in views):
+            raise NonFiniteScoresError
         for index, view in enumerate(views):
             window = self.windows[(self.row + index) // self.num_images]
             image = (self.row + index) % self.num_images

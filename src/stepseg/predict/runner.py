@@ -18,6 +18,8 @@ from stepseg.predict.outputs import OutputFolder
 from stepseg.predict.prediction import Prediction
 from stepseg.predict.segmenter import Segmenter
 from stepseg.predict.truth import TruthFolder
+from stepseg.protocol import TooMuchWorkError
+from stepseg.segmentation import NonFiniteScoresError
 
 Loaded = tuple[Item, Pixels]
 
@@ -75,19 +77,21 @@ class Runner:
             dense: Sequence[Prediction | None] = [None] * len(batch)
             if self.dense is not None:
                 dense = self.dense.predict_pixels([pixels for _, pixels in batch])
-        except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
-                raise
-            if len(batch) > 1:
-                for one in batch:
-                    self._segment([one])
-                return
+        except (RuntimeError, MemoryError, TooMuchWorkError, NonFiniteScoresError) as error:
             height, width = batch[0][1].shape[:2]
-            self._fail(
-                batch[0][0].file,
-                f"{width}x{height} pixels at once do not fit into memory: use protocol=slide "
-                f"crop=[512,512], or resize_short",
-            )
+            problem = str(error)
+            if not isinstance(error, ValueError):
+                if not _is_out_of_memory(error):
+                    raise
+                problem = (
+                    f"{width}x{height} pixels at once do not fit into memory: use protocol=slide "
+                    f"crop=[512,512], or resize_short"
+                )
+            if len(batch) == 1:
+                self._fail(batch[0][0].file, problem)
+                return
+            for one in batch:
+                self._segment([one])
             return
         for (item, _), prediction, reference in zip(batch, predictions, dense, strict=True):
             with self._alone(item.file):

@@ -24,7 +24,7 @@ from stepseg.predict.batches import batches_of_one_size, read_ahead
 from stepseg.predict.images import ImageLike, as_pixels, is_image
 from stepseg.predict.notes import Notes, views_of_size
 from stepseg.predict.prediction import Prediction
-from stepseg.protocol import Protocol, resized_size
+from stepseg.protocol import Protocol, check_work, resized_size
 from stepseg.runtime.apply import apply_runtime
 from stepseg.runtime.choice import choose_runtime
 
@@ -158,9 +158,16 @@ class Segmenter:
 
     @torch.no_grad()
     def predict_pixels(self, images: Sequence[Pixels]) -> list[Prediction]:
-        """Segment images of one size as one batch; uint8 ``[H, W, 3]`` each."""
+        """Segment images of one size as one batch; uint8 ``[H, W, 3]`` each.
+
+        Raises:
+            TooMuchWorkError: the protocol is absurd for images of this size.
+            NonFiniteScoresError: the model overflows.
+
+        """
         start = time.perf_counter()
         size = (images[0].shape[0], images[0].shape[1])
+        check_work(*size, self.protocol)
         batch = torch.from_numpy(np.stack(images)).to(self.device).permute(0, 3, 1, 2)
         notes = Notes(self.model, len(images), views_of_size(size, self.protocol), self.device)
 

@@ -100,6 +100,9 @@ def evaluate(cfg: DictConfig) -> float | None:
                 classes=datamodule.spec.classes,
                 each=values["reductions"] is not None,
             )
+        problems = {problem: row["name"] for row in rows for problem in row.get("problems", ())}
+        if problems:  # a figure that means nothing is no evaluation
+            raise ValueError("; ".join(f"{name}: {text}" for text, name in problems.items()))
     return rows[-1]["mIoU"]
 
 

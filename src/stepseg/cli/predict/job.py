@@ -15,6 +15,7 @@ from stepseg.cli.predict.options import check_options, input_files, protocol_of
 from stepseg.cli.predict.progress import Progress
 from stepseg.cli.result import Result
 from stepseg.data.files import Pixels, read_pixels
+from stepseg.evaluation import NO_LABELS
 from stepseg.model import Reduction
 from stepseg.model_config import ReductionConfig
 from stepseg.predict import video
@@ -84,7 +85,7 @@ def predict(cfg: DictConfig) -> None:
         if values["explorer"]:
             page = write_page(output_dir() / "explorer.html", segmenter, files, checkpoint)
             result.update({"explorer": page.name if page else None})
-        _tell(runner)
+        _tell(runner, result.values.get("problems", ()))
         if runner.failures:
             first = runner.failures[0]
             raise ValueError(
@@ -167,6 +168,8 @@ def _figures(runner: Runner) -> dict[str, Any]:
         figures["without_label"] = runner.without_label
         figures["per_class_IoU"] = accuracy.pop("per_class_IoU").tolist()
         figures |= {name: float(value) for name, value in accuracy.items()}
+        if runner.records and accuracy["aAcc"].isnan():
+            figures["problems"] = [NO_LABELS]
     return figures
 
 
@@ -194,7 +197,7 @@ def _write_statistics(runner: Runner) -> list[dict[str, Any]]:
     return rows
 
 
-def _tell(runner: Runner) -> None:
+def _tell(runner: Runner, problems: Sequence[str]) -> None:
     figures = summarise(runner.records)
     done = f"{figures['images']} image(s)"
     if runner.finished_before:
@@ -203,3 +206,5 @@ def _tell(runner: Runner) -> None:
         tokens = " > ".join(f"{n:.0f}" for n in figures["tokens_per_stage"])
         done += f"; tokens {tokens}; {figures['gmacs_mean']:.3f} GMACs"
     print(f"{done}; written to {output_dir()}", file=sys.stderr)
+    for problem in problems:
+        print(f"stepseg-predict: {problem}", file=sys.stderr)
