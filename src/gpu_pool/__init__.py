@@ -4,19 +4,6 @@
 jobs to a cluster; `guard` refuses sweeps that would hang. The Hydra plugins themselves lie in
 `hydra_plugins.stepseg_launcher`, where Hydra looks for them.
 
-Not here: what a job computes. The launcher knows a job by its command line and its `result.json`.
+Not here: what a job computes. The launcher knows a job by its command line and its `result.json`,
+and imports nothing of stepseg.
 """
-
-
-def register_launchers() -> None:
-    """Make the launchers known to Hydra; call it before `hydra.main` runs. Repeatable.
-
-    Hydra finds plugins by walking the folders of `hydra_plugins`, which misses some editable
-    installs; registering does not depend on how stepseg was installed.
-    """
-    from hydra.core.plugins import Plugins
-
-    from hydra_plugins.stepseg_launcher.launcher import GpuPoolLauncher, SlurmLauncher
-
-    Plugins.instance().register(GpuPoolLauncher)
-    Plugins.instance().register(SlurmLauncher)

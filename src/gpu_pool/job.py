@@ -5,7 +5,6 @@ Whether a job has completed is read from `result.json` alone, because an exit co
 mean that a training was told to stop.
 """
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from typing import Any
 
 from gpu_pool.command import quoted
 from gpu_pool.errors import SweepError
-from stepseg.writing import write_json
+from gpu_pool.json_file import read_json, write_json
 
 OBJECTIVES = ("mIoU", "mAP")
 """Figures of `result.json` that a job is judged by, the first that it has."""
@@ -183,15 +182,6 @@ class Job:
             f"to add values to a sweep, name folders by what they hold: "
             f"'hydra.sweep.subdir=${{hydra.job.override_dirname}}'"
         )
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; empty if there is none that can be read."""
-    try:
-        values = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return values if isinstance(values, dict) else {}
 
 
 def _end_without_result(code: int) -> str:

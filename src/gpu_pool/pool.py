@@ -16,6 +16,7 @@ from typing import IO, Any, Protocol
 from gpu_pool.command import free_port, job_environment
 from gpu_pool.errors import SweepError
 from gpu_pool.job import ATTEMPT, Job, State
+from gpu_pool.options import Options
 from gpu_pool.processes import end, living
 from gpu_pool.slots import Slot
 
@@ -41,8 +42,7 @@ class Pool:
         slots: room for jobs.
         environment: the variables around the sweep.
         group: name of the sweep.
-        retries: how often a failed job is tried again.
-        grace: seconds between asking a job to end and killing it.
+        options: retries and grace.
         status: is told what happens.
 
     """
@@ -53,15 +53,13 @@ class Pool:
         *,
         environment: Mapping[str, str],
         group: str,
-        retries: int,
-        grace: float,
+        options: Options,
         status: Watcher,
     ) -> None:
         self.free = deque(slots)
         self.environment = environment
         self.group = group
-        self.retries = retries
-        self.grace = grace
+        self.retries, self.grace = options.retries, options.grace_seconds
         self.status = status
         self.running: dict[int, _Running] = {}
 

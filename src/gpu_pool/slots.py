@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from gpu_pool.errors import SweepError
+from gpu_pool.options import Options
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,53 +21,28 @@ class Slot:
     gpus: int = 0
 
 
-def make_slots(
-    *,
-    gpus: str | Sequence[int | str],
-    gpus_per_job: int,
-    cpu_slots: int | None,
-    max_parallel: int | None,
-    environment: Mapping[str, str],
-) -> list[Slot]:
+def make_slots(options: Options, environment: Mapping[str, str]) -> list[Slot]:
     """Divide the machine.
 
     Args:
-        gpus: ``auto`` for all, or a list of positions and names.
-        gpus_per_job: GPUs of every slot.
-        cpu_slots: that many slots without GPUs; None: one, and only where there is no GPU.
-        max_parallel: use at most so many slots; None: all.
+        options: numbers of jobs and GPUs.
         environment: the variables around the sweep.
 
     Raises:
-        SweepError: numbers below 1, GPUs that are not there, or fewer than one job needs.
+        SweepError: numbers out of range, GPUs that are not there, or fewer than one job needs.
 
     """
-    for name, number in (
-        ("gpus_per_job", gpus_per_job), ("cpu_slots", cpu_slots), ("max_parallel", max_parallel),
-    ):  # fmt: skip
-        if number is not None and number < 1:
-            raise SweepError(f"hydra.launcher.{name} must be at least 1, got {number}")
-    if cpu_slots is not None:
-        slots = _cpu_slots(cpu_slots, environment)
-        return slots[:max_parallel]
-    names = choose_gpus(gpus, visible_gpus(environment, count_gpus()))
-    if not names and gpus_per_job == 1:
-        return _cpu_slots(1, environment)
-    if gpus_per_job > len(names):
-        raise SweepError(
-            f"hydra.launcher.gpus_per_job={gpus_per_job}, but there are {len(names)} GPUs here"
-            f"{' (' + ', '.join(names) + ')' if names else ''}: lower gpus_per_job, or run on the "
-            f"CPU by hydra.launcher.cpu_slots=<jobs at a time>"
-        )
-    groups = [
-        names[start : start + gpus_per_job]
-        for start in range(0, len(names) - gpus_per_job + 1, gpus_per_job)
-    ]
-    slots = [
-        Slot(f"gpu {','.join(map(_short, g))}", {"CUDA_VISIBLE_DEVICES": ",".join(g)}, len(g))
-        for g in groups
-    ]
-    return slots[:max_parallel]
+    least = {"gpus_per_job": 1, "cpu_slots": 1, "max_parallel": 1, "retries": 0}
+    for name, minimum in least.items():
+        number = getattr(options, name)
+        if number is not None and number < minimum:
+            raise SweepError(f"hydra.launcher.{name} must be at least {minimum}, got {number}")
+    if options.cpu_slots is not None:
+        slots = _cpu_slots(options.cpu_slots, environment)
+    else:
+        names = choose_gpus(options.gpus, visible_gpus(environment, count_gpus()))
+        slots = _gpu_slots(names, options.gpus_per_job) or _cpu_slots(1, environment)
+    return slots[: options.max_parallel]
 
 
 def count_gpus() -> int:
@@ -118,6 +94,21 @@ def choose_gpus(wanted: str | Sequence[int | str], visible: Sequence[str]) -> li
     if not chosen:
         raise SweepError("hydra.launcher.gpus is empty: give positions, or auto")
     return chosen
+
+
+def _gpu_slots(names: Sequence[str], each: int) -> list[Slot]:
+    """The GPUs in groups; empty where there is none and a job can do without."""
+    if each > max(1, len(names)):
+        raise SweepError(
+            f"hydra.launcher.gpus_per_job={each}, but there are {len(names)} GPUs here"
+            f"{' (' + ', '.join(names) + ')' if names else ''}: lower gpus_per_job, or run on the "
+            f"CPU by hydra.launcher.cpu_slots=<jobs at a time>"
+        )
+    groups = [names[start : start + each] for start in range(0, len(names) - each + 1, each)]
+    return [
+        Slot(f"gpu {','.join(map(_short, g))}", {"CUDA_VISIBLE_DEVICES": ",".join(g)}, len(g))
+        for g in groups
+    ]
 
 
 def _cpu_slots(number: int, environment: Mapping[str, str]) -> list[Slot]:

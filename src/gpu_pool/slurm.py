@@ -27,7 +27,7 @@ def submitit_launcher(params: Mapping[str, Any]) -> Launcher:
         from hydra_plugins.hydra_submitit_launcher.submitit_launcher import SlurmLauncher
     except ImportError as error:
         raise SweepError(
-            "hydra/launcher=slurm needs hydra-submitit-launcher: pip install 'stepseg[slurm]'"
+            "hydra/launcher=slurm needs a plugin: pip install hydra-submitit-launcher"
         ) from error
     return SlurmLauncher(**params)
 

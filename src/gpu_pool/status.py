@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -45,6 +46,14 @@ class SweepStatus:
         self.console = console or _console()
         self._live: Live | None = None
         self._drawn = 0.0
+
+    def opening(self, folder: Path, slots: Sequence[str]) -> None:
+        """Say what is there to do, and where."""
+        self.console.print(
+            f"{len(self.jobs)} jobs, {sum(job.done for job in self.jobs)} of them completed "
+            f"before, on {len(slots)} slots ({'; '.join(slots)}), in {folder}",
+            highlight=False,
+        )
 
     def __enter__(self) -> "SweepStatus":
         if self.console.is_terminal:

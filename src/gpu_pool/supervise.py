@@ -93,7 +93,7 @@ class Supervisor:
 
 
 def _say(message: str) -> None:
-    print(f"stepseg launcher: {message}", file=sys.stderr, flush=True)
+    print(f"gpu_pool: {message}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

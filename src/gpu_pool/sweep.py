@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from gpu_pool.errors import JobFailed, SweepError
 from gpu_pool.guard import started_by_others
 from gpu_pool.job import Job
+from gpu_pool.options import Options
 from gpu_pool.plan import check_fits, plan
 from gpu_pool.pool import Pool, outer_environment, sweep_lock
 from gpu_pool.slots import make_slots
@@ -22,15 +23,7 @@ def run_sweep(
     config: DictConfig,
     all_overrides: Sequence[Sequence[str]],
     first: int,
-    *,
-    gpus: str | Sequence[int | str],
-    gpus_per_job: int,
-    cpu_slots: int | None,
-    max_parallel: int | None,
-    retries: int,
-    resume: bool,
-    grace_seconds: float,
-    objective: str | Sequence[str] | None,
+    options: Options,
 ) -> list[JobReturn]:
     """Run the jobs and return what came of each, in order.
 
@@ -39,14 +32,7 @@ def run_sweep(
         config: of the sweep.
         all_overrides: of each job.
         first: number of the first.
-        gpus: see `make_slots`, also for the next three.
-        gpus_per_job: GPUs of every job.
-        cpu_slots: jobs at a time on the CPU.
-        max_parallel: jobs at a time.
-        retries: how often a failed job is tried again.
-        resume: whether a training goes on from its last checkpoint.
-        grace_seconds: between asking a job to end and killing it.
-        objective: figure of `result.json` to return; None: mIoU or mAP.
+        options: how the jobs share the machine.
 
     Raises:
         SweepError: the sweep cannot run as asked; nothing was started.
@@ -58,46 +44,33 @@ def run_sweep(
             "this process is one rank of a distributed run: start the sweep once, without "
             "torchrun; every job starts its own ranks"
         )
-    if retries < 0:
-        raise SweepError(f"hydra.launcher.retries must not be negative, got {retries}")
-    slots = make_slots(
-        gpus=gpus,
-        gpus_per_job=gpus_per_job,
-        cpu_slots=cpu_slots,
-        max_parallel=max_parallel,
-        environment=environment,
-    )
+    slots = make_slots(options, environment)
     folder = Path(str(config.hydra.sweep.dir)).absolute()
-    planned = plan(loader, config, all_overrides, first, resume=resume)
+    planned = plan(loader, config, all_overrides, first, resume=options.resume)
     for job, cfg in planned:
         check_fits(job, cfg, slots)
-    jobs = [job for job, _ in planned]
+    status = SweepStatus([job for job, _ in planned], objective=options.objective)
+    pool = Pool(
+        slots, environment=environment, group=sweep_name(folder), options=options, status=status
+    )
+    _run(pool, status, folder)
+    return [job_return(job, cfg, options.objective) for job, cfg in planned]
+
+
+def _run(pool: Pool, status: SweepStatus, folder: Path) -> None:
+    """Run what earlier runs of the sweep left to do; an interruption ends the process."""
     with sweep_lock(folder) as lock:
-        for job in jobs:
+        for job in status.jobs:
             job.recall()
-        status = SweepStatus(jobs, objective=objective)
-        status.console.print(
-            f"{len(jobs)} jobs, {sum(job.done for job in jobs)} of them completed before, on "
-            f"{len(slots)} slots ({'; '.join(slot.name for slot in slots)}), in {folder}",
-            highlight=False,
-        )
-        pool = Pool(
-            slots,
-            environment=environment,
-            group=sweep_name(folder),
-            retries=retries,
-            grace=grace_seconds,
-            status=status,
-        )
+        status.opening(folder, [slot.name for slot in pool.free])
         try:
             with status:
-                pool.run(jobs, lock)
+                pool.run(status.jobs, lock)
         except KeyboardInterrupt:
             status.summary()
             print("sweep interrupted: the same command goes on where it stopped", file=sys.stderr)
             sys.exit(130)
     status.summary()
-    return [job_return(job, cfg, objective) for job, cfg in planned]
 
 
 def sweep_name(folder: Path) -> str:

@@ -17,8 +17,9 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from gpu_pool import register_launchers, slots
+from gpu_pool import slots
 from gpu_pool.guard import check_sweep
+from hydra_plugins.stepseg_launcher.launcher import register_launchers
 
 register_launchers()
 fake_sweeper.register()

@@ -9,9 +9,9 @@ from hydra.core.plugins import Plugins
 from hydra.types import HydraContext, RunMode
 from omegaconf import OmegaConf
 
-from gpu_pool import register_launchers
 from gpu_pool.errors import SweepError
 from gpu_pool.slurm import submitit_launcher, with_counts
+from hydra_plugins.stepseg_launcher.launcher import register_launchers
 from stepseg.cli.paths import config_dir
 
 
@@ -51,7 +51,7 @@ def test_missing_plugin_is_named(monkeypatch):
     monkeypatch.setitem(
         sys.modules, "hydra_plugins.hydra_submitit_launcher.submitit_launcher", None
     )
-    with pytest.raises(SweepError, match=r"pip install 'stepseg\[slurm\]'"):
+    with pytest.raises(SweepError, match=r"pip install hydra-submitit-launcher"):
         submitit_launcher({})
 
 

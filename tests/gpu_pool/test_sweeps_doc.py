@@ -10,8 +10,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from commands import compose_config
-from gpu_pool import register_launchers
-from hydra_plugins.stepseg_launcher.launcher import GpuPoolConf
+from hydra_plugins.stepseg_launcher.launcher import GpuPoolConf, register_launchers
 
 TEXT = (Path(__file__).parents[2] / "docs" / "sweeps.md").read_text(encoding="utf-8")
 COMMANDS = [

@@ -14,27 +14,14 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from gpu_pool.options import Options
+
 
 @dataclass
-class GpuPoolConf:
-    """Options of ``hydra/launcher=gpu_pool``, as ``hydra.launcher.<name>=<value>``."""
+class GpuPoolConf(Options):
+    """The options, and who takes them."""
 
     _target_: str = "hydra_plugins.stepseg_launcher.launcher.GpuPoolLauncher"
-    gpus: Any = "auto"
-    """auto, or a list of positions among the visible GPUs, or of UUIDs."""
-    gpus_per_job: int = 1
-    cpu_slots: int | None = None
-    """Jobs at a time without any GPU; null: one, and only where there is no GPU."""
-    max_parallel: int | None = None
-    """At most so many jobs at a time."""
-    retries: int = 0
-    """How often a failed job is tried again."""
-    resume: bool = True
-    """Trainings that failed or were interrupted go on from their last checkpoint."""
-    grace_seconds: float = 30.0
-    """Between asking a job to end and killing it."""
-    objective: Any = None
-    """Figure of result.json handed to the sweeper, or a list; null: mIoU, or mAP of a policy."""
 
 
 ConfigStore.instance().store(
@@ -78,7 +65,7 @@ class GpuPoolLauncher(_StepsegLauncher):
             self.config,
             job_overrides,
             initial_job_idx,
-            **self.options,
+            Options(**self.options),
         )
 
 
@@ -101,3 +88,15 @@ class SlurmLauncher(_StepsegLauncher):
             hydra_context=self.hydra_context, task_function=self.task_function, config=self.config
         )
         return launcher.launch(job_overrides, initial_job_idx)
+
+
+def register_launchers() -> None:
+    """Make the launchers known to Hydra; call it before `hydra.main` runs. Repeatable.
+
+    Hydra finds plugins by walking the folders of `hydra_plugins`, which misses some editable
+    installs; registering does not depend on how stepseg was installed.
+    """
+    from hydra.core.plugins import Plugins  # which imports this file
+
+    Plugins.instance().register(GpuPoolLauncher)
+    Plugins.instance().register(SlurmLauncher)

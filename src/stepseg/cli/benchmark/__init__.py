@@ -8,7 +8,7 @@ stepseg-benchmark data=camvid 'reductions=[none,step]'
 
 from omegaconf import DictConfig
 
-from gpu_pool import register_launchers
+from hydra_plugins.stepseg_launcher.launcher import register_launchers
 from stepseg.cli.hydra_command import hydra_command
 
 register_launchers()

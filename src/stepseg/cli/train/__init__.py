@@ -5,7 +5,7 @@ Without arguments: the main job on generated scenes, a few minutes on two CPU co
 
 from omegaconf import DictConfig
 
-from gpu_pool import register_launchers
+from hydra_plugins.stepseg_launcher.launcher import register_launchers
 from stepseg.cli.hydra_command import hydra_command
 
 register_launchers()
