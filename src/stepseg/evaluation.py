@@ -16,6 +16,7 @@ from stepseg.grid import segment_all
 from stepseg.label_map import predict_map
 from stepseg.metrics.confusion import SegmentationMetric
 from stepseg.metrics.finite import NonFinite
+from stepseg.metrics.joining import join
 from stepseg.metrics.tokens import TokenMetric
 from stepseg.model import Reduction, Segmentation, StepSegmenter
 from stepseg.protocol import Protocol
@@ -26,7 +27,7 @@ NO_LABELS = (
     "its ids those of this data set?"
 )
 Sums = dict[str, Tensor]
-"""Everything counted for one reduction; the sums of two sets of images are the sums of both."""
+"""Everything counted for one reduction; `stepseg.metrics.joining` makes one of two."""
 
 
 class Figures(nn.Module):
@@ -170,8 +171,8 @@ class Evaluator(nn.Module):
         for figures, earlier in zip(self._all(), sums, strict=True):
             for key, value in earlier.items():
                 name, state = key.split(".")
-                total = getattr(figures.metrics()[name], state)
-                total.add_(value.to(total.device))
+                ours = getattr(figures.metrics()[name], state)
+                ours.copy_(join(state, ours, value.to(ours.device)))
 
     def _all(self) -> Iterator[Figures]:
         for figures in self.figures:

@@ -1,9 +1,9 @@
 """What an evaluation has counted so far, on disk: a killed one goes on in the middle of the data.
 
-All figures are sums over images (`stepseg.evaluation.Sums`), so that a part is a set of images with
-their sums, and disjoint parts add up. Every process of a run writes its own part now and then, as a
-whole. The parts of a killed run are joined before the next one starts, whatever its number of
-processes.
+All figures come from sums and extremes over images (`stepseg.evaluation.Sums`), so that a part is a
+set of images with theirs, and disjoint parts join. Every process of a run writes its own part now
+and then, as a whole. The parts of a killed run are joined before the next one starts, whatever its
+number of processes.
 """
 
 import hashlib
@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from stepseg.evaluation import Sums
+from stepseg.metrics.joining import join
 from stepseg.writing import write_atomically
 
 
@@ -28,7 +29,7 @@ class Part:
     def plus(self, other: "Part") -> "Part":
         """Both; they have no image in common."""
         sums = [
-            {key: value + theirs[key] for key, value in ours.items()}
+            {key: join(key, value, theirs[key]) for key, value in ours.items()}
             for ours, theirs in zip(self.sums, other.sums, strict=True)
         ]
         return Part(self.points, [*self.images, *other.images], sums)

@@ -115,6 +115,7 @@ def test_thresholds_have_to_agree_where_they_decided():
     entry["protocol"] = {"mode": "slide", "crop": [512, 512], "stride": [512, 512]}
     entry["superpatches"] = {"1": 5 * 1024.0}
     entry["tokens_per_stage"] = [5 * 700.0, 5 * 450.0, 5 * 430.0]
+    entry |= {"left_after_head_min": [500.0, 600.0], "left_after_head_max": [2000.0, 2100.0]}
     values = evaluation([entry], model={"backbone": {"name": "vit_base"}})
     values["config"] = {**values["config"], "data": {"name": "cityscapes"}}
     matches = match(arenas_of(values), PAPER)
@@ -122,6 +123,9 @@ def test_thresholds_have_to_agree_where_they_decided():
     assert labels == {"+STEP@[6,8] τ-6899"}
     gmacs = next(m for m in matches if m.figure == "GMACs")
     assert gmacs.ours == pytest.approx(60.0)  # of one of five views
+    ends = {(m.published.text["statistic"], m.figure): m.ours for m in matches}
+    assert ends["minimum", "exited_2"] == 120
+    assert ends["maximum", "exited_1"] == 400
 
 
 @pytest.mark.parametrize(

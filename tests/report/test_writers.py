@@ -142,3 +142,19 @@ def test_counts_by_size_and_head(arena):
     by_line = {row[0].text: [cell.value for cell in row[1:]] for row in grid.rows}
     assert by_line["STEP@[6,8] τ-6899"] == [402, 72, 0, 54, 64]
     assert by_line["STEP@[8] τ-6899"] == [402, 72, 0, 54, None]
+
+
+def test_least_and_greatest_stand_beside_the_mean():
+    ends = {
+        "superpatches_min": {"1": 300.0, "2": 50.0, "4": 0.0},
+        "superpatches_max": {"1": 500.0, "2": 80.0, "4": 2.0},
+        "left_after_head_min": [10.0],
+        "left_after_head_max": [99.0],
+    }
+    entry = accuracy_row(66.0, 5.0, MERGE, {**EXIT, "blocks": [8]}, **ends)
+    rows, _ = rows_of_runs([Run(Path("r/result.json"), evaluation([entry]))])
+    [arena] = summarise(rows)[0]
+    [row] = statistics_grid(arena).rows
+    assert [cell.text for cell in row[1:]] == [
+        "402.0 (300 to 500)", "72.0 (50 to 80)", "0.0 (0 to 2)", "54.0 (10 to 99)",
+    ]  # fmt: skip

@@ -7,9 +7,10 @@ from such a checkpoint would miss them. Here a step's row is written before its 
 from collections.abc import Mapping
 
 import lightning as L
-import torch
 from torch import Tensor
 from torchmetrics import Metric
+
+from stepseg.metrics.joining import join_ranks
 
 
 def is_logging_step(module: L.LightningModule, batch_index: int) -> bool:
@@ -27,15 +28,8 @@ def write_metrics(module: L.LightningModule, values: Mapping[str, float]) -> Non
 
 
 def sum_over_ranks(metric: Metric) -> dict[str, Tensor]:
-    """The sums of a metric that only sums, over all ranks; all ranks call this."""
-    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    sums = {}
-    for name in metric._defaults:
-        value = getattr(metric, name).clone()
-        if distributed:
-            torch.distributed.all_reduce(value)
-        sums[name] = value.cpu()
-    return sums
+    """The states of a metric, of all ranks together; all ranks call this."""
+    return {name: join_ranks(name, getattr(metric, name)).cpu() for name in metric._defaults}
 
 
 def load_sums(metric: Metric, sums: Mapping[str, Tensor]) -> None:

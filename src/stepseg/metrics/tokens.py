@@ -1,20 +1,23 @@
 """Where the tokens went, and what they cost, over a whole data set."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from stepseg.metrics.joining import GREATEST, LEAST
 from stepseg.model import Segmentation, StepSegmenter
 from stepseg.profile.macs import count_macs, part_names
 
 
 class TokenMetric(Metric):
-    """Mean tokens per stage, superpatches per size, exits per head and GMACs per image.
+    """Tokens per stage, superpatches per size, exits per head and GMACs of an image.
 
-    An image that is shown in several windows, scales or mirrored counts all of them.
+    Means, and of the counts also the least and the greatest. An image that is shown in several
+    windows, scales or mirrored counts all of them.
 
     Args:
         stages: the blocks after which heads run, the decoder's included.
@@ -28,6 +31,9 @@ class TokenMetric(Metric):
     superpatches: Tensor
     macs: Tensor
     macs_squared: Tensor
+    counts_min: Tensor
+    """Of an image, as `counts_max`: tokens by stage, superpatches by size, gone after each head."""
+    counts_max: Tensor
 
     def __init__(self, stages: Sequence[int], windows: Sequence[int] = (2, 4, 8, 16)) -> None:
         super().__init__()
@@ -39,32 +45,45 @@ class TokenMetric(Metric):
         self.add_state("superpatches", torch.zeros(len(self.windows), dtype=numbers), "sum")
         self.add_state("macs", torch.zeros(len(self.part_names), dtype=numbers), "sum")
         self.add_state("macs_squared", torch.tensor(0.0, dtype=numbers), "sum")
+        counts = torch.zeros(2 * len(stages) - 1 + len(self.windows), dtype=numbers)
+        self.add_state(f"counts{LEAST}", counts + torch.inf, "min")
+        self.add_state(f"counts{GREATEST}", counts, "max")
 
     def update(
         self, model: StepSegmenter, outputs: Sequence[Segmentation], num_images: int
     ) -> None:
         """Count the forward passes of a batch; rows cycle through its images."""
-        per_image = [0.0] * num_images
+        macs = [0.0] * num_images
         sums = dict.fromkeys(self.part_names, 0.0)
+        tokens = self.tokens.new_zeros(num_images, len(self.stages))
+        superpatches = self.superpatches.new_zeros(num_images, len(self.windows))
+        sides = torch.tensor(self.windows, device=superpatches.device)
         row = 0
         for output in outputs:
             parts = count_macs(model, output)
             for index, total in enumerate(zip(*parts.values(), strict=True), start=row):
-                per_image[index % num_images] += sum(total)
-            row += output.layout.segments.num_images
+                macs[index % num_images] += sum(total)
             for name, values in parts.items():
                 sums[name] += sum(values)
-            stages = [float(sum(lengths)) for lengths in output.tokens_per_stage]
-            self.tokens += torch.tensor(stages, dtype=self.tokens.dtype, device=self.tokens.device)
-            sides = output.layout.window_T0[:, None]
-            known = torch.tensor(self.windows, device=sides.device)
-            self.superpatches += (sides == known).sum(0).to(self.superpatches)
+            segments = output.layout.segments
+            rows = torch.arange(row, row + segments.num_images, device=tokens.device) % num_images
+            row += segments.num_images
+            stages = torch.tensor(output.tokens_per_stage, dtype=tokens.dtype)
+            tokens.index_add_(0, rows, stages.T.to(tokens.device))
+            is_side = output.layout.window_T0[:, None] == sides
+            superpatches.index_add_(0, rows[segments.image_ids()], is_side.to(superpatches))
         self.images += num_images
+        self.tokens += tokens.sum(0)
+        self.superpatches += superpatches.sum(0)
         self.macs += torch.tensor(list(sums.values())).to(self.macs)
-        self.macs_squared += sum(total**2 for total in per_image)
+        self.macs_squared += sum(total**2 for total in macs)
+        gone = tokens[:, :1] - tokens[:, 1:]
+        counts = torch.cat([tokens, superpatches, gone], 1)
+        self.counts_min = torch.minimum(self.counts_min, counts.amin(0))
+        self.counts_max = torch.maximum(self.counts_max, counts.amax(0))
 
-    def compute(self) -> dict[str, float | list[float] | Mapping[str, float]]:
-        """Means per image, under the names of `result.json`."""
+    def compute(self) -> dict[str, Any]:
+        """Means, least and greatest per image, under the names of `result.json`."""
         images = max(int(self.images), 1)
         tokens = (self.tokens / images).tolist()
         gmacs = (self.macs / images / 1e9).tolist()
@@ -79,5 +98,21 @@ class TokenMetric(Metric):
             "tokens_mean": tokens[0],
             "tokens_per_stage": tokens,
             "exited_per_head": [a - b for a, b in pairwise(tokens)],
-            "superpatches": {str(s): n for s, n in zip(self.windows, counts, strict=True)},
+            "superpatches": self._by_side(counts),
+            **self._extremes(LEAST, self.counts_min),
+            **self._extremes(GREATEST, self.counts_max),
         }
+
+    def _extremes(self, which: str, counts: Tensor) -> dict[str, Any]:
+        if not int(self.images):
+            return {}
+        sizes = [len(self.stages), len(self.windows), len(self.stages) - 1]
+        tokens, superpatches, gone = (part.tolist() for part in counts.split(sizes))
+        return {
+            f"tokens_per_stage{which}": tokens,
+            f"superpatches{which}": self._by_side(superpatches),
+            f"left_after_head{which}": gone,
+        }
+
+    def _by_side(self, numbers: Sequence[float]) -> dict[str, float]:
+        return {str(side): n for side, n in zip(self.windows, numbers, strict=True)}

@@ -5,10 +5,10 @@ say what it belongs to (`KEYS`), every other column is a figure. An empty key ma
 
 Columns: ``table``, ``label`` (the row as printed), ``dataset``, ``backbone``, ``resolution`` (side
 in pixels as printed), ``comparable_resolution`` (where the paper must have counted at another),
-``system``, ``exit_blocks`` (``6 8``), ``tau`` (``6899``), ``statistic`` (of a distribution; only
-means are compared), figures such as ``mIoU``, ``GMACs`` (the papers' GFLOPs), ``FPS``, ``tokens``,
-``superpatches_2``, ``exited_1`` (tokens that have left after the first head), then ``source``
-and ``note``.
+``system``, ``exit_blocks`` (``6 8``), ``tau`` (``6899``), ``statistic`` (of a distribution:
+``mean``, ``minimum``, ``maximum``), figures such as ``mIoU``, ``GMACs`` (the papers' GFLOPs),
+``FPS``, ``tokens``, ``superpatches_2``, ``exited_1`` (tokens that have left after the first head),
+then ``source`` and ``note``.
 """
 
 import csv
@@ -129,14 +129,19 @@ def match(arenas: Iterable[Arena], published: Sequence[Published]) -> list[Match
     found = []
     for arena in arenas:
         for summary in arena.summaries:
-            ours = comparable_figures(summary)
+            ours = {
+                "mean": comparable_figures(summary),
+                "minimum": {name: low for name, (low, _) in summary.extremes.items()},
+                "maximum": {name: high for name, (_, high) in summary.extremes.items()},
+            }
             for entry in published:
-                if entry.text["statistic"] not in ("", "mean") or not _fits(entry, summary, arena):
+                if not _fits(entry, summary, arena):
                     continue
+                figures = ours.get(entry.text["statistic"] or "mean", {})
                 note = _note(entry, summary, arena)
                 for name, theirs in entry.figures.items():
-                    if name in ours:
-                        found.append(Match(entry, summary, name, theirs, ours[name], note))
+                    if name in figures:
+                        found.append(Match(entry, summary, name, theirs, figures[name], note))
     return sorted(found, key=lambda m: m.published.table)
 
 

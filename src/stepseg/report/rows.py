@@ -69,6 +69,8 @@ class Row:
     """Tokens of a view by stage."""
     superpatches: Mapping[int, float] = field(default_factory=dict)
     """Mean count by window side, per view."""
+    extremes: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """Least and greatest of an image, per view: ``superpatches_2``, ``exited_1``, ..."""
     parts: Mapping[str, float] = field(default_factory=dict)
     """GMACs by part."""
     per_class: tuple[float | None, ...] = ()
@@ -213,6 +215,7 @@ def _row(
         figures=figures,
         tokens=tuple(t / views for t in tokens),
         superpatches={int(s): (number(counts, s) or 0.0) / views for s in counts},
+        extremes=_extremes(entry, views),
         parts={
             part: macs
             for part in mapping(entry.get("gmacs_by_part"))
@@ -220,3 +223,18 @@ def _row(
         },
         per_class=tuple(entry.get("per_class_IoU") or ()),
     )
+
+
+def _extremes(entry: Mapping[str, Any], views: float) -> dict[str, tuple[float, float]]:
+    ends = []
+    for which in ("min", "max"):
+        counts = mapping(entry.get(f"superpatches_{which}"))
+        found = {f"superpatches_{side}": number(counts, side) for side in counts}
+        left = numbers(entry, f"left_after_head_{which}")
+        ends.append(found | {f"exited_{head}": n for head, n in enumerate(left, start=1)})
+    least, greatest = ends
+    return {
+        name: (low / views, high / views)
+        for name, low in least.items()
+        if low is not None and (high := greatest.get(name)) is not None
+    }

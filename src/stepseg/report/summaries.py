@@ -45,6 +45,8 @@ class Summary:
     figures: Mapping[str, Spread]
     tokens: tuple[float, ...]
     superpatches: Mapping[int, float]
+    extremes: Mapping[str, tuple[float, float]]
+    """Of an image, over all seeds."""
     parts: Mapping[str, float]
     rows: tuple[Row, ...]
     label: str = ""
@@ -161,6 +163,7 @@ def _summary(rows: list[Row], ignore: Sequence[str], notices: list[str]) -> Summ
         figures=figures,
         tokens=_mean_tuple([r.tokens for r in rows]),
         superpatches=_mean_mapping([r.superpatches for r in rows]),
+        extremes=_extremes([r.extremes for r in rows]),
         parts=_mean_mapping([r.parts for r in rows]),
         rows=tuple(rows),
     )
@@ -258,3 +261,8 @@ def _mean_tuple(values: Sequence[tuple[float, ...]]) -> tuple[float, ...]:
 def _mean_mapping(values: Sequence[Mapping[Any, float]]) -> dict[Any, float]:
     keys = dict.fromkeys(key for value in values for key in value)
     return {key: fmean([v[key] for v in values if key in v]) for key in keys}
+
+
+def _extremes(values: Sequence[Mapping[str, tuple[float, float]]]) -> dict[str, Any]:
+    shared = [name for name in values[0] if all(name in value for value in values)]
+    return {n: (min(v[n][0] for v in values), max(v[n][1] for v in values)) for n in shared}

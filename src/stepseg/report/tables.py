@@ -230,7 +230,10 @@ def grid_of_matches(matches: Sequence[Match]) -> Grid:
 
 
 def statistics_grid(arena: Arena) -> Grid | None:
-    """Superpatches by size and exits by head, means per view (the paper's Tables 2 and 7)."""
+    """Superpatches by size and exits by head (the paper's Tables 2 and 7).
+
+    Means per view and, where the run says so, the least and the greatest of an image.
+    """
     summaries = [s for s in arena.summaries if s.superpatches or len(s.tokens) > 1]
     sides = sorted({side for s in summaries for side in s.superpatches})
     stages = max((len(s.tokens) for s in summaries), default=0)
@@ -238,18 +241,30 @@ def statistics_grid(arena: Arena) -> Grid | None:
         return None
     names = [f"{side}x{side}" for side in sides]
     heads = ["line", *names, *(f"left after head {h}" for h in range(1, stages))]
+    keys = (
+        "line",
+        *(f"superpatches_{s}" for s in sides),
+        *(f"exited_{h}" for h in range(1, stages)),
+    )
     rows = []
     for s in summaries:
         left = [s.tokens[0] - t for t in s.tokens[1:]] if s.tokens else []
         numbers: list[float | None] = [s.superpatches.get(side) for side in sides]
         numbers += [left[h] if h < len(left) else None for h in range(stages - 1)]
-        cells = [Cell("-" if n is None else f"{n:.1f}", n) for n in numbers]
+        ranges = [s.extremes.get(key) for key in keys[1:]]
+        cells = [_counted(n, ends) for n, ends in zip(numbers, ranges, strict=True)]
         rows.append((Cell(s.label, s.label), *cells))
     numeric = (False, *([True] * (len(heads) - 1)))
     return Grid(
-        f"Superpatches and exits: {arena.title}",
-        ("line", *(f"superpatches_{s}" for s in sides), *(f"exited_{h}" for h in range(1, stages))),
+        f"Superpatches and exits, mean (least to greatest): {arena.title}",
+        keys,
         tuple(heads),
         numeric,
         tuple(rows),
     )
+
+
+def _counted(mean: float | None, ends: tuple[float, float] | None) -> Cell:
+    if mean is None:
+        return Cell("-", None)
+    return Cell(f"{mean:.1f}" + (f" ({ends[0]:g} to {ends[1]:g})" if ends else ""), mean)

@@ -11,6 +11,12 @@ from stepseg.telling import show_table
 from stepseg.writing import write_text
 
 Row = Mapping[str, Any]
+LISTS = {
+    "tokens_per_stage": "tokens_stage",
+    "exited_per_head": "exited_head",
+    "left_after_head": "left_after_head",
+}
+"""Figures by stage or head, and how their columns begin."""
 
 
 def pareto(rows: Sequence[Row]) -> list[bool]:
@@ -81,10 +87,10 @@ def _cells(key: str, value: Any, row: Row, classes: Sequence[str]) -> dict[str, 
         return dict(zip(names, value or [None] * len(names), strict=True))
     if key == "per_class_IoU":
         return {f"IoU_{name}": number for name, number in zip(classes, value, strict=True)}
-    if key == "tokens_per_stage":
-        return {f"tokens_stage_{i}": number for i, number in enumerate(value, start=1)}
-    if key == "exited_per_head":
-        return {f"exited_head_{i}": number for i, number in enumerate(value, start=1)}
+    for name, short in LISTS.items():
+        if key.startswith(name):
+            end = key.removeprefix(name)  # such as _max
+            return {f"{short}_{i}{end}": number for i, number in enumerate(value, start=1)}
     if isinstance(value, Mapping):
         return {f"{key}_{name}": number for name, number in value.items()}
     return {key: _shown(value) if isinstance(value, list) else value}
