@@ -15,6 +15,7 @@ from stepseg.cli.evaluate.job import evaluate
 from stepseg.cli.train.job import train
 from stepseg.lit import segmentation_module
 from stepseg.lit.resume import validated
+from stepseg.protocol import Protocol
 from training import TINY, rows_of
 
 
@@ -124,6 +125,20 @@ def test_fine_tuning_starts_from_the_folder_of_a_run(trained, data, tmp_path):
     wrong = ["backbone=vit_small", "optim.warmup_steps=0", "trainer.max_steps=1"]
     with pytest.raises(ValueError, match="is of backbone=vit_tiny, policy=lcnet_050, of which"):
         train(compose_config("train", [*overrides, *wrong], tmp_path / "wrong"))
+
+
+def test_evaluation_follows_the_protocol_of_the_checkpoint(trained, data, tmp_path, capsys):
+    content = torch.load(trained / "checkpoints" / "best.ckpt", weights_only=True)
+    slide = Protocol(mode="slide", crop=(48, 64))
+    content["stepseg"]["protocol"] = slide.as_dict()
+    torch.save(content, tmp_path / "slide.ckpt")
+    common = [f"ckpt_path={tmp_path}/slide.ckpt", "data=camvid", f"data.root={data}"]
+    evaluate(compose_config("eval", common, tmp_path / "same"))
+    assert result_of(tmp_path / "same")["protocol"] == slide.as_dict()
+    assert "images are shown" not in capsys.readouterr().err
+    evaluate(compose_config("eval", [*common, "data.evaluation.mode=whole"], tmp_path / "other"))
+    assert result_of(tmp_path / "other")["protocol"]["mode"] == "whole"
+    assert "the checkpoint says mode=slide" in capsys.readouterr().err
 
 
 def test_without_a_comparison_the_figures_are_those_of_the_checkpoint(data, tmp_path, monkeypatch):

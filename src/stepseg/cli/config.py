@@ -90,9 +90,9 @@ def checkpoint_reduction(values: Mapping[str, Any], config: ModelConfig) -> dict
     return chosen
 
 
-def make_datamodule(cfg: DictConfig) -> SegmentationDataModule:
+def make_datamodule(cfg: DictConfig, **changes: Any) -> SegmentationDataModule:
     """Make the data module of `data=...`; `exit_threshold` there is a default for the reduction."""
-    values = {key: value for key, value in cfg.data.items() if key != "exit_threshold"}
+    values = {key: value for key, value in cfg.data.items() if key != "exit_threshold"} | changes
     known = inspect.signature(SegmentationDataModule).parameters
     check_keys("data", [key for key in values if key != "_target_"], known)
     return _instantiate("data", values)

@@ -22,6 +22,7 @@ from stepseg.cli.grid.points import Point, grid_points
 from stepseg.cli.grid.run import GridRun
 from stepseg.cli.grid.store import GridStore, data_identity, file_hash
 from stepseg.cli.grid.table import print_grid, write_grid_csv
+from stepseg.cli.protocol import choose_protocol
 from stepseg.cli.result import Result, is_first_process
 from stepseg.cli.systems import system_points
 from stepseg.cli.tracking import finished_runs, make_loggers
@@ -54,7 +55,10 @@ def evaluate(cfg: DictConfig) -> float | None:
             raise ValueError("ckpt_path= is missing: give a checkpoint of stepseg-train")
         L.seed_everything(cfg.seed, workers=True, verbose=False)
         checkpoint = read_checkpoint(cfg.ckpt_path)
-        datamodule = make_datamodule(cfg)
+        protocol = choose_protocol(
+            "stepseg-eval", checkpoint, values["data"]["evaluation"] or {}, "data.evaluation"
+        )
+        datamodule = make_datamodule(cfg, evaluation=protocol.as_dict())
         check_data(checkpoint, datamodule.num_classes, datamodule.spec.name)
         model = _make_model(checkpoint, values["policy"]["name"])
         result.update({"model": checkpoint.config.to_dict()})

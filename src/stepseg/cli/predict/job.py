@@ -11,8 +11,9 @@ from omegaconf import DictConfig
 from stepseg.checkpoint import Checkpoint, read_checkpoint
 from stepseg.cli.config import checkpoint_reduction, output_dir, overrides, plain
 from stepseg.cli.predict.explorer import check_explorer, write_page
-from stepseg.cli.predict.options import check_options, input_files, protocol_of
+from stepseg.cli.predict.options import check_options, input_files
 from stepseg.cli.predict.progress import Progress
+from stepseg.cli.protocol import choose_protocol
 from stepseg.cli.result import Result
 from stepseg.data.files import Pixels, read_pixels
 from stepseg.evaluation import NO_LABELS
@@ -56,7 +57,7 @@ def predict(cfg: DictConfig) -> None:
             checkpoint.build(),
             classes=checkpoint.data["classes"],
             palette=checkpoint.data["palette"],
-            protocol=protocol_of(values, checkpoint),
+            protocol=choose_protocol("stepseg-predict", checkpoint, _protocol(values)),
             reduction=ReductionConfig.from_dict(reduction).build(),
             device=values["device"],
             dtype=values["dtype"],
@@ -92,6 +93,11 @@ def predict(cfg: DictConfig) -> None:
                 f"{len(runner.failures)} input(s) failed, {len(runner.records)} done; the first: "
                 f"{first['error']}; all are in {output_dir() / 'result.json'}"
             )
+
+
+def _protocol(values: Mapping[str, Any]) -> dict[str, Any]:
+    keys = ("resize_short", "crop", "stride", "scales", "flip", "window_batch")
+    return {"mode": values["protocol"], **{key: values[key] for key in keys}}
 
 
 def _kinds(values: Mapping[str, Any]) -> list[str]:

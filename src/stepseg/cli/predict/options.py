@@ -1,17 +1,12 @@
 """What `stepseg-predict` was asked for, checked before a weight is loaded."""
 
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from stepseg.checkpoint import Checkpoint
 from stepseg.predict import video
 from stepseg.predict.inputs import File, find_files
 from stepseg.predict.prediction import KINDS
-from stepseg.protocol import Protocol
-
-PROTOCOL_KEYS = ("resize_short", "crop", "stride", "scales", "flip", "window_batch")
 
 
 def check_options(values: Mapping[str, Any]) -> None:
@@ -52,24 +47,3 @@ def input_files(values: Mapping[str, Any], output: Path) -> list[File]:
     elif values["mp4"]:
         raise ValueError("mp4=true, but no input is a video")
     return files
-
-
-def protocol_of(values: Mapping[str, Any], checkpoint: Checkpoint) -> Protocol:
-    """The checkpoint's protocol, or whole images; changed by what was given.
-
-    Raises:
-        ValueError: values that do not go together.
-
-    """
-    stored = checkpoint.protocol or Protocol()
-    given = {key: values[key] for key in PROTOCOL_KEYS if values[key] is not None}
-    mode = values["protocol"]
-    if mode is None:
-        mode = "slide" if {"crop", "stride"} & set(given) else stored.mode
-    if mode == stored.mode:
-        base = {f.name: getattr(stored, f.name) for f in fields(Protocol)}
-        if "crop" in given and "stride" not in given:
-            base["stride"] = None  # two thirds of the new crop
-    else:
-        base = {"mode": mode, "resize_short": stored.resize_short}
-    return Protocol(**{**base, **given})
