@@ -102,6 +102,16 @@ def test_weights_start_as_pytorch_draws_them():
         toy_head(init="xavier")
 
 
+def test_dropout_follows_both_attentions_and_both_linear_maps():
+    layer, shapes = toy_head(dropout=0.5, num_layers=1).train().layers[0], []
+    layer.dropout.register_forward_hook(lambda _, inputs, out: shapes.append(tuple(out.shape)))
+    query, tokens = torch.randn(CLASSES, 16), torch.randn(7, 16)
+    layer.attend_queries(query, lambda q, k, v: q)
+    layer.attend_tokens(query, tokens, tokens, lambda q, k, v: q)
+    assert shapes == [(CLASSES, 16), (CLASSES, 16), (CLASSES, 4 * 16), (CLASSES, 16)]
+    assert layer.dropout.p == 0.5
+
+
 def test_an_image_does_not_depend_on_its_neighbours():
     head = toy_head().eval()
     lengths = [5, 2, 9]

@@ -359,3 +359,15 @@ class TestCheckpointing:
 def test_channels_that_do_not_divide_into_heads():
     with pytest.raises(ValueError, match="30 channels do not divide into 4 attention heads"):
         StagedViT(dim=30, depth=1, num_heads=4)
+
+
+def test_weights_start_narrow_and_without_bias():
+    model = StagedViT(dim=64, depth=2, num_heads=2)
+    for name, parameter in model.named_parameters():
+        if "norm" in name:
+            assert (parameter == (1 if name.endswith("weight") else 0)).all(), name
+        elif name.endswith("bias"):
+            assert (parameter == 0).all(), name
+        else:
+            assert parameter.std().item() == pytest.approx(0.02, rel=0.05), name
+            assert parameter.mean().item() == pytest.approx(0, abs=0.001), name
