@@ -9,12 +9,15 @@ import logging
 import sys
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from tqdm import tqdm
 
 _LOG = logging.getLogger("stepseg")
-WIDTH = 160
-"""Columns of tables where no terminal says how wide it is."""
+
+
+MOST = 1000
+"""Columns of the widest table."""
 
 
 def tell(line: str) -> None:
@@ -24,9 +27,11 @@ def tell(line: str) -> None:
 
 
 def show_table(table: Table) -> None:
-    """Show a table on standard output."""
+    """Show a table on standard output; as wide as it likes where no terminal is in its way."""
+    wide = Console(width=MOST)
+    width = Measurement.get(wide, wide.options, table).maximum
     console = Console()
-    (console if console.is_terminal else Console(width=WIDTH)).print(table)
+    (console if console.is_terminal else Console(width=width)).print(table)
     text = io.StringIO()
-    Console(file=text, width=WIDTH).print(table)
+    Console(file=text, width=width).print(table)
     _LOG.info("\n%s", text.getvalue().rstrip())

@@ -12,6 +12,7 @@ from gpu_pool.options import Options
 from hydra_plugins.stepseg_launcher.launcher import register_launchers
 from stepseg.cli.config import make_all, model_config, plain, reduction_config
 from stepseg.cli.paths import config_dir
+from stepseg.cli.train.length import fit_to_length
 from stepseg.data.specs import get_spec
 from stepseg.data.transforms import Augmentation
 from stepseg.lit.optim import OptimConfig
@@ -37,6 +38,7 @@ def test_backbones(name, tmp_path):
     ("name", "merges", "exits"),
     [
         ("none", False, False),
+        ("dense", False, False),
         ("cts", True, False),
         ("dcts", True, False),
         ("dtop", False, True),
@@ -92,8 +94,10 @@ def test_losses(name, tmp_path):
 
 @pytest.mark.parametrize("name", [name for name in choices("trainer") if "cpu" in name])
 def test_trainers(name, tmp_path):
-    trainer = instantiate(compose_config("train", [f"trainer={name}"], tmp_path).trainer)
-    assert trainer.max_steps == 450
+    cfg = compose_config("train", [f"trainer={name}"], tmp_path)
+    assert fit_to_length(cfg) == []
+    trainer = instantiate(cfg.trainer)
+    assert (trainer.max_steps, trainer.val_check_interval) == (450, 90)
     assert trainer.num_devices == (2 if name == "ddp_cpu" else 1)
 
 

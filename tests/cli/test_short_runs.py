@@ -12,7 +12,6 @@ from stepseg.cli.train.job import train
 from stepseg.cli.train.length import fit_to_length
 from stepseg.lit.callbacks.progress import LineProgress, progress
 from stepseg.lit.csv_logger import read_rows
-from stepseg.telling import tell
 
 OWN = ("trainer.", "optim.warmup_steps", "card=")
 TINY = [override for override in SMALL if not override.startswith(OWN)]
@@ -106,10 +105,3 @@ def test_the_log_file_takes_what_is_told(command, tmp_path):
     assert chosen.root.level == "INFO"
     assert chosen.handlers.file.filename.startswith(str(tmp_path))
     assert chosen.handlers.console.level == "WARNING"  # `tell` speaks there itself
-
-
-def test_told_lines_are_logged(caplog, capsys):
-    with caplog.at_level("INFO"):
-        tell("a line")
-    assert capsys.readouterr().err == "a line\n"
-    assert caplog.messages == ["a line"]

@@ -1,9 +1,11 @@
 """Systems by name: what they are without and with a checkpoint, placements, lists, refusals."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from stepseg.cli.comparison import systems
 from stepseg.cli.systems import named_system, system_points
 from stepseg.model_config import ReductionConfig
 
@@ -119,3 +121,28 @@ def test_placed_exits_are_not_swept():
 def test_refusals(names, sweep, message):
     with pytest.raises(ValueError, match=message.replace(".*", r"(?s:.)*")):
         points(names, **sweep)
+
+
+def test_dense_is_another_name_of_none():
+    assert points(["dense", "dcts"]) == points(["none", "dcts"])
+    with pytest.raises(ValueError, match="each system once"):
+        points(["none", "dense"])
+    with pytest.raises(ValueError, match="choose one of dense, none, cts"):
+        points(["nothing at all"])
+
+
+def test_tables_call_a_system_what_the_paper_calls_it():
+    labels = [point.label for point in points(["none", "cts", "dcts", "step", "step@2+3"])]
+    assert labels == ["dense", "CTS", "dCTS", "STEP@[6,8]", "STEP@[2,3]"]
+    assert [point.label for point in points(["step_4999@8"])] == ["step_4999@8"]  # the user's own
+    swept = points(["step"], exit_thresholds=[0.5, 0.6])
+    assert [point.label for point in swept] == [
+        "STEP@[6,8] exit.threshold=0.5", "STEP@[6,8] exit.threshold=0.6"
+    ]  # fmt: skip
+
+
+def test_the_systems_in_a_reduction_have_the_same_names():
+    assert list(systems(OWN.build())) == ["dense", "dCTS", "STEP@[6,8]"]
+    cts = replace(OWN, merge=named_system("cts", KNOWN).merge)
+    assert list(systems(cts.build())) == ["dense", "CTS", "CTS & DToP@[6,8]"]
+    assert list(systems(ReductionConfig().build())) == ["dense"]

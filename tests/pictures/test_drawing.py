@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from stepseg.looks import DIFFERENCE
 from stepseg.pictures.drawing import (
     DARK,
-    OTHER,
     REPAIRED,
     SPOILT,
     WRONG,
@@ -91,11 +91,11 @@ def test_changes_say_for_whom():
     dense = np.array([[0, 1, 0, 0, 0]], np.uint8)
     ours = np.array([[0, 0, 1, 1, 1]], np.uint8)
     picture = np.asarray(change_picture(GREY[:1, :5], dense, ours, truth))
-    for column, colour in ((1, SPOILT), (2, OTHER), (3, OTHER), (4, REPAIRED)):
+    for column, colour in ((1, SPOILT), (2, DIFFERENCE), (3, DIFFERENCE), (4, REPAIRED)):
         assert tuple(picture[0, column]) == colour
     assert picture[0, 0].tolist() == [190, 190, 190]
     without = np.asarray(change_picture(GREY[:1, :5], dense, ours))
-    assert (without[0, 1:] == OTHER).all()
+    assert (without[0, 1:] == DIFFERENCE).all()
 
 
 def test_confidence_runs_from_dark_to_bright():

@@ -2,14 +2,16 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from matplotlib.colors import to_hex
 from matplotlib.text import Text
 from PIL import Image
 
 from run_results import EXIT, MERGE, accuracy_row, benchmark, evaluation
+from stepseg.looks import INK, window_hex
 from stepseg.report.plots.collection import plots_of_arena, plots_of_parts
 from stepseg.report.plots.parts import kind_of
 from stepseg.report.plots.placement import placements
-from stepseg.report.plots.style import INK, new_figure, place_labels
+from stepseg.report.plots.style import new_figure, place_labels
 from stepseg.report.plots.thresholds import only_2x2
 from stepseg.report.rows import rows_of_runs
 from stepseg.report.runs import Run
@@ -121,6 +123,9 @@ def test_shares_of_tokens_that_leave(plots):
 
 def test_shares_of_the_image_by_size_of_superpatch(plots):
     bars = [p for p in plots["p-superpatches"].figure.axes[0].patches if p.get_gid()]
+    sides = [int(bar.get_gid().rpartition("-")[2]) for bar in bars]
+    colours = [to_hex(bar.get_facecolor()) for bar in bars]
+    assert colours == [window_hex(side) for side in sides]  # those of the pictures
     first = [p.get_width() for p in bars[:3]]
     assert first == [pytest.approx(100 * 402 / 690), pytest.approx(100 * 288 / 690), 0.0]
 

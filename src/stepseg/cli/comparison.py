@@ -14,14 +14,8 @@ from stepseg.telling import show_table
 
 def systems(full: Reduction) -> dict[str, Reduction]:
     """The systems that a reduction contains, from the dense baseline to itself."""
-    found = {"dense": Reduction()}
-    if full.merge and full.exit:
-        found["dCTS"] = Reduction(merge=full.merge)
-    if full.merge or full.exit:
-        blocks = ",".join(str(block) for block in full.exit_blocks)
-        kind = "STEP" if full.merge else "DToP"
-        found[f"{kind}@[{blocks}]" if full.exit else "dCTS"] = full
-    return found
+    contained = [Reduction(), Reduction(merge=full.merge), full]
+    return {reduction.label: reduction for reduction in contained}
 
 
 def time_systems(

@@ -12,7 +12,7 @@ from stepseg.cli.config import reduction_values
 from stepseg.cli.grid.points import AXES, ONE_THRESHOLD, Point, grid_points
 from stepseg.model_config import ReductionConfig
 from stepseg.plain_types import choices
-from stepseg.reduction import Reduction
+from stepseg.reduction import DENSE, Reduction
 
 
 def named_system(
@@ -36,7 +36,7 @@ def named_system(
     """
     base, _, placement = name.partition("@")
     if base not in known:
-        raise ValueError(f"reductions={name!r}: {choices(base, known)}")
+        raise ValueError(f"reductions={name!r}: {choices(base, [DENSE, *known])}")
     values = reduction_values(known[base])
     trained = asdict(own) if own else {}
     changed = any(o.lstrip("+").startswith(f"systems.{base}.") for o in overrides)
@@ -67,7 +67,7 @@ def system_points(
             has a part for.
 
     """
-    check_names(names)
+    names = checked_names(names)
     lists = {key: choices for key, choices in sweep.items() if choices is not None}
     unused = set(lists)
     points = []
@@ -80,7 +80,9 @@ def system_points(
             found = grid_points(base, fitting, check)
         except ValueError as error:
             raise ValueError(f"reductions={name}: {error}") from error
-        points += [replace(p, name=name if not p.axes else f"{name} {p.name}") for p in found]
+        points += [
+            replace(p, system=name, name=name if not p.axes else f"{name} {p.name}") for p in found
+        ]
     if unused:
         raise ValueError(
             f"{', '.join(f'sweep.{key}' for key in sorted(unused))}: none of the systems "
@@ -89,10 +91,14 @@ def system_points(
     return points
 
 
-def check_names(names: Sequence[str]) -> None:
-    """Refuse no system, and the same one twice."""
-    if not names or len(set(names)) != len(names):
-        raise ValueError(f"reductions must name each system once and at least one, got {names}")
+def checked_names(names: Sequence[str]) -> list[str]:
+    """The names with ``none`` for ``dense``; refuses no system, and the same one twice."""
+    chosen = ["none" if name == DENSE else name for name in names]
+    if not chosen or len(set(chosen)) != len(chosen):
+        raise ValueError(
+            f"reductions must name each system once and at least one, got {list(names)}"
+        )
+    return chosen
 
 
 def _blocks(name: str, placement: str) -> tuple[int, ...]:

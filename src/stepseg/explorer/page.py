@@ -17,9 +17,10 @@ from stepseg.explorer.plan import (
     make_plan,
 )
 from stepseg.explorer.recording import ExactRun, Listening, Recording, record
+from stepseg.looks import DIFFERENCE, window_colour
 from stepseg.model import Reduction, StepSegmenter
 from stepseg.page import render
-from stepseg.pictures.drawing import Palette, Picture, tint
+from stepseg.pictures.drawing import Palette, Picture
 from stepseg.pictures.uri import picture_uri
 from stepseg.writing import write_text
 
@@ -111,7 +112,8 @@ def describe_plan(plan: Plan) -> dict[str, Any]:
     own = plan.own_merge
     return {
         "windows": list(plan.windows),
-        "windowColours": [list(tint(window)) for window in plan.windows],
+        "windowColours": [list(window_colour(window)) for window in plan.windows],
+        "differenceColour": list(DIFFERENCE),
         "edgeWeight": own.edge_weight if own else 0,
         "levels": [{"name": lv.name, "rule": describe_rule(lv.rule)} for lv in plan.levels],
         "heads": list(plan.heads),

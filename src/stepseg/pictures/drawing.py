@@ -15,6 +15,7 @@ from PIL import Image
 
 from stepseg.data.labels import IGNORE_INDEX
 from stepseg.data.overlay import colourise
+from stepseg.looks import DIFFERENCE, window_colour
 
 Picture = NDArray[np.uint8]
 """RGB, ``[H, W, 3]``."""
@@ -23,11 +24,9 @@ Palette = Sequence[tuple[int, int, int]]
 
 DARK = 0.12
 """Brightness of the image where tokens have left."""
-TINTS = {2: (70, 130, 240), 4: (40, 180, 90), 8: (250, 190, 20), 16: (235, 65, 55)}
-"""Colours of merged windows by their side in patches."""
 LIGHT, GREY = 255, 60
 """Outlines, on dark and on bright ground."""
-WRONG, REPAIRED, SPOILT, OTHER = (230, 40, 40), (40, 170, 80), (230, 40, 40), (240, 190, 30)
+WRONG, REPAIRED, SPOILT = (230, 40, 40), (40, 170, 80), (230, 40, 40)
 CONFIDENCE_COLOURS = "viridis"
 
 
@@ -60,7 +59,7 @@ def superpatch_picture(
     for side in np.unique(superpatch_HW):
         if side > 1:
             inside = superpatch_HW == side
-            tinted[inside] = 0.68 * tinted[inside] + 0.32 * np.array(tint(int(side)))
+            tinted[inside] = 0.68 * tinted[inside] + 0.32 * np.array(window_colour(int(side)))
     lines = token_boundaries(token_HW, line_width(token_HW.shape))
     _draw_lines(tinted, lines, 0.75)
     return _image(tinted)
@@ -69,7 +68,7 @@ def superpatch_picture(
 def remaining_picture(
     image_HW3: Picture, exit_HW: NDArray[np.int64], after: int, token_HW: NDArray[np.int64]
 ) -> Image.Image:
-    """The image with the tokens dark that left at exits 0 to `after`; outlines of the others."""
+    """The image, dark where tokens left for good at exits 0 to `after`; outlines of the others."""
     _check_size(image_HW3, exit_HW)
     left = exit_HW <= after
     picture = image_HW3.astype(np.float32)
@@ -102,13 +101,13 @@ def change_picture(
     """Where two label maps differ, over a pale image.
 
     With the truth, the colours say for whom: green where only `after` is right, red where only
-    `before` is, yellow where neither is or where the truth ignores.
+    `before` is, violet where neither is or where the truth ignores.
     """
     _check_size(image_HW3, before_HW)
     _check_size(image_HW3, after_HW)
     changed = before_HW != after_HW
     picture = _pale(image_HW3)
-    picture[changed] = OTHER
+    picture[changed] = DIFFERENCE
     if truth_HW is not None:
         _check_size(image_HW3, truth_HW)
         picture[changed & (after_HW == truth_HW)] = REPAIRED
@@ -134,11 +133,6 @@ def token_boundaries(token_HW: NDArray[np.int64], width: int = 1) -> NDArray[np.
 def line_width(shape: tuple[int, ...]) -> int:
     """1 px, or 2 where an image is looked at from further away."""
     return 1 if min(shape[:2]) < 768 else 2
-
-
-def tint(side: int) -> tuple[int, int, int]:
-    """The colour of windows of this side."""
-    return TINTS.get(side, (180, 80, 200))
 
 
 def _draw_lines(picture: NDArray[np.float32], lines_HW: NDArray[np.bool_], opacity: float) -> None:

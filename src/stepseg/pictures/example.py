@@ -85,7 +85,9 @@ def take_snapshot(
 
 def head_names(output: Segmentation) -> dict[int, str]:
     """What the ids of an exit map mean."""
-    names = {i: f"left after block {head.block}" for i, head in enumerate(output.heads[:-1])}
+    names = {
+        i: f"left for good after block {head.block}" for i, head in enumerate(output.heads[:-1])
+    }
     return names | {len(names): f"decoder after block {output.heads[-1].block}"}
 
 

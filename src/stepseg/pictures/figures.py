@@ -1,6 +1,6 @@
 """Pictures of one image: panels with captions and legends, the way the paper prints them.
 
-STEP, Figure 3 (superpatches) and Figures 7 and 8 (what is left after every exit). Prediction,
+STEP, Figure 3 (superpatches) and Figures 7 and 8 (what remains after every exit). Prediction,
 reports and loggers all draw these. Single panels, aligned to the pixel, are in `drawing`.
 
 Letters: H x W pixels.
@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 
 from stepseg.data.labels import IGNORE_INDEX
+from stepseg.looks import DIFFERENCE, window_colour
 from stepseg.pictures.drawing import (
-    OTHER,
     REPAIRED,
     SPOILT,
     WRONG,
@@ -26,7 +26,6 @@ from stepseg.pictures.drawing import (
     overlay_picture,
     remaining_picture,
     superpatch_picture,
-    tint,
 )
 from stepseg.pictures.panels import (
     Entry,
@@ -66,7 +65,7 @@ def exit_figure(
     palette: Palette,
     truth_HW: Labels | None = None,
 ) -> Image.Image:
-    """Figures 7 and 8: image, superpatches, what is left after each exit, map.
+    """Figures 7 and 8: image, superpatches, what remains after each exit, map.
 
     Args:
         image_HW3: as the model saw it.
@@ -94,7 +93,7 @@ def describe_image(
 ) -> Picture:
     """One row of captioned panels for the only image of a batch that was shown whole.
 
-    Image, superpatches, what is left after each exit, prediction and, if given, the label; of
+    Image, superpatches, what remains after each exit, prediction and, if given, the label; of
     large images only every `thin`-th pixel, where `thin` divides the patch size.
     """
     prediction = output.prediction()[0].cpu().numpy().astype(np.uint8)
@@ -160,12 +159,12 @@ def change_figure(
             change_picture(image_HW3, dense_HW, labels_HW, truth_HW),
         ),
     ]
-    meanings: list[Entry] = [("differs", OTHER)]
+    meanings: list[Entry] = [("differs", DIFFERENCE)]
     if truth_HW is not None:
         meanings = [
             ("only reduced is right", REPAIRED),
             ("only dense is right", SPOILT),
-            ("neither, or not labelled", OTHER),
+            ("neither, or not labelled", DIFFERENCE),
         ]
     return _figure(panels, [*class_entries([dense_HW, labels_HW], classes, palette), *meanings])
 
@@ -195,9 +194,9 @@ def _exit_panels(
         (f"{count} tokens after merging" if _merged(maps) else f"{count} tokens", superpatches),
     ]
     for index, block in enumerate(exit_blocks):
-        left = len(np.unique(maps.token_HW[maps.exit_HW > index]))
+        remain = len(np.unique(maps.token_HW[maps.exit_HW > index]))
         picture = remaining_picture(image_HW3, maps.exit_HW, index, maps.token_HW)
-        panels.append((f"{left} left after block {block}", picture))
+        panels.append((f"{remain} remain after block {block}", picture))
     panels.append(("prediction", overlay_picture(image_HW3, labels_HW, palette)))
     if truth_HW is not None:
         panels.append(("ground truth", overlay_picture(image_HW3, truth_HW, palette)))
@@ -218,8 +217,7 @@ def _window_entries(maps: TokenMaps) -> list[Entry]:
     entries: list[Entry] = []
     for side in (int(s) for s in np.unique(maps.superpatch_HW)):
         count = len(np.unique(maps.token_HW[maps.superpatch_HW == side]))
-        colour = (150, 150, 150) if side == 1 else tint(side)
-        entries.append((f"{side}×{side} patches: {count}", colour))
+        entries.append((f"{side}×{side} patches: {count}", window_colour(side)))
     return entries
 
 

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from stepseg.looks import SEQUENCE, window_hex
 from stepseg.spreadsheet import csv_text
 from stepseg.writing import write_atomically, write_text
 
@@ -68,7 +69,8 @@ def plot_statistics(records: Sequence[Record]) -> Figure:
         for axis in axes[row, len(series) :]:
             axis.set_visible(False)
         for axis, (name, values) in zip(axes[row], series.items(), strict=False):
-            _histogram(axis, values, f"C{row}")
+            side = int(name.partition("x")[0]) if kind == "superpatches" else 0
+            _histogram(axis, values, window_hex(side) if side else SEQUENCE[row])
             axis.set_title(f"{name}: mean {values.mean():.4g}", fontsize=10)
             axis.set_xlabel(_TITLES[kind])
         axes[row, 0].set_ylabel("images")

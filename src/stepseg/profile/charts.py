@@ -7,10 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.box import SIMPLE
 from rich.table import Table
 
+from stepseg.looks import COLOURS, GREEN, INK, SEQUENCE, SETTINGS
 from stepseg.spreadsheet import csv_text
 from stepseg.writing import write_atomically, write_text
 
@@ -32,12 +35,8 @@ COLUMNS: dict[str, tuple[str, str]] = {  # column: key, format
 
 def table_of_rows(rows: Sequence[Row]) -> Table:
     """The benchmark's table."""
-    protocol = rows[0]["protocol"]
-    where = protocol.get("device_name") or "counted, not timed"
-    size = rows[0]["resolution"]
-    size = f"{size} x {size}" if isinstance(size, int) else f"{size[0]} x {size[1]}"
     table = Table(
-        title=f"{size} px, {protocol['dtype']}, {where}",
+        title=_where(rows),
         caption="GMACs: multiply-accumulates, the papers' GFLOPs. Realised: speed-up / fewer MACs.",
         box=SIMPLE,
     )
@@ -48,7 +47,7 @@ def table_of_rows(rows: Sequence[Row]) -> Table:
     for row in rows:
         clock = row["protocol"]["clock"]
         table.add_row(
-            row["name"],
+            _system(row),
             _show(row["batch_size"], "d"),
             "-" if clock is None else "no" if "no map" in clock else "yes",
             ">".join(f"{tokens:.0f}" for tokens in row["tokens_per_stage"]),
@@ -85,42 +84,76 @@ def write_csv(rows: Sequence[Row], path: Path) -> None:
 def plot_rows(rows: Sequence[Row], path: Path) -> None:
     """Bars of GMACs and, where timed, of latency, marked where all savings would be realised."""
     timed = [row for row in rows if row["latency_ms_p50"] is not None]
-    figure = Figure(figsize=(1.6 + 0.9 * len(rows), 6 if timed else 3.2), layout="constrained")
-    axes = figure.subplots(2 if timed else 1, 1, squeeze=False)[:, 0]
-    labels = [row["name"] + (f"\nbatch {row['batch_size']}" if timed else "") for row in rows]
-    axes[0].bar(range(len(rows)), [row["gmacs"] for row in rows], color="tab:blue")
-    axes[0].set_ylabel("GMACs per image")
-    if timed:
-        axes[1].bar(range(len(rows)), [row["latency_ms_p50"] for row in rows], color="tab:orange")
-        for index, row in enumerate(rows):
-            if row["realisation"] is not None:
-                ideal = row["latency_ms_p50"] * row["realisation"]
-                label = "all savings realised" if index == 0 else None
-                axes[1].hlines(ideal, index - 0.4, index + 0.4, color="black", label=label)
-        axes[1].set_ylabel("ms per batch, median")
-        if any(row["realisation"] is not None for row in rows):
-            axes[1].legend()
-    for axis in axes:
-        axis.set_xticks(range(len(rows)), labels)
-    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=120))
+    names = [_system(row) for row in rows]
+    batches = len({row["batch_size"] for row in rows}) > 1
+    labels = [
+        name + (f"\nbatch {row['batch_size']}" if batches else "")
+        for name, row in zip(names, rows, strict=True)
+    ]
+    colours = [COLOURS.get(name.partition("@")[0], SEQUENCE[-1]) for name in names]
+    panels = [("gmacs", "GMACs per image"), ("latency_ms_p50", "ms per batch, median")]
+    panels = panels if timed else panels[:1]
+    with mpl.rc_context(SETTINGS):
+        figure = Figure(figsize=(6.5, 1.2 + 0.42 * len(rows) * len(panels)), layout="constrained")
+        axes = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
+        for axis, (key, words) in zip(axes, panels, strict=True):
+            values = [row[key] or 0 for row in rows]
+            bars = axis.barh(range(len(rows)), values, color=colours, height=0.7)
+            axis.bar_label(bars, [_show(row[key], ".4g") for row in rows], padding=4, fontsize=9)
+            axis.set_yticks(range(len(rows)), labels)
+            axis.invert_yaxis()
+            axis.grid(visible=False, axis="y")
+            axis.margins(x=0.12)
+            axis.set_xlabel(words)
+        if timed:
+            _mark_ideal(axes[-1], rows)
+        axes[0].set_title(_where(rows), fontsize=9)
+        write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=150))
+
+
+def _mark_ideal(axis: Axes, rows: Sequence[Row]) -> None:
+    """Where the latency of each row would be if every saved operation saved its share of time."""
+    for index, row in enumerate(rows):
+        if row["realisation"] is not None:
+            ideal = row["latency_ms_p50"] * row["realisation"]
+            label = None if axis.get_legend_handles_labels()[0] else "all savings realised"
+            axis.vlines(ideal, index - 0.45, index + 0.45, color=INK, label=label)
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend(loc="lower right", bbox_to_anchor=(1, 1))
 
 
 def plot_parts(parts: Mapping[str, Sequence[Row]], path: Path) -> None:
     """Time and GMACs part by part, as the paper's Figures 9 and 10."""
-    figure = Figure(figsize=(10, 3 * len(parts)), layout="constrained")
-    for axis, (name, list_) in zip(
-        figure.subplots(len(parts), 1, squeeze=False)[:, 0], parts.items(), strict=True
-    ):
-        places = range(len(list_))
-        axis.bar(places, [part["ms"] for part in list_], color="tab:orange", width=0.8)
-        axis.set_ylabel("ms per batch")
-        axis.set_title(name, loc="left")
-        axis.set_xticks(places, [part["part"].replace("_", " ") for part in list_], rotation=90)
-        second = axis.twinx()
-        second.plot(places, [part["gmacs"] or 0 for part in list_], "k.", markersize=5)
-        second.set_ylabel("GMACs per image (dots)")
-        second.set_ylim(bottom=0)
-    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=120))
+    with mpl.rc_context(SETTINGS):
+        figure = Figure(figsize=(10, 3 * len(parts)), layout="constrained")
+        for axis, (name, list_) in zip(
+            figure.subplots(len(parts), 1, squeeze=False)[:, 0], parts.items(), strict=True
+        ):
+            places = range(len(list_))
+            colour = COLOURS.get(name.partition("@")[0], SEQUENCE[-1])
+            axis.bar(places, [part["ms"] for part in list_], color=colour, width=0.8)
+            axis.set_ylabel("ms per batch")
+            axis.set_title(name)
+            axis.set_xticks(places, [part["part"].replace("_", " ") for part in list_], rotation=90)
+            second = axis.twinx()
+            gmacs = [part["gmacs"] or 0 for part in list_]
+            second.plot(places, gmacs, ".", color=GREEN, markersize=6, markeredgecolor="white")
+            second.set_ylabel("GMACs per image (dots)")
+            second.set_ylim(bottom=0)
+            second.grid(visible=False)
+        write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=150))
+
+
+def _system(row: Row) -> str:
+    return str(row.get("system", row["name"]))
+
+
+def _where(rows: Sequence[Row]) -> str:
+    """What was run where, as the heading of table and plot."""
+    protocol, size = rows[0]["protocol"], rows[0]["resolution"]
+    where = protocol.get("device_name") or "counted, not timed"
+    size = f"{size} x {size}" if isinstance(size, int) else f"{size[0]} x {size[1]}"
+    return f"{size} px, {protocol['dtype']}, {where}"
 
 
 def _flatten(row: Row, prefix: str = "") -> dict[str, Any]:

@@ -23,6 +23,7 @@ from stepseg.model import Reduction
 from stepseg.model_config import ModelConfig
 from stepseg.profile.macs import count_macs, total_macs
 from stepseg.profile.speed import speedup, time_interleaved
+from stepseg.reduction import label_of
 
 LOADER_BATCHES = 12
 
@@ -69,6 +70,7 @@ def measure_data(
     training = [
         {
             "name": name,
+            "system": label_of(name, reductions[name].exit_blocks),
             "images_per_s": timing.images_per_s(datamodule.batch_size),
             "step_ms_p50": timing.p50_ms,
             "peak_memory_mb": timing.peak_memory_mb,
@@ -107,7 +109,7 @@ def table_of_data(figures: Mapping[str, Any]) -> Table:
         table.add_column(column, justify="left" if column == "system" else "right")
     for row in figures["training"]:
         table.add_row(
-            row["name"],
+            row["system"],
             f"{row['forward_gmacs']:.2f}",
             f"{row['images_per_s']:.2f}",
             f"{row['peak_memory_mb']:.0f}",

@@ -21,7 +21,7 @@ from stepseg.cli.tracking import finished_runs, make_loggers
 from stepseg.lit.tracking.final import log_final
 from stepseg.lit.tracking.record import log_config
 from stepseg.model import Reduction, StepSegmenter
-from stepseg.model_config import PATCH_SIZE, ModelConfig
+from stepseg.model_config import PATCH_SIZE, ModelConfig, ReductionConfig
 from stepseg.profile.benchmark import (
     CLOCKS,
     Protocol,
@@ -35,16 +35,15 @@ from stepseg.profile.benchmark import (
 from stepseg.profile.charts import plot_parts, plot_rows, table_of_parts, table_of_rows, write_csv
 from stepseg.profile.images import load_images
 from stepseg.profile.parts import profile_parts
+from stepseg.reduction import label_of
 from stepseg.runtime.apply import apply_runtime
-
-WIDTH = 130
-"""Columns of tables where no terminal says how wide it is."""
+from stepseg.telling import show_table, tell
 
 
 def run(cfg: DictConfig) -> None:
     """Check the request, count, time, and write `result.json`, CSV files and plots."""
     values = plain(cfg)
-    console = Console() if Console().is_terminal else Console(width=WIDTH)
+    console = Console()
     with (
         Result(
             output_dir(), command="stepseg-benchmark", overrides=overrides(), config=values
@@ -66,7 +65,7 @@ def run(cfg: DictConfig) -> None:
         if not values["speed"] and options.tokens != "measured":
             rows = _count(config, reductions, options)
             result.update({"rows": rows, "device": None, "dtype": values["dtype"]})
-            _show(rows, output_dir(), console)
+            _show(rows, output_dir())
             _track(cfg, rows, result)
             return
         images = _images(values, options)
@@ -78,7 +77,7 @@ def run(cfg: DictConfig) -> None:
         images = images.to(options.device, options.dtype)
         rows = _rows(model, reductions, images, options, values, place, console)
         result.update({"rows": rows})
-        _show(rows, output_dir(), console)
+        _show(rows, output_dir())
         _track(cfg, rows, result)
         if datamodule is not None:
             crop = replace(options, image_size=datamodule.crop_size)
@@ -92,7 +91,7 @@ def run(cfg: DictConfig) -> None:
                 iterations=values["iterations"],
             )
             result.update({"data": figures})
-            console.print(table_of_data(figures))
+            show_table(table_of_data(figures))
         if values["parts"]:
             batch = images[: options.batch_sizes[0]]
             protocol = options.protocols[0]
@@ -100,7 +99,7 @@ def run(cfg: DictConfig) -> None:
                 model, reductions, batch, warmup=protocol.warmup, iterations=protocol.iterations
             )
             result.update({"parts": parts})
-            _show_parts(parts, output_dir(), console)
+            _show_parts(parts, chosen, output_dir())
 
 
 def _check(config: ModelConfig, reductions: Mapping[str, Reduction]) -> None:
@@ -208,6 +207,7 @@ def _describe(
     )
     return {
         "name": name,
+        "system": label_of(name, reduction.exit_blocks),
         "exit_blocks": list(reduction.exit_blocks),
         "resolution": height if height == width else [height, width],
         "batch_size": None,
@@ -223,11 +223,11 @@ def _describe(
     }
 
 
-def _show(rows: list[Row], folder: Path, console: Console) -> None:
-    console.print(table_of_rows(rows))
+def _show(rows: list[Row], folder: Path) -> None:
+    show_table(table_of_rows(rows))
     write_csv(rows, folder / "benchmark.csv")
     plot_rows(rows, folder / "benchmark.png")
-    console.print(f"result.json, benchmark.csv and benchmark.png are in {folder}", soft_wrap=True)
+    tell(f"result.json, benchmark.csv and benchmark.png are in {folder}")
 
 
 def _track(cfg: DictConfig, rows: list[Row], result: Result) -> None:
@@ -241,8 +241,12 @@ def _track(cfg: DictConfig, rows: list[Row], result: Result) -> None:
     log_final(loggers, output_dir(), result.described(), named, step=0, each=not several)
 
 
-def _show_parts(parts: Mapping[str, list[Row]], folder: Path, console: Console) -> None:
-    console.print(table_of_parts(parts))
+def _show_parts(
+    parts: Mapping[str, list[Row]], systems: Mapping[str, ReductionConfig], folder: Path
+) -> None:
+    labels = {name: label_of(name, systems[name].build().exit_blocks) for name in parts}
+    shown = {labels[name]: list_ for name, list_ in parts.items()}
+    show_table(table_of_parts(shown))
     rows = [{"name": name, **part} for name, list_ in parts.items() for part in list_]
     write_csv(rows, folder / "parts.csv")
-    plot_parts(parts, folder / "parts.png")
+    plot_parts(shown, folder / "parts.png")

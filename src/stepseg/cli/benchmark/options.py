@@ -8,7 +8,7 @@ import torch
 
 from stepseg.checkpoint import Checkpoint, read_checkpoint
 from stepseg.cli.config import model_config
-from stepseg.cli.systems import check_names, named_system
+from stepseg.cli.systems import checked_names, named_system
 from stepseg.device import DTYPES, choose_device
 from stepseg.model import Reduction
 from stepseg.model_config import ExitConfig, ModelConfig, ReductionConfig
@@ -88,8 +88,7 @@ def systems(
                 f"{', '.join(given)}: the checkpoint {values['ckpt_path']!r} decides that, drop it"
             )
         checkpoint = read_checkpoint(values["ckpt_path"])
-    names = [str(name) for name in _list(values["reductions"])]
-    check_names(names)
+    names = checked_names([str(name) for name in _list(values["reductions"])])
     own = checkpoint.config.reduction if checkpoint else None
     chosen = {n: named_system(n, values["systems"], own, overrides) for n in names}
     if checkpoint is not None:

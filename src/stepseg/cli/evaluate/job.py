@@ -136,9 +136,9 @@ def _show(rows: Sequence[Mapping[str, Any]], points: Sequence[Point], title: str
     if len(rows) > 1:
         axes = [point.axes for point in points]
         told_apart = len({str(values) for values in axes}) == len(axes) and all(axes)
-        print_grid(rows, axes if told_apart else [{"system": p.name} for p in points], title)
+        print_grid(rows, axes if told_apart else [{"system": p.label} for p in points], title)
     else:
-        print_comparison({rows[0]["name"]: rows[0]}, title)
+        print_comparison({points[0].label: rows[0]}, title)
 
 
 def _points(values: Mapping[str, Any], checkpoint: Checkpoint, model: StepSegmenter) -> list[Point]:

@@ -10,7 +10,7 @@ from itertools import product
 from typing import Any
 
 from stepseg.model_config import ReductionConfig
-from stepseg.reduction import Reduction
+from stepseg.reduction import Reduction, label_of
 
 AXES = {
     "merge_thresholds": ("merge", "thresholds"),
@@ -50,6 +50,17 @@ class Point:
     """The reduction as nested plain values."""
     axes: Mapping[str, Any]
     """The value of every list of `sweep` that matters to this point."""
+    system: str = ""
+    """What the user called the system, of several that were chosen by name."""
+
+    @property
+    def label(self) -> str:
+        """The system's name in tables, with what was swept."""
+        reduction = self.build()
+        if not self.system:
+            return reduction.label
+        swept = self.name.removeprefix(self.system)
+        return f"{label_of(self.system, reduction.exit_blocks)}{swept}"
 
     def build(self) -> Reduction:
         """Make the reduction."""

@@ -81,6 +81,7 @@ class GridRun:
         finished = [
             {
                 "name": point.name,
+                "system": point.label,
                 "reduction": point.values,
                 **point.columns(),
                 **self.store.rows[point_key(point)],

@@ -1,7 +1,6 @@
 // What can be drawn over the image. Every layer paints onto a context in image pixels.
 
 const EXIT_COLOURS = ["#7c3aed", "#06b6d4", "#f59e0b", "#ec4899", "#84cc16"];
-const DIFFERENCE = [255, 0, 170];
 
 const LAYERS = {
   superpatches: {name: "Superpatches", paint: paintSuperpatches},
@@ -58,7 +57,7 @@ function paintDifference(context, view) {
   const run = view.result.nearest, dense = view.image.runs[0];
   run.difference ||= pixels(view.image.shown, (index, colour) => {
     const differs = run.map[index] !== dense.map[index];
-    if (differs) colour.set(DIFFERENCE);
+    if (differs) colour.set(view.common.differenceColour);
     colour[3] = differs ? 255 : 150;  // what agrees is darkened
   });
   drawScaled(context, run.difference, view.image);

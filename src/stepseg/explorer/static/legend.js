@@ -9,11 +9,11 @@ function refreshLegend(page) {
       items.push(swatch(windowColour(window, common), `${window} × ${window} merged`)));
   if (shown.includes("exits")) {
     result.active.forEach((head, index) => items.push(
-      swatch(exitColour(index), `left after block ${common.costs.heads[head].block}`)));
+      swatch(exitColour(index), `left for good after block ${common.costs.heads[head].block}`)));
     items.push(swatch("none", "stays to the end"));
   }
   if (shown.includes("difference"))
-    items.push(swatch(`rgb(${DIFFERENCE})`, "STEP map has another class than the dense map"));
+    items.push(swatch(`rgb(${common.differenceColour})`, "STEP map has another class than the dense map"));
   if (shown.includes("step") || shown.includes("dense")) {
     const runs = [...(shown.includes("step") ? [result.nearest] : []),
       ...(shown.includes("dense") ? [image.runs[0]] : [])];

@@ -1,7 +1,8 @@
 // The controls: built once for a model, refreshed for every state.
 
-/** A slider with a number field beside it; both have names. */
-function makeSlider({name, min = 0, max = 1, step = 0.005, whole = false, onInput, extra}) {
+/** A slider with a number field beside it; both have names. It is filled on the side of the values that
+ * it lets through: those up to it, or, of a threshold, those `above`. */
+function makeSlider({name, min = 0, max = 1, step = 0.005, whole = false, above = false, onInput, extra}) {
   const range = element("input", {type: "range", min, max, step: whole ? 1 : step, "aria-label": name});
   const number = element("input", {
     type: "number", min, max, step: whole ? 1 : "any", "aria-label": `${name}, number`,
@@ -16,12 +17,13 @@ function makeSlider({name, min = 0, max = 1, step = 0.005, whole = false, onInpu
   range.addEventListener("input", () => apply(range));
   number.addEventListener("input", () => apply(number));
   const note = element("span", {className: "note"});
-  const root = element("div", {className: "slider"},
+  const root = element("div", {className: above ? "slider above" : "slider"},
     element("span", {className: "name"}, name), note, number, ...(extra ? [extra] : []), range);
   const show = (value, text, limit = max) => {
     range.max = limit;
     number.max = limit;
     range.value = value;
+    range.style.setProperty("--at", (value - min) / Math.max(limit - min, 1e-9));
     range.setAttribute("aria-valuetext", `${value}, ${text}`);
     if (document.activeElement !== number || Number(number.value) !== value) number.value = value;
     note.textContent = text;
@@ -73,7 +75,7 @@ function buildMerging(page) {
     });
     return {...slider, histogram};
   });
-  page.thresholds = sliders("thresholds", {});
+  page.thresholds = sliders("thresholds", {above: true});
   page.counts = sliders("counts", {whole: true, max: 1});
   find("thresholds").append(...page.thresholds.map((slider) => slider.root));
   find("counts").append(...page.counts.map((slider) => slider.root));
@@ -85,7 +87,7 @@ function buildExits(page) {
   find("exits").hidden = !common.heads.length;
   find("exits-on").addEventListener("change", (event) => change({exits: event.target.checked}));
   page.exit = makeSlider({
-    name: "Exit threshold", onInput: (value) => change({exits: true, exit: value}),
+    name: "Exit threshold", above: true, onInput: (value) => change({exits: true, exit: value}),
   });
   page.keep = makeSlider({
     name: "Kept per class", max: 30, whole: true, onInput: (value) => change({keep: value}),

@@ -6,14 +6,8 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.ticker import LogLocator, NullLocator
 
-from stepseg.report.plots.style import (
-    HATCHES,
-    INK,
-    SETTINGS,
-    Plot,
-    legend_of_fills,
-    new_figure,
-)
+from stepseg.looks import HATCHES, INK, SETTINGS
+from stepseg.report.plots.style import Plot, legend_of_fills, new_figure
 
 KINDS = {  # what a part is: colour
     "block": "#0072B2",

@@ -4,16 +4,8 @@ from collections.abc import Sequence
 
 import matplotlib as mpl
 
-from stepseg.report.plots.style import (
-    COLOURS,
-    DOUBLE,
-    SETTINGS,
-    Plot,
-    fill,
-    legend_of_fills,
-    new_figure,
-    place_labels,
-)
+from stepseg.looks import COLOURS, SETTINGS
+from stepseg.report.plots.style import DOUBLE, Plot, fill, legend_of_fills, new_figure, place_labels
 from stepseg.report.plots.tradeoff import tip
 from stepseg.report.summaries import Arena, Summary
 
@@ -164,7 +156,7 @@ def _pruned(axes: mpl.axes.Axes, summaries: Sequence[Summary], name: str) -> dic
     axes.set_xticks(range(len(order)), labels, rotation=90 if len(order) > 12 else 0)
     axes.grid(visible=False, axis="x")
     axes.set_xlabel("exits after blocks")
-    axes.set_ylabel("tokens that left early, percent")
+    axes.set_ylabel("tokens that left for good, percent")
     axes.margins(y=0.12)
     fills = {f"exit {head + 1}": fill(head) for head in range(heads)}
     legend_of_fills(axes, fills, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=heads)

@@ -1,7 +1,4 @@
-"""One look for all plots: sizes, colours that stay apart for colour-blind readers, labels.
-
-Colours are Okabe and Ito's; every kind of system also has a marker of its own.
-"""
+"""What all plots of a report share: files, labels, legends; their look is `stepseg.looks`."""
 
 import io
 import re
@@ -20,47 +17,10 @@ from matplotlib.patches import Patch
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
+from stepseg.looks import COLOURS, HATCHES, INK, MARKERS, SEQUENCE
 from stepseg.report.summaries import Summary
 from stepseg.writing import write_atomically
 
-INK = "#1f2328"
-"""Text and lines; replaced by the page's own colour where a plot stands in a page."""
-
-COLOURS = {
-    "dense": INK,
-    "CTS": "#E69F00",
-    "dCTS": "#0072B2",
-    "DToP": "#CC79A7",
-    "CTS & DToP": "#56B4E9",
-    "STEP": "#D55E00",
-}
-MARKERS = {"dense": "*", "CTS": "s", "dCTS": "o", "DToP": "^", "CTS & DToP": "D", "STEP": "P"}
-SEQUENCE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
-GREEN = "#009E73"
-HATCHES = ("", "//", "..", "\\\\", "xx")
-
-SETTINGS: Any = {
-    "font.size": 10,
-    "axes.titlesize": 11,
-    "axes.labelsize": 10,
-    "legend.fontsize": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.alpha": 0.15,
-    "grid.color": INK,
-    "grid.linewidth": 0.6,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "axes.titlelocation": "left",
-    "legend.frameon": False,
-    "svg.hashsalt": "stepseg",
-    "text.parse_math": False,  # names hold what users typed
-}
 SINGLE = (7.0, 4.6)
 DOUBLE = (10.5, 4.4)
 """Inches."""

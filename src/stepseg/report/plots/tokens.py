@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import matplotlib as mpl
 
-from stepseg.report.plots.style import COLOURS, SETTINGS, Plot, fill, legend_of_fills, new_figure
+from stepseg.looks import COLOURS, SETTINGS, window_hex
+from stepseg.report.plots.style import Plot, fill, legend_of_fills, new_figure
 from stepseg.report.summaries import Arena, Summary
 
 MOST = 4
@@ -73,7 +74,7 @@ def superpatch_shares(arena: Arena, name: str) -> Plot | None:
                 share = 100 * s.superpatches.get(side, 0.0) * side**2 / cells
                 gid = f"{name}-{place}-{side}"
                 (bar,) = axes.barh(
-                    [place], [share], left=start, color=fill(index)[0],
+                    [place], [share], left=start, color=window_hex(side),
                     hatch=fill(index)[1], edgecolor="white", linewidth=0.5,
                 )  # fmt: skip
                 bar.set_gid(gid)
@@ -88,7 +89,7 @@ def superpatch_shares(arena: Arena, name: str) -> Plot | None:
         axes.set_xlim(0, 100)
         axes.set_xlabel("share of the image, percent, by size of superpatch (in patches)")
         axes.set_title(f"Superpatches\n{arena.title}", fontsize=9)
-        fills = {f"{side} x {side}": fill(index) for index, side in enumerate(sides)}
+        fills = {f"{s} x {s}": (window_hex(s), fill(index)[1]) for index, s in enumerate(sides)}
         legend_of_fills(axes, fills, loc="center left", bbox_to_anchor=(1.01, 0.5))
     description = "Share of the image by size of superpatch. " + "; ".join(tips.values())
     return Plot(name, figure, "Superpatches by size", description, tips)

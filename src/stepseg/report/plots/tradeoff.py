@@ -4,16 +4,9 @@ from itertools import pairwise
 
 import matplotlib as mpl
 
+from stepseg.looks import GREEN, SETTINGS
 from stepseg.report.pareto import pareto_front
-from stepseg.report.plots.style import (
-    GREEN,
-    SETTINGS,
-    Plot,
-    draw_point,
-    legend_of_kinds,
-    new_figure,
-    place_labels,
-)
+from stepseg.report.plots.style import Plot, draw_point, legend_of_kinds, new_figure, place_labels
 from stepseg.report.summaries import Arena, Summary
 
 MANY = 14
