@@ -309,6 +309,7 @@ class SaysSo(nn.Module):
     """A head with a fixed answer: one mask logit for all tokens, one presence for all classes."""
 
     num_classes = 2
+    earlier_blocks = ()
 
     def __init__(self, mask_logit: float, presence: float) -> None:
         super().__init__()
@@ -319,6 +320,9 @@ class SaysSo(nn.Module):
         batch = tokens.segments.num_images
         masks = torch.full((len(tokens), 2), self.mask_logit)
         return masks, self.class_logits.expand(batch, 2, 2)
+
+    def answers(self, tokens: PackedTokens) -> list[tuple[Tensor, Tensor]]:
+        return [self(tokens)]
 
 
 class TestMapByHand:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from stepseg.dcts.merge import MergeRule
 from stepseg.dcts.policy import OraclePolicy, PolicyNetwork
 from stepseg.heads.atm import AtmHead
+from stepseg.heads.cascade import CascadedHead
 from stepseg.heads.exit import BudgetExit, ConfidenceExit, ExitRule, RandomExit, UniformExit
 from stepseg.model import Reduction, StepSegmenter
 from stepseg.packed import PackedTokens, Segments
@@ -63,15 +64,21 @@ def toy_vit(**changes: Any) -> StagedViT:
     return sharpen(StagedViT(**(numbers | changes)))
 
 
+HEAD = {"dim": DIM, "num_classes": CLASSES, "head_dim": 16, "num_heads": 2, "num_layers": 2}
+
+
 def toy_head(**changes: Any) -> AtmHead:
-    numbers = {
-        "dim": DIM,
-        "num_classes": CLASSES,
-        "head_dim": 16,
-        "num_heads": 2,
-        "num_layers": 2,
-    }
-    return sharpen(AtmHead(**(numbers | changes)))
+    return sharpen(AtmHead(**(HEAD | changes)))
+
+
+def toy_cascade(**changes: Any) -> CascadedHead:
+    """A decoder that reads blocks 1 and 2 besides the last."""
+    return sharpen(CascadedHead(**({"earlier_blocks": (1, 2)} | HEAD | changes)))
+
+
+def toy_cascaded_segmenter(**changes: Any) -> StepSegmenter:
+    """A segmenter whose decoder is a cascade; it has no exits."""
+    return toy_segmenter(decoder=toy_cascade(), exit_heads={}, **changes)
 
 
 def toy_policy(**changes: Any) -> PolicyNetwork:

@@ -6,14 +6,14 @@ same place (`stepseg.grid`). Who leaves is decided by `stepseg.heads.exit`.
 Letters: B images, T active tokens, T0 tokens after merging, C classes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
 from torch import Tensor
 
-from stepseg.heads.atm import presence_probability
+from stepseg.heads.atm import Answer, presence_probability
 from stepseg.packed import PackedTokens, TokenLayout
 from stepseg.segmentation import HeadOutput, Segmentation
 
@@ -39,10 +39,9 @@ class Board:
         """Nothing said, nobody gone."""
         return cls(layout, own_presence, torch.zeros_like(layout.anchor_T0))
 
-    def write(
-        self, block: int, tokens: PackedTokens, mask_logits_TC: Tensor, class_logits_BC2: Tensor
-    ) -> Self:
-        """Record the answer of the head after a block for the active tokens."""
+    def write(self, block: int, tokens: PackedTokens, answers: Sequence[Answer]) -> Self:
+        """Record what the head after a block says of the active tokens (`AtmHead.answers`)."""
+        *earlier, (mask_logits_TC, class_logits_BC2) = answers
         presence_BC = presence_probability(class_logits_BC2)
         if self.presence_BC is not None:  # an image without tokens has nothing to ask this head
             seen_B1 = tokens.segments.cu_seqlens.diff()[:, None] > 0
@@ -56,6 +55,7 @@ class Board:
             mask_logits_T0C=_overwrite(previous, tokens, mask_logits_TC),
             class_logits_BC2=class_logits_BC2,
             tokens_per_image=tokens.segments.lengths,
+            earlier=tuple(earlier),
         )
         return replace(
             self,

@@ -8,9 +8,11 @@ model = build_segmenter(ModelConfig.from_dict(numbers))
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from stepseg.dcts.policy import OraclePolicy, PolicyNetwork
 from stepseg.heads.atm import AtmHead
+from stepseg.heads.cascade import CascadedHead
 from stepseg.model import StepSegmenter
 from stepseg.model_config import BACKBONES, PATCH_SIZE, ModelConfig, PolicyConfig
 from stepseg.vit.normalisation import Normalisation, of_file, of_pretrained
@@ -55,22 +57,23 @@ def build_segmenter(config: ModelConfig, *, load_weights: bool = True) -> StepSe
     elif load_weights and config.backbone.checkpoint:
         load_timm_checkpoint(vit, config.backbone.checkpoint)
 
-    def head() -> AtmHead:
-        return AtmHead(
-            dim=sizes["dim"],
-            num_classes=config.num_classes,
-            head_dim=config.heads.dim or sizes["dim"] // 2,
-            num_heads=config.heads.num_heads or sizes["atm_heads"],
-            num_layers=config.heads.num_layers,
-            dropout=config.heads.dropout,
-            init=config.heads.init,
-        )
-
+    numbers: dict[str, Any] = {
+        "dim": sizes["dim"],
+        "num_classes": config.num_classes,
+        "head_dim": config.heads.dim or sizes["dim"] // 2,
+        "num_heads": config.heads.num_heads or sizes["atm_heads"],
+        "num_layers": config.heads.num_layers,
+        "dropout": config.heads.dropout,
+        "init": config.heads.init,
+    }
+    cascade = config.heads.cascade
     exit_ = config.reduction.exit
     return StepSegmenter(
         backbone=vit,
-        decoder=head(),
-        exit_heads={block: head() for block in (exit_.head_blocks if exit_ else ())},
+        decoder=(
+            CascadedHead(earlier_blocks=cascade, **numbers) if cascade else AtmHead(**numbers)
+        ),
+        exit_heads={b: AtmHead(**numbers) for b in (exit_.head_blocks if exit_ else ())},
         policy=build_policy(config.policy, load_weights=load_weights) if config.policy else None,
         reduction=config.reduction.build(),
         class_source=config.heads.class_source,

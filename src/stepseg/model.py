@@ -25,6 +25,7 @@ from stepseg.dcts.policy import OraclePolicy, PolicyNetwork
 from stepseg.dcts.targets import pad_to_multiple
 from stepseg.group import Group
 from stepseg.heads.atm import AtmHead
+from stepseg.heads.cascade import check_cascade
 from stepseg.packed import PackedTokens, TokenLayout
 from stepseg.reduction import Reduction
 from stepseg.segmentation import HeadOutput, Segmentation
@@ -72,6 +73,7 @@ class StepSegmenter(nn.Module):
                     f"exit block {block} is outside 1..{backbone.depth - 1}: the backbone has "
                     f"{backbone.depth} blocks and the decoder follows the last"
                 )
+        check_cascade(decoder.earlier_blocks, backbone.depth, self.exit_head_blocks)
         self.reduction = reduction or Reduction()
         self.check(self.reduction)
 
@@ -184,19 +186,35 @@ class StepSegmenter(nn.Module):
     def _walk_on(self, tokens: PackedTokens, board: Board, start: int, group: Group) -> None:
         """Go on after block `start` with reductions that decided alike so far."""
         for block, here in group.by_next_head(start, self.backbone.depth):
-            tokens = self.backbone.run_blocks(tokens, start, block)
-            mask_logits_TC, class_logits_BC2 = self.head(block)(tokens)
-            written = board.write(block, tokens, mask_logits_TC, class_logits_BC2)
+            tokens, seen = self._run_blocks(tokens, start, block)
+            answers = self.head(block).answers(seen)
+            written = board.write(block, tokens, answers)
             start = block
             if block == self.backbone.depth:
                 here.arrive(written)
                 continue
-            for keep_T, part in here.exits(block, tokens, written, mask_logits_TC):
+            for keep_T, part in here.exits(block, tokens, written, answers[-1][0]):
                 if keep_T is None:
                     self._walk_on(tokens, written, block, part)
                 else:  # with gradients: who stays carries them back
                     released = written.release(tokens, keep_T)
                     self._walk_on(tokens.select(keep_T), released, block, part)
+
+    def _run_blocks(
+        self, tokens: PackedTokens, start: int, block: int
+    ) -> tuple[PackedTokens, PackedTokens]:
+        """Run the blocks ``start + 1`` to the next head: the tokens then, and what the head reads.
+
+        The same but for a cascade, which reads earlier blocks too: values ``[T, S * D]``.
+        """
+        seen = []
+        for stop in (*self.head(block).earlier_blocks, block):
+            tokens = self.backbone.run_blocks(tokens, start, stop)
+            start = stop
+            seen.append(tokens.values_TD)
+        if len(seen) == 1:
+            return tokens, tokens
+        return tokens, tokens.with_values(torch.cat(seen[::-1], dim=1))
 
     def check_images(self, images_B3HW: Tensor) -> None:
         """Refuse a batch of another shape, or without an image.

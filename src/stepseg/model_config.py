@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Self
 
 from stepseg.dcts.merge import MergeRule
+from stepseg.heads.cascade import check_cascade
 from stepseg.heads.exit import BudgetExit, ConfidenceExit, ExitRule, RandomExit, UniformExit
 from stepseg.plain_types import check_keys, choices, from_values
 from stepseg.reduction import Reduction
@@ -111,6 +112,8 @@ class HeadConfig(_Config):
     """Channels; None: half of the encoder's."""
     num_heads: int | None = None
     """Attention heads; None: as in the literature for the backbone."""
+    cascade: tuple[int, ...] | None = None
+    """Blocks that the decoder reads besides the last, as in SegViT; None: the last one only."""
     init: str = "segvit"
     """What they are trained from: ``segvit``, as published, or ``pytorch``."""
     class_source: str = "final"
@@ -237,6 +240,9 @@ class ModelConfig(_Config):
                 f"num_classes must be at least 2, got {self.num_classes}: beside a single class "
                 f"count what is not of it, the background"
             )
+        exit_ = self.reduction.exit
+        depth = self.backbone.depth or BACKBONES[self.backbone.name]["depth"]
+        check_cascade(self.heads.cascade or (), depth, exit_.head_blocks if exit_ else ())
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested mappings and lists, the inverse of `from_dict`."""

@@ -36,6 +36,8 @@ class HeadOutput:
     """(present, absent) per class, by this head."""
     tokens_per_image: tuple[int, ...]
     """How many tokens of each image this head saw."""
+    earlier: tuple[tuple[Tensor, Tensor], ...] = ()
+    """In training the answers of a cascade's modules before the last: mask and class logits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,20 @@ class Segmentation:
 
     def mask_logits(self, head: HeadOutput) -> Tensor:
         """A head's logits on the grid, ``[B, C, Y, X]``."""
-        return self.layout.unmerge(head.mask_logits_T0C).permute(0, 3, 1, 2)
+        return self._on_grid(head.mask_logits_T0C)
+
+    def answers(self, head: HeadOutput) -> list[tuple[Tensor, Tensor]]:
+        """What a training supervises of a head, its own answer last.
+
+        Returns:
+            Mask logits ``[B, C, Y, X]`` and class logits ``[B, C, 2]``.
+
+        """
+        said = [*head.earlier, (head.mask_logits_T0C, head.class_logits_BC2)]
+        return [(self._on_grid(masks_T0C), classes_BC2) for masks_T0C, classes_BC2 in said]
+
+    def _on_grid(self, values_T0C: Tensor) -> Tensor:
+        return self.layout.unmerge(values_T0C).permute(0, 3, 1, 2)
 
     def cell_scores(self) -> Tensor:
         """p of every class on the patch grid, ``[B, C, Y, X]``."""

@@ -16,8 +16,27 @@ def atm_head(
     x_TD: Tensor, weights: Weights, num_heads: int, num_layers: int
 ) -> tuple[Tensor, Tensor]:
     """Mask logits ``[T, C]`` and class logits ``[C, 2]``."""
-    x_Td = layer_norm(linear(x_TD.double(), weights, "input_proj"), weights, "input_norm", EPS)
+    return atm_cascade([x_TD], weights, num_heads, num_layers)
+
+
+def atm_cascade(
+    depths: list[Tensor], weights: Weights, num_heads: int, num_layers: int
+) -> tuple[Tensor, Tensor]:
+    """The same of a cascade over the encoder's values at several depths, the last block first."""
     query_Cd = weights["query_Cd"]
+    sum_TC = torch.zeros(0)
+    for index, x_TD in enumerate(depths):
+        own = weights if index == 0 else under(weights, f"further.{index - 1}")
+        scores_TC, query_Cd = atm_module(x_TD, query_Cd, own, num_heads, num_layers)
+        sum_TC = scores_TC if index == 0 else sum_TC + scores_TC
+    return sum_TC, linear(query_Cd, weights, "presence")
+
+
+def atm_module(
+    x_TD: Tensor, query_Cd: Tensor, weights: Weights, num_heads: int, num_layers: int
+) -> tuple[Tensor, Tensor]:
+    """Scores ``[T, C]`` of the last layer, and what has become of the queries."""
+    x_Td = layer_norm(linear(x_TD.double(), weights, "input_proj"), weights, "input_norm", EPS)
     scores_TC = torch.zeros(0)
     for index in range(num_layers):
         layer = under(weights, f"layers.{index}")
@@ -26,7 +45,7 @@ def atm_head(
         query_Cd, scores_TC = cross_attention(query_Cd, kv, layer, num_heads)
         hidden = linear(query_Cd, layer, "fc1").clamp(min=0)
         query_Cd = layer_norm(query_Cd + linear(hidden, layer, "fc2"), layer, "norm3", EPS)
-    return scores_TC, linear(query_Cd, weights, "presence")
+    return scores_TC, query_Cd
 
 
 def self_attention(query_Cd: Tensor, layer: Weights, num_heads: int) -> Tensor:

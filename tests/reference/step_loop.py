@@ -119,11 +119,14 @@ def run_stages(
     own_presence_T0C = torch.zeros_like(result.mask_logits_T0C)
     last_presence_C = torch.zeros(0)
     active = list(range(num_tokens))
+    depths: list[Tensor] = []  # what a cascade reads
     x_TD = vit.embed(padded_3HW, windows, backbone, resize, model.backbone.mean, model.backbone.std)
     for index in range(model.backbone.depth):
         if active:
             x_TD = vit.block(x_TD, vit.under(backbone, f"blocks.{index}"), model.backbone.num_heads)
         block = index + 1
+        if block in (*model.decoder.earlier_blocks, model.backbone.depth):
+            depths.insert(0, x_TD)
         if block != model.backbone.depth and block not in reduction.exit_blocks:
             continue
         result.tokens_per_head.append(len(active))
@@ -131,8 +134,11 @@ def run_stages(
             continue
         name = "decoder" if block == model.backbone.depth else f"exit_heads.{block}"
         head: Any = model.get_submodule(name)
-        logits_TC, class_logits_C2 = atm.atm_head(
-            x_TD, vit.under(weights, name), head.num_heads, len(head.layers)
+        logits_TC, class_logits_C2 = atm.atm_cascade(
+            depths if block == model.backbone.depth else [x_TD],
+            vit.under(weights, name),
+            head.num_heads,
+            len(head.layers),
         )
         last_presence_C = atm.presence(class_logits_C2)
         for row, token in enumerate(active):

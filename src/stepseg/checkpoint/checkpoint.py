@@ -163,6 +163,7 @@ def _check_counts(config: ModelConfig, state: Mapping[str, Tensor], problem: str
     claims = {
         "backbone.blocks.": config.backbone.depth or 0,
         "decoder.layers.": config.heads.num_layers,
+        "decoder.further.": len(config.heads.cascade or ()),
         "exit_heads.": len(exit_.head_blocks) if exit_ else 0,
     }
     for prefix, claimed in claims.items():

@@ -27,4 +27,5 @@ def _head(block: int, head: Any) -> dict[str, int]:
         "dim": head.head_dim,
         "classes": head.num_classes,
         "layers": len(head.layers),
+        "modules": 1 + len(head.earlier_blocks),
     }

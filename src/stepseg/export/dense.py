@@ -11,7 +11,8 @@ import math
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stepseg.heads.atm import AtmHead, AtmLayer
+from stepseg.heads.atm import AtmHead
+from stepseg.heads.module import AtmLayer
 from stepseg.vit.block import Block
 
 

@@ -91,6 +91,11 @@ class StaticSegmenter(nn.Module):
         check_static(reduction)
         if min(image_size) < 1:
             raise ValueError(f"image_size must be positive, got {image_size}")
+        if model.decoder.earlier_blocks:
+            raise ValueError(
+                f"a decoder that reads blocks {list(model.decoder.earlier_blocks)} besides the "
+                f"last (heads.cascade) cannot be exported: train one with heads.cascade=null"
+            )
         self.backbone, self.decoder = model.backbone, model.decoder
         self.exit_heads = nn.ModuleDict(
             {str(block): model.exit_heads[str(block)] for block in reduction.exit_blocks}

@@ -155,11 +155,12 @@ class SegmentationModule(L.LightningModule):
         labels = pad_to_multiple(labels_BHW, self.model.patch_size, ignore)
         terms: dict[str, Tensor] = {}
         for head in output.heads:
-            name = self._head_name(head.block)
-            of_head = head_loss(
-                output.mask_logits(head), head.class_logits_BC2, labels, self.loss, ignore, count
-            )
-            terms |= {f"{name}/{term}": value for term, value in of_head.items()}
+            *earlier, own = output.answers(head)
+            said = {f"cascade_{n}": answer for n, answer in enumerate(earlier, start=1)}
+            said[self._head_name(head.block)] = own
+            for name, (mask_logits, class_logits) in said.items():
+                of_head = head_loss(mask_logits, class_logits, labels, self.loss, ignore, count)
+                terms |= {f"{name}/{term}": value for term, value in of_head.items()}
         policy = self.model.policy
         learns = policy is not None and policy.training
         # A frozen policy takes no gradient: in training its cost would only be noise in the loss.

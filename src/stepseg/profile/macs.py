@@ -100,19 +100,23 @@ def block_norms(vit: StagedViT, tokens: int) -> int:
 
 
 def head_macs(head: AtmHead, tokens: int, dim: int) -> int:
-    """Products of one ATM head on `tokens` tokens."""
+    """Products of one head on `tokens` tokens; the modules of a cascade cost alike."""
     d, c = head.head_dim, head.num_classes
     self_attention = 4 * c * d * d + 2 * c * c * d
     cross_attention = 2 * c * d * d + 2 * tokens * d * d + 2 * c * tokens * d
     feed_forward = 8 * c * d * d
     layers = len(head.layers) * (self_attention + cross_attention + feed_forward)
-    return tokens * dim * d + layers + tokens * c * d + 2 * c * d
+    return _modules(head) * (tokens * dim * d + layers + tokens * c * d) + 2 * c * d
 
 
 def head_norms(head: AtmHead, tokens: int) -> int:
     """Operations of the LayerNorms of a head: one over tokens, three over queries per layer."""
     per_query = 3 * len(head.layers) * head.num_classes
-    return NORM_OPERATIONS * (tokens + per_query) * head.head_dim
+    return _modules(head) * NORM_OPERATIONS * (tokens + per_query) * head.head_dim
+
+
+def _modules(head: AtmHead) -> int:
+    return 1 + len(head.earlier_blocks)
 
 
 def policy_macs(policy: nn.Module | None, image_size: tuple[int, int]) -> int:

@@ -13,19 +13,20 @@ function countMacs(costs, stages, policyMacs) {
       blocks * Math.trunc(tokens * costs.linear + 2 * tokens ** 2 * costs.dim);
     parts[isDecoder ? "decoder" : `exit_head_${head.block}`] = headMacs(head, tokens, costs.dim);
     norms += blocks * 2 * costs.norm * tokens * costs.dim;
-    norms += costs.norm * (tokens + 3 * head.layers * head.classes) * head.dim;
+    norms += head.modules * costs.norm * (tokens + 3 * head.layers * head.classes) * head.dim;
     start = head.block;
   }
   parts.norms = norms;
   return parts;
 }
 
-function headMacs({dim: d, classes: c, layers}, tokens, dim) {
+function headMacs({dim: d, classes: c, layers, modules}, tokens, dim) {
   const selfAttention = 4 * c * d * d + 2 * c * c * d;
   const crossAttention = 2 * c * d * d + 2 * tokens * d * d + 2 * c * tokens * d;
   const feedForward = 8 * c * d * d;
-  return tokens * dim * d + layers * (selfAttention + crossAttention + feedForward)
-    + tokens * c * d + 2 * c * d;
+  const perModule = tokens * dim * d + tokens * c * d
+    + layers * (selfAttention + crossAttention + feedForward);
+  return modules * perModule + 2 * c * d;
 }
 
 function sum(parts) {
