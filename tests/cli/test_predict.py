@@ -1,10 +1,14 @@
 """`stepseg-predict` from files to files, with a small untrained model."""
 
 import csv
+import errno
+import importlib
+import io
 import json
 import os
 import re
 import signal
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -204,6 +208,91 @@ def test_labels_that_are_all_ignored_are_told(checkpoint, data, tmp_path, capfd)
     with pytest.raises(ValueError, match="no pixel has a label that counts"):
         evaluate(compose_config("eval", [*typed, "logger=none"], tmp_path / "eval"))
     assert json.loads((tmp_path / "eval/result.json").read_text())["status"] == "failed"
+
+
+def encoded(kind, **options):
+    file = io.BytesIO()
+    Image.new("RGB", (32, 32), "red").save(file, kind, **options)
+    return file.getvalue()
+
+
+def cut(content):
+    return content[: len(content) * 3 // 4]
+
+
+BAD = {
+    b"cut.avif": cut(encoded("AVIF")),
+    b"turned_over.avif": encoded("AVIF")[:200] + bytes(200),
+    b"texture.png": encoded("DDS"),
+    b"cut.jp2": cut(encoded("JPEG2000")),
+    b"large.jp2": encoded("JPEG2000").replace(
+        struct.pack(">II", 32, 32), struct.pack(">II", 2**31 - 1, 2**31 - 1)
+    ),
+    b"drawing.png": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n",
+    b"twelve_bits.png": encoded("PNG").replace(b"IHDR", b"JHDR"),
+    b"n" * 251 + b".png": encoded("PNG"),  # its record would have a byte too many
+    b"list.mp4": b"ffconcat version 1.0\nfile good.mp4\n",
+}
+GOOD = (b"a.png", b"m" * 245 + b".png", b"caf\xe9.png", b"z.png")
+
+
+def test_every_bad_file_fails_by_itself(checkpoint, tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name, content in (BAD | dict.fromkeys(GOOD, encoded("PNG"))).items():
+        Path(os.fsdecode(bytes(folder) + b"/" + name)).write_bytes(content)
+    out = tmp_path / "out"
+    inputs = f"[{folder},{folder}/list.mp4]"
+    with pytest.raises(ValueError, match=rf"{len(BAD)} input\(s\) failed, {len(GOOD)} done"):
+        run(checkpoint, out, input=inputs, batch_size=2, pictures="[overlay]")
+    result = json.loads((out / "result.json").read_text())
+    failed = [os.path.basename(os.fsencode(entry["source"])) for entry in result["failed"]]
+    assert sorted(failed) == sorted(BAD)
+    assert all("\n" not in entry["error"] for entry in result["failed"])
+    written = [os.fsencode(path.name) for path in (out / "labels").iterdir()]
+    assert sorted(written) == sorted(GOOD)
+    table = (out / "images.csv").read_text()
+    assert table.count("\n") == 1 + len(BAD) + len(GOOD)
+
+
+@pytest.mark.parametrize("error", [MemoryError, RuntimeError])
+@pytest.mark.parametrize("where", ["decode", "predict", "draw"])
+def test_too_little_memory_for_one_image_leaves_the_others(
+    where, error, checkpoint, tmp_path, monkeypatch
+):
+    place = {
+        "decode": "stepseg.data.files.rgb_pixels",
+        "predict": "stepseg.predict.segmenter.predict_map",
+        "draw": "stepseg.predict.outputs.save_picture",
+    }[where]
+    module, name = place.rsplit(".", 1)
+    whole = getattr(importlib.import_module(module), name)
+    calls = []
+
+    def second_fails(*arguments, **options):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise error("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 byte")
+        return whole(*arguments, **options)
+
+    monkeypatch.setattr(place, second_fails)
+    for name in "abc":
+        write_image(tmp_path / f"in/{name}.png")
+    if where == "draw" and error is RuntimeError:
+        pytest.skip("nothing there allocates in PyTorch")
+    with pytest.raises(ValueError, match=r"1 input\(s\) failed, 2 done.*memory"):
+        run(checkpoint, tmp_path / "out", input=tmp_path / "in", pictures="[overlay]")
+
+
+def test_a_full_disk_ends_the_run(checkpoint, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("stepseg.predict.outputs.save_picture", full)
+    for name in "ab":
+        write_image(tmp_path / f"in/{name}.png")
+    with pytest.raises(OSError, match="No space left"):
+        run(checkpoint, tmp_path / "out", input=tmp_path / "in", pictures="[overlay]")
 
 
 def test_a_second_run_does_what_is_left(checkpoint, data, tmp_path):

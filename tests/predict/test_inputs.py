@@ -45,6 +45,20 @@ def test_patterns_files_and_lists(tmp_path):
     assert found(both) == [("1/a.png", "1/a"), ("2/a.png", "2/a")]
 
 
+def test_results_of_different_files_never_meet(tmp_path):
+    """Each name stands for files and folders: no file may be where another's folder is."""
+    touch(tmp_path, "a.mp4", "a/frame_000000.png", "b.jpg", "b.png/c.png", "d.jpg", "d/e.jpg")
+    given = [str(tmp_path / "a.mp4"), str(tmp_path)]
+    assert dict(found(given)) == {
+        "a.mp4": "a.mp4",
+        "a/frame_000000.png": "a/frame_000000",
+        "b.jpg": "b.jpg",
+        "b.png/c.png": "b.png/c",
+        "d.jpg": "d",
+        "d/e.jpg": "d/e",
+    }
+
+
 @pytest.mark.parametrize(
     ("names", "options", "message"),
     [

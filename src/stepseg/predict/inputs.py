@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from stepseg.data.files import Pixels, read_pixels
 from stepseg.predict import video
@@ -162,12 +162,25 @@ def _relative_names(found: Mapping[Path, Path]) -> list[str]:
 
 
 def _distinct(relatives: Sequence[str]) -> list[str]:
-    """Names without suffix; where files would share one, with."""
+    """Names without suffix; where results of two files would meet, with."""
     names = [str(Path(relative).with_suffix("").as_posix()) for relative in relatives]
     while True:
-        counts = Counter(name.casefold() for name in names)
-        clashing = [i for i, name in enumerate(names) if counts[name.casefold()] > 1]
+        folded = [name.casefold() for name in names]
+        counts = Counter(folded)
+        folders = {str(parent) for name in folded for parent in PurePosixPath(name).parents}
+        clashing = [
+            index
+            for index, name in enumerate(folded)
+            if counts[name] > 1 or _results(relatives[index], name) & folders
+        ]
         if all(names[i] == relatives[i] for i in clashing):
             return names
         for i in clashing:
             names[i] = relatives[i]
+
+
+def _results(relative: str, name: str) -> set[str]:
+    """What no folder may be called: files of an image's results, the folder of a video's frames."""
+    if PurePosixPath(relative).suffix.lower() in VIDEO_SUFFIXES:
+        return {name, f"{name}.mp4"}
+    return {f"{name}.png", f"{name}.json"}

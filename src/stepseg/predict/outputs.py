@@ -58,11 +58,18 @@ class OutputFolder:
         return self.folder / kind / f"{name}{suffix}"
 
     def finished(self, item: Item) -> dict[str, Any] | None:
-        """The record of an earlier run with the same settings, whose files are all there."""
-        if not self.keep_finished:
+        """The record of an earlier run with the same settings, whose files are all there.
+
+        Raises:
+            OSError: no file can have this name; better known before the image is segmented.
+
+        """
+        path = self.path("records", item.name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not (path.exists() and self.keep_finished):
             return None
         try:
-            record = json.loads(self.path("records", item.name).read_text(encoding="utf-8"))
+            record = json.loads(path.read_text(encoding="utf-8"))
             fits = record["settings"] == self.fingerprint and record["stamp"] == list(item.stamp)
             files = [self.folder / file for file in record["files"].values()]
         except (OSError, ValueError, KeyError, TypeError, AttributeError):

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,11 @@ from typing import Any
 import numpy as np
 
 from stepseg.data.files import ImageFileError, Pixels
+
+FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,avi,matroska,webm,mpeg,mpegts,mpegvideo,m4v,asf"
+"""FFmpeg knows others under these suffixes: lists that name other files and addresses."""
+MAX_PIXELS = 2**27
+"""Of a frame; 8K has 2**25."""
 
 
 def read_frames(path: Path, step: int = 1) -> Iterator[tuple[int, Pixels]]:
@@ -18,33 +24,52 @@ def read_frames(path: Path, step: int = 1) -> Iterator[tuple[int, Pixels]]:
         ImageFileError: no video, or damaged; names the file.
 
     """
-    av = _av()
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise ImageFileError(f"{path}: no pictures in this file")
-            stream = container.streams.video[0]
-            stream.thread_type = "AUTO"
-            index = -1
-            for index, frame in enumerate(container.decode(stream)):
-                if index % step == 0:
-                    turns = round(getattr(frame, "rotation", 0) / 90)
-                    pixels = np.rot90(frame.to_ndarray(format="rgb24"), turns)
-                    yield index, np.ascontiguousarray(pixels)
-            if index < 0:
-                raise ImageFileError(f"{path}: this video has no frame that can be decoded")
-    except av.FFmpegError as error:
-        raise ImageFileError(f"{path}: cannot read this video ({error})") from error
+    with _opened(path) as container:
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
+        stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
+        index = -1
+        for index, frame in enumerate(container.decode(stream)):
+            if index % step == 0:
+                turns = round(getattr(frame, "rotation", 0) / 90)
+                pixels = np.rot90(frame.to_ndarray(format="rgb24"), turns)
+                yield index, np.ascontiguousarray(pixels)
+        if index < 0:
+            raise ValueError("it has no frame that can be decoded")
 
 
 def frame_rate(path: Path) -> Fraction:
-    """Frames per second."""
-    with _av().open(str(path)) as container:
+    """Frames per second.
+
+    Raises:
+        ImageFileError: no video, or damaged; names the file.
+
+    """
+    with _opened(path) as container:
         return container.streams.video[0].average_rate or Fraction(25)
 
 
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A file that holds pictures, and nothing beside it, in FFmpeg."""
+    av = _av()
+    limits = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
+    try:
+        with path.open("rb") as file, av.open(file, options=limits) as container:
+            if not container.streams.video:
+                raise ValueError("it has no pictures")
+            yield container
+    except Exception as error:  # decoders raise anything on damaged files
+        raise ImageFileError(f"{path}: cannot read this video ({error})") from error
+
+
 def write_video(path: Path, frames: Iterable[Pixels], rate: Fraction) -> None:
-    """Write an H.264 file atomically; odd sides lose a pixel, as the format asks."""
+    """Write an H.264 file atomically; odd sides lose a pixel, as the format asks.
+
+    Raises:
+        ImageFileError: frames of several sizes, or a rate that the format does not know.
+
+    """
     av = _av()
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}{path.suffix}")
@@ -63,6 +88,8 @@ def write_video(path: Path, frames: Iterable[Pixels], rate: Fraction) -> None:
             if stream is not None:
                 container.mux(stream.encode())
         os.replace(temporary, path)
+    except (av.FFmpegError, ValueError, OverflowError) as error:
+        raise ImageFileError(f"{path}: cannot write this video ({error})") from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -15,7 +15,7 @@ from stepseg.cli.predict.options import check_options, input_files
 from stepseg.cli.predict.progress import Progress
 from stepseg.cli.protocol import choose_protocol
 from stepseg.cli.result import Result
-from stepseg.data.files import Pixels, read_pixels
+from stepseg.data.files import ImageFileError, Pixels, read_pixels
 from stepseg.evaluation import NO_LABELS
 from stepseg.model import Reduction
 from stepseg.model_config import ReductionConfig
@@ -80,7 +80,8 @@ def predict(cfg: DictConfig) -> None:
             result.update(_figures(runner))
             write_table(output_dir() / "images.csv", runner.records, runner.failures)
         if values["mp4"]:
-            result.update({"videos": _join_videos(files, runner, values["frames"])})
+            joined = _join_videos(files, runner, values["frames"])
+            result.update({"videos": joined, "failed": runner.failures})
         if values["statistics"] and runner.records:
             result.update({"statistics": _write_statistics(runner)})
         if values["explorer"]:
@@ -187,7 +188,12 @@ def _join_videos(files: Sequence[File], runner: Runner, frames: int) -> list[str
         if not file.is_video or not names:
             continue
         path = output_dir() / "videos" / f"{file.name}.mp4"
-        video.write_video(path, _overlays(runner, names), video.frame_rate(file.path) / frames)
+        try:
+            rate = video.frame_rate(file.path) / frames
+            video.write_video(path, _overlays(runner, names), rate)
+        except ImageFileError as error:
+            runner.failures.append({"source": str(file.path), "error": str(error)})
+            continue
         written.append(path.relative_to(output_dir()).as_posix())
     return written
 
