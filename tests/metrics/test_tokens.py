@@ -31,7 +31,7 @@ def test_least_and_greatest_image(outputs):
     stages = [[lengths[0] for lengths in output.tokens_per_stage] for output in said]
     assert len({tuple(tokens) for tokens in stages}) > 1
     gone = [[tokens[0] - later for later in tokens[1:]] for tokens in stages]
-    for name, each in (("tokens_per_stage", stages), ("left_after_head", gone)):
+    for name, each in (("tokens_per_stage", stages), ("exited_until", gone)):
         assert figures[f"{name}_min"] == [min(column) for column in zip(*each, strict=True)]
         assert figures[f"{name}_max"] == [max(column) for column in zip(*each, strict=True)]
     for side in (1, 2, 4):

@@ -115,7 +115,7 @@ def test_thresholds_have_to_agree_where_they_decided():
     entry["protocol"] = {"mode": "slide", "crop": [512, 512], "stride": [512, 512]}
     entry["superpatches"] = {"1": 5 * 1024.0}
     entry["tokens_per_stage"] = [5 * 700.0, 5 * 450.0, 5 * 430.0]
-    entry |= {"left_after_head_min": [500.0, 600.0], "left_after_head_max": [2000.0, 2100.0]}
+    entry |= {"exited_until_min": [500.0, 600.0], "exited_until_max": [2000.0, 2100.0]}
     values = evaluation([entry], model={"backbone": {"name": "vit_base"}})
     values["config"] = {**values["config"], "data": {"name": "cityscapes"}}
     matches = match(arenas_of(values), PAPER)

@@ -148,8 +148,8 @@ def test_least_and_greatest_stand_beside_the_mean():
     ends = {
         "superpatches_min": {"1": 300.0, "2": 50.0, "4": 0.0},
         "superpatches_max": {"1": 500.0, "2": 80.0, "4": 2.0},
-        "left_after_head_min": [10.0],
-        "left_after_head_max": [99.0],
+        "exited_until_min": [10.0],
+        "exited_until_max": [99.0],
     }
     entry = accuracy_row(66.0, 5.0, MERGE, {**EXIT, "blocks": [8]}, **ends)
     rows, _ = rows_of_runs([Run(Path("r/result.json"), evaluation([entry]))])

@@ -111,7 +111,7 @@ class TokenMetric(Metric):
         return {
             f"tokens_per_stage{which}": tokens,
             f"superpatches{which}": self._by_side(superpatches),
-            f"left_after_head{which}": gone,
+            f"exited_until{which}": gone,
         }
 
     def _by_side(self, numbers: Sequence[float]) -> dict[str, float]:

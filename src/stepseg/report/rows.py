@@ -230,7 +230,7 @@ def _extremes(entry: Mapping[str, Any], views: float) -> dict[str, tuple[float, 
     for which in ("min", "max"):
         counts = mapping(entry.get(f"superpatches_{which}"))
         found = {f"superpatches_{side}": number(counts, side) for side in counts}
-        left = numbers(entry, f"left_after_head_{which}")
+        left = numbers(entry, f"exited_until_{which}")
         ends.append(found | {f"exited_{head}": n for head, n in enumerate(left, start=1)})
     least, greatest = ends
     return {

@@ -14,7 +14,7 @@ Row = Mapping[str, Any]
 LISTS = {
     "tokens_per_stage": "tokens_stage",
     "exited_per_head": "exited_head",
-    "left_after_head": "left_after_head",
+    "exited_until": "exited_until",
 }
 """Figures by stage or head, and how their columns begin."""
 
