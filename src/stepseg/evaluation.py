@@ -37,6 +37,8 @@ class Figures(nn.Module):
         super().__init__()
         self.accuracy, self.tokens = accuracy, tokens
         self.not_finite = NonFinite()
+        self.confusion: Tensor | None = None
+        """Pixels by (label, prediction) of the last `compute`, ``[C, C]``."""
 
     def compute(self) -> dict:
         """All figures, plain values under the names of `result.json`.
@@ -44,6 +46,7 @@ class Figures(nn.Module):
         ``problems`` tells of figures that mean nothing; it is there if there are any.
         """
         accuracy = self.accuracy.compute()
+        self.confusion = accuracy.pop("confusion").cpu()
         per_class = accuracy.pop("per_class_IoU").tolist()
         problems = [NO_LABELS] if accuracy["aAcc"].isnan() else []
         if count := self.not_finite.compute():

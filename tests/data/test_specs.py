@@ -104,3 +104,14 @@ def test_unknown_name_lists_the_known_ones():
         get_spec("pascal")
     with pytest.raises(ValueError, match="pass root"):
         get_spec("folder")
+
+
+@pytest.mark.parametrize(
+    ("folder", "given", "name"),
+    [("lakes", "", "lakes"), ("lakes", "name: ponds", "ponds"), ("camvid", "", "own camvid")],
+)
+def test_own_data_are_called_what_they_are(folder, given, name, tmp_path):
+    (tmp_path / folder).mkdir()
+    text = f"classes: [shore, lake]\n{given}\n"
+    (tmp_path / folder / "classes.yaml").write_text(text)
+    assert get_spec("folder", tmp_path / folder).name == name

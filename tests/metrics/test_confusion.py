@@ -103,3 +103,9 @@ def test_boundary_band_of_one_colour_is_its_frame():
     band = boundary_band(torch.zeros(1, 5, 6, dtype=torch.int64), 1)[0]
     assert band[1:-1, 1:-1].sum() == 0
     assert band.sum() == 5 * 6 - 3 * 4
+
+
+def test_the_matrix_itself_is_among_the_figures():
+    metric = SegmentationMetric(2, boundary_ratio=0)
+    metric.update(torch.tensor([[0, 1, 1]]), torch.tensor([[0, 0, 255]]))
+    assert metric.compute()["confusion"].tolist() == [[1, 1], [0, 0]]

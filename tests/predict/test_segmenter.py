@@ -51,6 +51,9 @@ def test_one_image_and_what_is_said_about_it():
     assert sum(side**2 * n for side, n in result.superpatches.items()) == 5 * 7
     assert result.threshold == 0.87
     assert result.maps.token_HW.shape == (75, 101)
+    assert repr(result).startswith("Prediction(101 x 75 px, ")
+    assert "\n" not in repr(result)
+    assert len(repr(result)) < 120
 
 
 @pytest.mark.parametrize(

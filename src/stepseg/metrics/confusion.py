@@ -69,9 +69,10 @@ class SegmentationMetric(Metric):
             state += torch.bincount(values, minlength=self.num_classes)
 
     def compute(self) -> dict[str, Tensor]:
-        """The figures in percent, float64 scalars, and ``per_class_IoU`` ``[C]``.
+        """The figures in percent, float64 scalars, ``per_class_IoU`` ``[C]`` and ``confusion``.
 
-        The latter is NaN for classes that never occurred.
+        The second is NaN for classes that never occurred; the last counts pixels by (label,
+        prediction), int64 ``[C, C]``.
         """
         hit = self.confusion.diag().double()
         labelled = self.confusion.sum(1).double()
@@ -90,7 +91,8 @@ class SegmentationMetric(Metric):
             union = self.boundary_label + self.boundary_prediction - overlap
             result["boundary_IoU"] = (overlap / union).nanmean()
         result["per_class_IoU"] = iou
-        return {name: 100 * value for name, value in result.items()}
+        percent = {name: 100 * value for name, value in result.items()}
+        return {**percent, "confusion": self.confusion.clone()}
 
 
 def confusion_matrix(

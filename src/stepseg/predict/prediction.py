@@ -24,7 +24,7 @@ KINDS = {
     "colours": "the class colours",
     "overlay": "the class colours over the image",
     "superpatches": "the tokens after merging",
-    "exits": "what is left after every exit head",
+    "exits": "what remains after every exit head",
     "confidence": "the confidence of every token",
     "difference": "the difference to the ground truth",
     "dense": "the difference to the dense model",
@@ -60,6 +60,15 @@ class Prediction:
     """What the model said about each window of the image."""
     seen_size: HW
     """(height, width) of the image as the model saw it."""
+
+    def __repr__(self) -> str:
+        height, width = self.labels.shape
+        found = len(np.unique(self.labels))
+        tokens = " > ".join(map(str, self.tokens))
+        return (
+            f"Prediction({width} x {height} px, {found} of {len(self.classes)} classes, "
+            f"{tokens} tokens, {self.gmacs:.2f} GMACs)"
+        )
 
     @property
     def exits(self) -> dict[int, int]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from stepseg.report.page import Section, make_page
 from stepseg.report.plots.collection import plots_of_arena, plots_of_parts
+from stepseg.report.plots.confusion import plots_of_confusion
 from stepseg.report.plots.style import Plot
 from stepseg.report.published import Match, Published, match
 from stepseg.report.rows import Row, rows_of_runs
@@ -84,10 +85,12 @@ def build_report(
     shown = {id(row.run) for row in rows}
     drawn = [run for run in collection.completed if id(run) in shown]
     parts, more = plots_of_parts(drawn)
-    collection = replace(collection, problems=[*collection.problems, *problems, *more])
+    confusions, others = plots_of_confusion(drawn)
+    problems = [*problems, *more, *others]
+    collection = replace(collection, problems=[*collection.problems, *problems])
     notices = [*notices, *_notices(collection)]
     notices += [f"{run.path}: {run.command} left no figures for a table" for run in silent]
-    sections = _sections(arenas, options, matches, parts)
+    sections = _sections(arenas, options, matches, parts, confusions)
     _write(out, rows, sections, collection, notices, options, made)
     kinds = (
         f"{len(collection.completed)} completed runs, {len(rows)} rows, "
@@ -117,7 +120,11 @@ def _choose(rows: Sequence[Row], where: Mapping[str, str]) -> list[Row]:
 
 
 def _sections(
-    arenas: Sequence[Arena], options: Options, matches: Sequence[Match], parts: Sequence[Plot]
+    arenas: Sequence[Arena],
+    options: Options,
+    matches: Sequence[Match],
+    parts: Sequence[Plot],
+    confusions: Sequence[Plot],
 ) -> list[Section]:
     draw = {"png", "svg", "html"} & set(options.formats)
     sections = []
@@ -136,6 +143,8 @@ def _sections(
         sections.append(Section("Published figures", [grid_of_matches(matches)], [], note))
     if parts and draw:
         sections.append(Section("Block by block", [], parts))
+    if confusions and draw:
+        sections.append(Section("Which class is taken for which", [], confusions))
     return sections
 
 

@@ -120,10 +120,10 @@ def _accuracy_row(run: Run, entry: Mapping[str, Any], training: Run | None) -> R
         views = cells / (math.ceil(crop[0] / 16) * math.ceil(crop[1] / 16))
     size: Any = crop if protocol.get("mode") == "slide" else None
     size = size or whole_size(data, cells)
-    name = str(data.get("name", "unknown data"))
+    name = str(run.values.get("data_name") or data.get("name", "unknown data"))
     arena = {
         "kind": "accuracy",
-        "data": f"{name} in {data.get('root')}" if name == "folder" else name,
+        "data": name,
         "classes": classes,
         "images": entry.get("images"),
         "protocol": protocol_words(protocol),

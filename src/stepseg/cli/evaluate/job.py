@@ -61,7 +61,7 @@ def evaluate(cfg: DictConfig) -> float | None:
         datamodule = make_datamodule(cfg, evaluation=protocol.as_dict())
         check_data(checkpoint, datamodule.num_classes, datamodule.spec.name)
         model = _make_model(checkpoint, values["policy"]["name"])
-        result.update({"model": checkpoint.config.to_dict()})
+        result.update({"model": checkpoint.config.to_dict(), "data_name": datamodule.spec.name})
         points = _points(values, checkpoint, model)
         module = SegmentationModule(
             config=checkpoint.config,
@@ -87,12 +87,13 @@ def evaluate(cfg: DictConfig) -> float | None:
             datamodule=datamodule,
             store=store,
             points=points,
+            output=output_dir(),
             predictions=output_dir() / "predictions" if cfg.save_predictions else None,
         )
         with clear_failures(values, trainer, result.fail):
             rows = grid.run(cfg.grid.points_per_pass, result)
         if trainer.is_global_zero:
-            title = f"{datamodule.name}, {checkpoint.path.name}"
+            title = f"{datamodule.spec.name}, {checkpoint.path.name}"
             _show(rows, points, title)
             write_grid_csv(output_dir() / "results.csv", rows, datamodule.spec.classes)
             log_final(

@@ -8,9 +8,10 @@ from typing import Any
 import lightning as L
 
 from stepseg.cli.grid.points import Point
-from stepseg.cli.grid.store import GridStore, point_key
+from stepseg.cli.grid.store import GridStore, point_digest, point_key
 from stepseg.cli.grid.table import pareto
 from stepseg.cli.result import Result
+from stepseg.confusion_file import write_confusion
 from stepseg.lit.callbacks.partial_counts import SnapshotCallback
 from stepseg.lit.datamodule import SegmentationDataModule
 from stepseg.lit.segmentation_module import SegmentationModule
@@ -26,6 +27,7 @@ class GridRun:
         datamodule: on its test images.
         store: of finished rows.
         points: of the grid.
+        output: folder of the result.
         predictions: folder for label maps; None: not written.
 
     """
@@ -38,10 +40,12 @@ class GridRun:
         datamodule: SegmentationDataModule,
         store: GridStore,
         points: Sequence[Point],
+        output: Path,
         predictions: Path | None = None,
     ) -> None:
         self.trainer, self.module, self.datamodule = trainer, module, datamodule
         self.store, self.points, self.predictions = store, list(points), predictions
+        self.output = output
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
         [self.snapshot] = [c for c in callbacks if isinstance(c, SnapshotCallback)]
 
@@ -102,10 +106,22 @@ class GridRun:
         except (KeyboardInterrupt, SystemExit):
             self._say("run the same command with the same hydra.run.dir to continue")
             raise
-        self.store.add(dict(zip(map(point_key, points), self.module.results, strict=True)))
+        rows = [
+            {**row, "confusion": self._write_confusion(index, point)}
+            for index, (point, row) in enumerate(zip(points, self.module.results, strict=True))
+        ]
+        self.store.add(dict(zip(map(point_key, points), rows, strict=True)))
         if self.trainer.is_global_zero:
             self.snapshot.snapshots.clear()
         return len(self.snapshot.earlier.images) if self.snapshot.earlier else 0
+
+    def _write_confusion(self, index: int, point: Point) -> str:
+        """The confusion matrix of a point as a file beside the result; returns its place there."""
+        place = f"confusion/{point_digest(point)}.csv"
+        if self.trainer.is_global_zero:
+            counts = self.module.evaluator.figures[index].confusion
+            write_confusion(self.output / place, counts, self.module.spec.classes)
+        return place
 
     def _folder(self, point: Point) -> Path:
         assert self.predictions is not None

@@ -98,6 +98,11 @@ def point_key(point: Point) -> str:
     return json.dumps(point.columns(), sort_keys=True)
 
 
+def point_digest(point: Point) -> str:
+    """The same as a name for files."""
+    return hashlib.sha256(point_key(point).encode()).hexdigest()[:12]
+
+
 def file_hash(path: str | Path) -> str:
     """SHA-256 of a file's content."""
     with open(path, "rb") as file:

@@ -5,7 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from omegaconf import DictConfig
 
 from stepseg.checkpoint import Checkpoint, read_checkpoint
@@ -15,10 +17,12 @@ from stepseg.cli.predict.options import check_options, input_files
 from stepseg.cli.predict.progress import Progress
 from stepseg.cli.protocol import choose_protocol
 from stepseg.cli.result import Result
+from stepseg.confusion_file import write_confusion
 from stepseg.data.files import ImageFileError, Pixels, read_pixels
 from stepseg.evaluation import NO_LABELS
 from stepseg.model import Reduction
 from stepseg.model_config import ReductionConfig
+from stepseg.pictures.drawing import Labels
 from stepseg.predict import video
 from stepseg.predict.inputs import File
 from stepseg.predict.outputs import OutputFolder
@@ -30,6 +34,7 @@ from stepseg.predict.statistics import (
     token_statistics,
     write_statistics,
 )
+from stepseg.predict.submission import check_file_names, published_ids, write_submission
 from stepseg.predict.summary import summarise, write_table
 from stepseg.predict.truth import TruthFolder
 
@@ -64,6 +69,7 @@ def predict(cfg: DictConfig) -> None:
             runtime=values["runtime"],
         )
         result.update(_about(segmenter, checkpoint, reduction, values))
+        ids = _submitted_ids(values, checkpoint, files)
         runner = Runner(
             segmenter,
             _outputs(values, checkpoint, segmenter, reduction),
@@ -84,6 +90,10 @@ def predict(cfg: DictConfig) -> None:
             result.update({"videos": joined, "failed": runner.failures})
         if values["statistics"] and runner.records:
             result.update({"statistics": _write_statistics(runner)})
+        if ids is not None:
+            path = output_dir() / "submission.zip"
+            write_submission(path, _label_maps(runner), ids)
+            result.update({"submission": path.name})
         if values["explorer"]:
             page = write_page(output_dir() / "explorer.html", segmenter, files, checkpoint)
             result.update({"explorer": page.name if page else None})
@@ -172,6 +182,9 @@ def _figures(runner: Runner) -> dict[str, Any]:
     }
     if runner.truths is not None:
         accuracy = runner.accuracy.compute()
+        confusion = accuracy.pop("confusion")
+        write_confusion(output_dir() / "confusion.csv", confusion, runner.segmenter.classes)
+        figures["confusion"] = "confusion.csv"
         figures["without_label"] = runner.without_label
         figures["per_class_IoU"] = accuracy.pop("per_class_IoU").tolist()
         figures |= {name: float(value) for name, value in accuracy.items()}
@@ -196,6 +209,21 @@ def _join_videos(files: Sequence[File], runner: Runner, frames: int) -> list[str
             continue
         written.append(path.relative_to(output_dir()).as_posix())
     return written
+
+
+def _submitted_ids(
+    values: Mapping[str, Any], checkpoint: Checkpoint, files: Sequence[File]
+) -> NDArray[np.integer] | None:
+    """The data set's own ids by class, where a submission is wanted."""
+    if not values["submission"]:
+        return None
+    check_file_names(file.name for file in files)
+    return published_ids(checkpoint.data["name"], checkpoint.config.num_classes)
+
+
+def _label_maps(runner: Runner) -> Iterator[tuple[str, Labels]]:
+    for record in sorted(runner.records, key=lambda record: record["name"]):
+        yield record["name"], runner.outputs.labels(record["name"])
 
 
 def _overlays(runner: Runner, names: Sequence[str]) -> Iterator[Pixels]:

@@ -29,6 +29,7 @@ from stepseg.cli.share import examples_of, share_best
 from stepseg.cli.tracking import finished_runs, make_loggers
 from stepseg.cli.train.length import fit_to_length
 from stepseg.cli.train.start import normalised_alike, read_start, start_from
+from stepseg.confusion_file import write_confusion
 from stepseg.dcts.policy import PolicyNetwork
 from stepseg.dcts.targets import HomogeneityRule
 from stepseg.lit.callbacks.broken import BrokenImages
@@ -83,6 +84,7 @@ def train(cfg: DictConfig) -> float | None:
         if start is not None:
             config = normalised_alike(config, start)
         check_model(config, datamodule)
+        result.update({"data_name": datamodule.spec.name})
         module = _make_module(cfg.task, config, datamodule, values)
         if start is not None:
             line = start_from(start, module)
@@ -192,6 +194,11 @@ def compare(
         for name, row in zip(reductions, module.results, strict=True)
     }
     if trainer.is_global_zero:
+        for index, name in enumerate(rows):
+            place = f"confusion/{index}.csv"
+            counts = module.evaluator.figures[index].confusion
+            write_confusion(output_dir() / place, counts, datamodule.spec.classes)
+            rows[name] |= {"system": name, "confusion": place}
         device = trainer.strategy.root_device
         model = copy.deepcopy(module.model).prepare_for_inference().to(device)
         images = _timing_images(datamodule).to(device)

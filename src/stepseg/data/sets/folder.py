@@ -3,6 +3,7 @@
 The file's keys, all but `classes` optional:
 
     classes: [road, sky]                # training ids follow this order
+    name: lakes                         # in tables and cards; default: the folder's name
     colours: [[128, 64, 128], [70, 130, 180]]
     ignore_index: 255                   # id (or ids) in the masks that do not count
     label_map: {0: ignore, 7: road}     # id in the masks: class name, training id or "ignore"
@@ -21,13 +22,14 @@ from typing import Any
 from stepseg.data.labels import IGNORE_INDEX, LabelMap
 from stepseg.data.layouts import IMAGE_SUFFIXES, PairLayout, SplitDirs
 from stepseg.data.palettes import distinct_colours
-from stepseg.data.specs import DatasetSpec
+from stepseg.data.specs import DatasetSpec, available
 from stepseg.yaml_file import read_yaml
 
 FILE_NAME = "classes.yaml"
 
 _KEYS = {
     "classes",
+    "name",
     "colours",
     "ignore_index",
     "label_map",
@@ -51,12 +53,12 @@ def load_spec(root: Path | str) -> DatasetSpec:
         )
     described = read_yaml(path)
     try:
-        return _build(described)
+        return _build(described, path.resolve().parent.name)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{path}: {error}") from error
 
 
-def _build(described: Any) -> DatasetSpec:
+def _build(described: Any, folder: str) -> DatasetSpec:
     if not isinstance(described, Mapping) or not described.get("classes"):
         raise ValueError("needs the key 'classes' with a list of names")
     unknown = set(described) - _KEYS
@@ -70,12 +72,20 @@ def _build(described: Any) -> DatasetSpec:
     colours = described.get("colours")
     palette = tuple((int(r), int(g), int(b)) for r, g, b in colours) if colours else None
     return DatasetSpec(
-        name="folder",
+        name=_name(described.get("name"), folder),
         classes=classes,
         palette=palette or distinct_colours(classes),
         layout=_layout(described),
         label_maps={"ids": _label_map(described, classes)},
     )
+
+
+def _name(given: Any, folder: str) -> str:
+    """What the data are called; never like those that are known without their folder."""
+    name = folder if given is None else given
+    if not isinstance(name, str) or not name.strip() or not name.isprintable():
+        raise ValueError(f"'name' is a word for tables and cards, got {str(name)[:40]!r}")
+    return f"own {name}" if name in available() else name
 
 
 def _layout(described: Mapping[str, Any]) -> PairLayout:

@@ -1,0 +1,86 @@
+"""Label maps as a benchmark's server wants them: in the data set's own ids, in one zip file.
+
+Cityscapes counts ``labelIds`` (7: road), ADE20K's 150 classes begin at 1; models predict 0 to C-1.
+"""
+
+import io
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from stepseg.data.labels import IGNORE_INDEX, LabelMap
+from stepseg.data.specs import available, get_spec
+from stepseg.pictures.drawing import Labels
+from stepseg.writing import write_atomically
+
+_NO_DATE = (1980, 1, 1, 0, 0, 0)
+"""The same label maps give the same file."""
+
+
+def published_ids(data_name: str, num_classes: int) -> NDArray[np.integer]:
+    """The data set's id of every class, ``[C]``.
+
+    Raises:
+        ValueError: the data set has no numbering of its own that is known here.
+
+    """
+    known = [name for name in available() if name != "folder"]
+    if data_name in known:
+        spec = get_spec(data_name)
+        if spec.num_classes == num_classes:
+            return ids_of_classes(spec.label_map, num_classes)
+    raise ValueError(
+        f"submission=true needs a model of a data set with ids of its own ({', '.join(known)}); "
+        f"this one knows {num_classes} classes of {data_name!r}"
+    )
+
+
+def ids_of_classes(label_map: LabelMap, num_classes: int) -> NDArray[np.integer]:
+    """The inverse of a label map: the first file id of every class, ``[C]``."""
+    found = [np.flatnonzero(label_map.table == index) for index in range(num_classes)]
+    kind = np.uint8 if len(label_map.table) <= IGNORE_INDEX + 1 else np.uint16
+    return np.array([ids[0] for ids in found], kind)
+
+
+def check_file_names(names: Iterable[str]) -> None:
+    """Refuse images that would have the same name in the file, which has no folders.
+
+    Raises:
+        ValueError: names two of them.
+
+    """
+    seen: dict[str, str] = {}
+    for name in names:
+        other = seen.setdefault(PurePosixPath(name).name, name)
+        if other != name:
+            raise ValueError(
+                f"submission=true: {other} and {name} would have the same name in the file"
+            )
+
+
+def write_submission(
+    path: Path, labels: Iterable[tuple[str, Labels]], ids: NDArray[np.integer]
+) -> None:
+    """Write the file, atomically and image by image.
+
+    Args:
+        path: of the zip file.
+        labels: names and label maps, training ids.
+        ids: `published_ids`.
+
+    """
+
+    def write(file: IO[bytes]) -> None:
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+            for name, label_HW in labels:
+                png = io.BytesIO()
+                Image.fromarray(ids[label_HW]).save(png, "PNG")
+                entry = zipfile.ZipInfo(f"{PurePosixPath(name).name}.png", _NO_DATE)
+                archive.writestr(entry, png.getvalue())
+
+    write_atomically(path, write)
