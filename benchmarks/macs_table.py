@@ -27,10 +27,11 @@ from stepseg.model import Reduction, StepSegmenter
 from stepseg.profile.benchmark import prescribed_cost
 from stepseg.profile.fvcore import trace_fvcore, trace_torch
 from stepseg.profile.images import load_images
-from stepseg.profile.macs import macs_of_stages, policy_macs
+from stepseg.profile.macs import head_macs, macs_of_stages, policy_macs
 from stepseg.profile.tokens import prescribe_paper
 
 BLOCKS = {"vit_tiny": (6, 8), "vit_base": (6, 8), "vit_large": (8, 16)}
+"""Where DToP's exits stand, and what SegViT's cascade reads besides the last block."""
 
 CTS = MergeRule(windows=(2,), thresholds=None, top_k=103, top_k_cells=32 * 32)
 
@@ -40,7 +41,8 @@ class Published:
     """One number of a table."""
 
     system: str
-    """A system with the placement of its exits, and the threshold where the table has several."""
+    """A system with the placement of its exits, and the threshold where the table has several;
+    ``none`` has one head, ``segvit`` the cascade."""
     backbone: str
     side: int
     classes: int
@@ -82,6 +84,10 @@ BASE = (
 LARGE_CITY = "none, cts, dtop, dcts 6899, step@8+16 6899, step@18 6899"
 
 PUBLISHED = [
+    Published("segvit", "vit_base", 512, 150, 120.9, "SegViT"),
+    Published("segvit", "vit_large", 640, 150, 637.9, "SegViT"),
+    Published("segvit", "vit_large", 512, 171, 383.9, "SegViT"),
+    Published("segvit", "vit_large", 480, 59, 321.6, "SegViT"),
     Published("none", "vit_base", 512, 150, 109.9, "DToP"),
     Published("none", "vit_large", 640, 150, 617.0, "DToP"),
     Published("none", "vit_large", 512, 171, 366.9, "DToP"),
@@ -130,13 +136,18 @@ def main(arguments: list[str] | None = None) -> int:
 
 def count(published: Published) -> dict:
     """One row: the published number, ours, and the tokens that the published one implies."""
-    model = _without_memory(published.backbone, published.classes)
+    cascade = published.system == "segvit"
+    model = _without_memory(published.backbone, published.classes, cascade)
     grid = (-(-published.side // 16),) * 2
     reduction = prescribe_paper(published.reduction, grid)
     cost = prescribed_cost(model, reduction, (published.side, published.side))
     implied = None
     if reduction.merge and not reduction.exit_blocks:
         implied = _implied_tokens(model, published)
+    surplus = None
+    if not reduction.merge and not reduction.exit_blocks:
+        module = head_macs(model.decoder, grid[0] * grid[1], model.backbone.dim) / 1e9
+        surplus = (published.gmacs - cost["gmacs"]) / (module / 3 if cascade else module)
     return {
         "source": published.source,
         "system": published.system,
@@ -149,6 +160,10 @@ def count(published: Published) -> dict:
         "tokens": " ".join(f"{tokens:.0f}" for tokens in cost["tokens_per_stage"]),
         "policy": round(cost["gmacs_by_part"]["policy"], 2),
         "published_implies_tokens": implied,
+        "surplus_in_heads": None if surplus is None else round(surplus, 2),
+        "with_classes_in_pixels": round(cost["gmacs"] + _in_pixels(published), 2)
+        if cascade
+        else None,
     }
 
 
@@ -165,7 +180,8 @@ def _traced(key: tuple[str, str, int, int]) -> tuple[tuple[str, float], ...]:
     system, backbone, side, classes = key
     published = Published(system, backbone, side, classes, 1, "")
     torch.manual_seed(0)
-    model = build_segmenter(_config(backbone, classes)).eval().requires_grad_(False)
+    config = _config(backbone, classes, system == "segvit")
+    model = build_segmenter(config).eval().requires_grad_(False)
     if isinstance(model.policy, PolicyNetwork):  # nothing else is prepared: caches would hide work
         model.policy.fold_batch_norm()
     reduction = prescribe_paper(published.reduction, (-(-side // 16),) * 2)
@@ -193,6 +209,8 @@ def markdown(rows: list[dict]) -> str:
         "difference_percent": "difference, %",
         "tokens": "tokens per stage",
         "published_implies_tokens": "published implies",
+        "surplus_in_heads": "surplus, heads",
+        "with_classes_in_pixels": "with classes in pixels",
     }
     lines = ["| " + " | ".join(columns.values()) + " |", "|" + "---|" * len(columns)]
     for row in rows:
@@ -201,21 +219,28 @@ def markdown(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def _config(backbone: str, classes: int) -> ModelConfig:
+def _in_pixels(published: Published) -> float:
+    """GMACs of SegViT's last step: masks resized to the image, times the classes of the queries."""
+    masks = published.classes * published.side**2
+    return (4 * masks + published.classes * masks) / 1e9  # fvcore counts 4 for a resized value
+
+
+def _config(backbone: str, classes: int, cascade: bool) -> ModelConfig:
     heads = (8, 16, 18) if backbone == "vit_large" else (6, 8)
     return ModelConfig.from_dict(
         {
             "num_classes": classes,
             "backbone": {"name": backbone},
-            "reduction": {"exit": {"heads": heads}},
+            "heads": {"cascade": BLOCKS[backbone] if cascade else None},
+            "reduction": {"exit": None if cascade else {"heads": heads}},
         }
     )
 
 
 @cache
-def _without_memory(backbone: str, classes: int) -> StepSegmenter:
+def _without_memory(backbone: str, classes: int, cascade: bool) -> StepSegmenter:
     with torch.device("meta"):
-        return build_segmenter(_config(backbone, classes))
+        return build_segmenter(_config(backbone, classes, cascade))
 
 
 def _implied_tokens(model: StepSegmenter, published: Published) -> int:
