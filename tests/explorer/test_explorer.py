@@ -226,6 +226,23 @@ def set_slider(page, label: str, value: float) -> None:
     )
 
 
+def test_sliders_are_filled_on_the_side_that_merges_or_leaves(page):
+    def sides(label):
+        return page.get_by_role("slider", name=label, exact=True).evaluate(
+            "input => ['--first', '--second', '--accent'].map("
+            "name => getComputedStyle(input).getPropertyValue(name).trim())"
+        )
+
+    for label in ("2 × 2 patches", "Exit threshold"):
+        set_slider(page, label, 0.25)
+        below, above, accent = sides(label)
+        assert (above, below != accent) == (accent, True)
+        slider = page.get_by_role("slider", name=label, exact=True)
+        assert float(slider.evaluate("input => input.style.getPropertyValue('--at')")) == 0.25
+    below, above, accent = sides("Kept per class")
+    assert (below, above != accent) == (accent, True)
+
+
 def test_counts_follow_the_sliders(page, toy, images):
     rng = np.random.default_rng(0)
     seen = set()

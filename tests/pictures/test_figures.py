@@ -11,6 +11,7 @@ from stepseg.pictures.figures import (
     describe_image,
     error_figure,
     exit_figure,
+    label_figure,
     superpatch_figure,
 )
 from stepseg.pictures.panels import (
@@ -106,3 +107,14 @@ def test_panels_keep_to_their_sizes():
     assert good_columns(3, 480, 360) == 3
     assert good_columns(6, 480, 360) == 3
     assert good_columns(5, 2048, 1024) in (2, 3)
+
+
+def test_labels_stand_beside_their_image_with_the_names_of_what_occurs(scene):
+    picture, _, labels = scene
+    labels = labels.copy()
+    plain = label_figure(picture, labels, CLASSES, PALETTE)
+    labels[:20] = 255
+    striped = label_figure(picture, labels, CLASSES, PALETTE)
+    assert plain.width == striped.width > 2 * 4 * 101  # both enlarged
+    assert plain.height > 4 * 75  # captions above, names below
+    assert np.asarray(plain).tobytes() != np.asarray(striped).tobytes()

@@ -39,6 +39,15 @@ def test_everything_is_inside(page):
     assert [path.name for path in page.parent.iterdir()] == ["index.html"]
 
 
+def test_results_come_first_and_warnings_are_folded_below(page):
+    text = page.read_text()
+    first_table, reading = text.index("<table"), text.index('<details class="notice" id="reading">')
+    assert first_table < reading < text.index('<h2 id="runs">')
+    assert "GMACs are multiply-accumulates" in text[reading:]
+    assert "Left out: " in text[reading:]
+    assert 'class="notice"' not in text[text.index("<body>") : first_table]
+
+
 def test_nothing_that_was_typed_becomes_markup(page):
     text = page.read_text()
     assert "<script>alert" not in text

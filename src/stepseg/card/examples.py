@@ -49,7 +49,7 @@ def read_series(metrics: Path, name: str) -> list[tuple[int, float]]:
 
 
 def example_picture(segmenter: Segmenter, example: Example) -> Image.Image:
-    """Image, superpatches, what is left after each exit, map and, if known, the truth."""
+    """Image, superpatches, what remains after each exit, map and, if known, the truth."""
     image, label = example
     truth = None if label is None else label.numpy()
     figure = segmenter.predict(image).picture("exits", truth)

@@ -10,6 +10,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from stepseg import __version__
@@ -85,7 +86,9 @@ def _listed(counts: Mapping[str, int]) -> str:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from stepseg.data.check import check_split, write_report  # here: --help needs no torch
+    # here, because --help needs no torch
+    from stepseg.data.check import check_split, write_report
+    from stepseg.pictures.figures import label_figure
 
     spec = get_spec(options.name, options.root)
     report = check_split(spec, options.root, options.split, options.processes)
@@ -95,7 +98,8 @@ def _check(options: argparse.Namespace) -> int:
     if len(report.problems) > 20:
         print(f"  ... and {len(report.problems) - 20} more, see check.json")
     if options.out is not None:
-        write_report(report, spec, options.root, options.out, options.overlays)
+        draw = partial(label_figure, classes=spec.classes, palette=spec.palette)
+        write_report(report, spec, options.root, options.out, draw, options.overlays)
         print(f"written: {options.out / 'check.json'}")
     return 1 if report.problems else 0
 

@@ -6,6 +6,7 @@ A wrong label map shows up as a low mIoU days later; here it is a line in a list
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stepseg.data.dataset import load_label
-from stepseg.data.files import decode, read_pixels
+from stepseg.data.files import Pixels, decode, read_pixels
 from stepseg.data.labels import IGNORE_INDEX
 from stepseg.data.layouts import Pair
-from stepseg.data.overlay import overlay
 from stepseg.data.parallel import map_items
 from stepseg.data.specs import DatasetSpec
 from stepseg.writing import write_json, write_png
@@ -156,9 +156,24 @@ def _check_pair(job: tuple[Pair, DatasetSpec]) -> _Found:
 
 
 def write_report(
-    report: CheckReport, spec: DatasetSpec, root: Path, folder: Path, overlays: int = 8
+    report: CheckReport,
+    spec: DatasetSpec,
+    root: Path,
+    folder: Path,
+    draw: Callable[[Pixels, NDArray[np.uint8]], Any],
+    overlays: int = 8,
 ) -> None:
-    """Write check.json and overlays/NAME.png (image beside labels) of evenly spaced pairs."""
+    """Write check.json and overlays/NAME.png of evenly spaced pairs.
+
+    Args:
+        report: of the split.
+        spec: of the data set.
+        root: its folder.
+        folder: where to.
+        draw: makes a picture of an image and its training ids.
+        overlays: how many.
+
+    """
     write_json(folder / "check.json", report.as_dict())
     pairs, _ = spec.layout.dirs(root, report.split).find(root)
     count = min(overlays, len(pairs))
@@ -171,4 +186,4 @@ def write_report(
             continue  # it is among the problems already
         if image.shape[:2] == label.shape:
             name = pair.name.replace("/", "_")
-            write_png(folder / "overlays" / f"{name}.png", overlay(image, label, spec.palette))
+            write_png(folder / "overlays" / f"{name}.png", np.asarray(draw(image, label)))

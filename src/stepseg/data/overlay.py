@@ -1,4 +1,4 @@
-"""Pictures of labels over their image."""
+"""Labels as colours."""
 
 from __future__ import annotations
 
@@ -22,15 +22,3 @@ def colourise(
     rows, columns = np.nonzero(label == IGNORE_INDEX)
     picture[rows, columns] = (((rows + columns) // _STRIPE) % 2 * 90)[:, None]
     return picture
-
-
-def overlay(
-    image: NDArray[np.uint8],
-    label: NDArray[np.uint8],
-    palette: Sequence[tuple[int, int, int]],
-    opacity: float = 0.6,
-) -> NDArray[np.uint8]:
-    """Image [H, W, 3] beside the same image under its label colours, [H, 2 W, 3]."""
-    colours = colourise(label, palette).astype(np.float32)
-    blended = image * (1 - opacity) + colours * opacity
-    return np.concatenate((image, blended.round().astype(np.uint8)), axis=1)

@@ -46,6 +46,9 @@ __all__ = [
     "describe_image", "error_figure", "exit_figure", "superpatch_figure",
 ]  # fmt: skip
 
+IGNORED = (45, 45, 45)
+"""In legends, of what is striped in black and grey."""
+
 Panel = tuple[str, Image.Image]
 
 
@@ -139,6 +142,20 @@ def error_figure(
     ]
     entries = class_entries([labels_HW, truth_HW], classes, palette)
     return _figure(panels, [*entries, ("differs", WRONG)])
+
+
+def label_figure(
+    image_HW3: Picture, labels_HW: Labels, classes: Sequence[str], palette: Palette
+) -> Image.Image:
+    """An image beside its labels over it, with the names of what occurs."""
+    panels = [
+        ("image", Image.fromarray(image_HW3)),
+        ("labels", overlay_picture(image_HW3, labels_HW, palette)),
+    ]
+    entries = class_entries([labels_HW], classes, palette)
+    if (labels_HW == IGNORE_INDEX).any():
+        entries.append(("striped: ignored", IGNORED))
+    return _figure(panels, entries)
 
 
 def change_figure(

@@ -26,7 +26,7 @@ class PaperCounts:
     tokens: Mapping[int, float]
     """Table 2: tokens by the side of their window in cells."""
     left: Mapping[int, Sequence[float]]
-    """Table 7: by the number of exits, the tokens that have left after each of them."""
+    """Table 7: by the number of exits, the tokens that have left for good by each of them."""
 
     @property
     def token_share(self) -> float:
@@ -34,7 +34,7 @@ class PaperCounts:
         return sum(self.tokens.values()) / self.cells
 
     def left_share(self, exits: int) -> list[float]:
-        """Tokens that have left after each exit, as shares of the tokens after merging."""
+        """Tokens that have left for good by each exit, as shares of the tokens after merging."""
         return [left / sum(self.tokens.values()) for left in self.left[exits]]
 
 

@@ -240,7 +240,7 @@ def statistics_grid(arena: Arena) -> Grid | None:
     if not summaries or (stages < 2 and not sides):
         return None
     names = [f"{side}x{side}" for side in sides]
-    heads = ["line", *names, *(f"left after head {h}" for h in range(1, stages))]
+    heads = ["line", *names, *(f"left for good by head {h}" for h in range(1, stages))]
     keys = (
         "line",
         *(f"superpatches_{s}" for s in sides),
