@@ -5,6 +5,7 @@ Whether a job has completed is read from `result.json` alone, because an exit co
 mean that a training was told to stop.
 """
 
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,11 @@ from gpu_pool.json_file import read_json, write_json
 OBJECTIVES = ("mIoU", "mAP")
 """Figures of `result.json` that a job is judged by, the first that it has."""
 
+
+_SECRET = re.compile(
+    r"(?i)((?:^|[^a-z])(?:api[_-]?key|access[_-]?key|token|secret|password)[\"']?\s*[=:]\s*)"
+    r"(?!\$\{)[^,}\s]+"
+)
 
 ATTEMPT = "== attempt"
 """Begins the line of a log before the output of an attempt."""
@@ -95,8 +101,8 @@ class Job:
             self.folder / "job.json",
             {
                 "config_name": self.config_name,
-                "overrides": self.overrides,
-                "command": command,
+                "overrides": masked(self.overrides),
+                "command": masked(command),
                 "slot": slot,
             },
         )
@@ -168,7 +174,7 @@ class Job:
         return found[heads[-1] + 1 if heads else 0 :][-lines:]
 
     def _check_same(self, theirs: Mapping[str, Any]) -> None:
-        before, now = list(theirs["overrides"]), self.overrides
+        before, now = list(theirs["overrides"]), masked(self.overrides)
         same_command = theirs.get("config_name", self.config_name) == self.config_name
         if before == now and same_command:
             return
@@ -182,6 +188,11 @@ class Job:
             f"to add values to a sweep, name folders by what they hold: "
             f"'hydra.sweep.subdir=${{hydra.job.override_dirname}}'"
         )
+
+
+def masked(words: Sequence[str]) -> list[str]:
+    """Overrides as they are written down: without values whose keys are those of secrets."""
+    return [_SECRET.sub(r"\1***", word) for word in words]
 
 
 def _end_without_result(code: int) -> str:

@@ -15,7 +15,7 @@ from typing import IO, Any, Protocol
 
 from gpu_pool.command import free_port, job_environment
 from gpu_pool.errors import SweepError
-from gpu_pool.job import ATTEMPT, Job, State
+from gpu_pool.job import ATTEMPT, Job, State, masked
 from gpu_pool.options import Options
 from gpu_pool.processes import end, living
 from gpu_pool.slots import Slot
@@ -94,7 +94,7 @@ class Pool:
         command = job.begin(slot.name)
         supervisor = [sys.executable, "-m", "gpu_pool.supervise", f"{self.grace:g}"]
         with open(job.log, "ab") as log:
-            head = f"{ATTEMPT} {job.attempts} on {slot.name}: {' '.join(command)}\n"
+            head = f"{ATTEMPT} {job.attempts} on {slot.name}: {' '.join(masked(command))}\n"
             log.write(head.encode())
             log.flush()
             process = subprocess.Popen(
@@ -191,7 +191,9 @@ def sweep_lock(folder: Path) -> Iterator[int]:
 
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".gpu_pool.lock", "w") as file:
+    # Whatever a link of that name leads to is left alone.
+    handle = os.open(folder / ".gpu_pool.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+    with open(handle, "w") as file:
         _acquire(file, folder)
         yield file.fileno()
 

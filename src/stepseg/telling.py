@@ -13,6 +13,8 @@ from rich.measure import Measurement
 from rich.table import Table
 from tqdm import tqdm
 
+from stepseg.masking import masked_text
+
 _LOG = logging.getLogger("stepseg")
 
 
@@ -21,7 +23,8 @@ MOST = 1000
 
 
 def tell(line: str) -> None:
-    """Tell one line; progress bars make room for it."""
+    """Tell one line, without secrets; progress bars make room for it."""
+    line = masked_text(line)
     tqdm.write(line, file=sys.stderr)
     _LOG.info(line)
 

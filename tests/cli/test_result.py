@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from commands import SMALL, open_command, wait_for, write_camvid
 from stepseg.cli.result import Result, read_result
+from stepseg.folder_lock import FolderInUseError
 
 
 def result(folder):
@@ -128,6 +129,12 @@ def test_a_training_that_is_stopped_says_so(kind, tmp_path):
     )  # fmt: skip
     wait_for(process, "step")
     time.sleep(0.2)
+    # a second command in its folder is told who is there, and leaves everything as it is
+    used = rf"is in use by stepseg-train \(process {process.pid} on "
+    second = Result(output, command="stepseg-eval", overrides=[], config={})
+    with pytest.raises(FolderInUseError, match=used), second:
+        pass
+    assert not (output / "result.json").exists()
     process.send_signal(kind)
     try:
         process.communicate(timeout=60)

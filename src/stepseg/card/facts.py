@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from stepseg.checkpoint import Checkpoint
+from stepseg.masking import masked_text
 
 FIGURES = (
     "mIoU", "mAcc", "aAcc", "fwIoU", "boundary_IoU", "gmacs_mean", "tokens_per_stage",
@@ -69,7 +70,10 @@ def command_line(result: Mapping[str, Any]) -> str | None:
     command = result.get("command")
     if not command:
         return None
-    words = [re.sub(r"(?<![\w.])/[^\s,\]'\"]*", _last_part, o) for o in result.get("overrides", [])]
+    words = [
+        re.sub(r"(?<![\w.])/[^\s,\]'\"]*", _last_part, o)
+        for o in map(masked_text, result.get("overrides", []))
+    ]
     quoted = [f"'{word}'" if re.search(r"[\[\]{}$* ]", word) else word for word in words]
     return " ".join([command, *quoted])
 

@@ -18,11 +18,13 @@ from hydra.utils import instantiate
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.resolvers import oc
 
 from stepseg.cli.failures import RunFailedError, one_message
 from stepseg.lit.datamodule import SegmentationDataModule
 from stepseg.lit.interrupt import REQUEUE_EXIT_CODE, TrainingInterrupted
 from stepseg.lit.ranks import WatchedDDP
+from stepseg.masking import is_secret, masked, masked_text
 from stepseg.model_config import ModelConfig, ReductionConfig
 from stepseg.plain_types import check_keys
 from stepseg.telling import tell
@@ -38,14 +40,32 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in values.items()}
 
 
+def recorded(cfg: DictConfig) -> dict[str, Any]:
+    """The whole configuration as it may be written down and shared.
+
+    As `plain`, but without secrets (`stepseg.masking`) and with references to the environment as
+    they stand: what a variable holds is the business of this machine.
+    """
+    OmegaConf.register_new_resolver("oc.env", _reference, replace=True)
+    try:
+        values: dict[str, Any] = masked(plain(cfg))
+    finally:
+        OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
+    return values
+
+
+def _reference(name: str, *default: Any) -> str:
+    return "${oc.env:" + ",".join(map(str, [name, *(() if is_secret(name) else default)])) + "}"
+
+
 def output_dir() -> Path:
     """Hydra's output directory of this job."""
     return Path(HydraConfig.get().runtime.output_dir)
 
 
 def overrides() -> list[str]:
-    """What the user typed."""
-    return list(HydraConfig.get().overrides.task)
+    """What the user typed, without secrets."""
+    return [masked_text(typed) for typed in HydraConfig.get().overrides.task]
 
 
 def model_config(values: Mapping[str, Any], num_classes: int) -> ModelConfig:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
@@ -18,9 +19,12 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from stepseg import __version__
 from stepseg.cli.failures import one_message
+from stepseg.cli.request import mask_sweep, write_request
+from stepseg.folder_lock import folder_lock
 from stepseg.lit.callbacks.last import LAST
 from stepseg.lit.grace import Grace
 from stepseg.lit.interrupt import REQUEUE_EXIT_CODE, TrainingInterrupted
+from stepseg.masking import masked, masked_text
 from stepseg.writing import write_json
 
 PACKAGES = (
@@ -42,23 +46,35 @@ class Result:
         folder: the output directory.
         command: name of the command.
         overrides: what the user typed.
-        config: resolved, plain.
+        config: plain, see `stepseg.cli.config.recorded`.
+        hidden: whether the folder also gets `.hydra`, with the two.
+
+    Raises:
+        FolderInUseError: on entering the block, another command works in the folder.
 
     """
 
     def __init__(
-        self, folder: str | Path, *, command: str, overrides: list[str], config: Mapping[str, Any]
+        self,
+        folder: str | Path,
+        *,
+        command: str,
+        overrides: list[str],
+        config: Mapping[str, Any],
+        hidden: bool = True,
     ) -> None:
         self.path = Path(folder) / "result.json"
         self.values: dict[str, Any] = {
             "status": "running",
             "command": command,
-            "overrides": list(overrides),
-            "config": dict(config),
+            "overrides": [masked_text(typed) for typed in overrides],
+            "config": masked(config),
             "versions": _versions(),
             "git_sha": _git_sha(),
             "seed": config.get("seed"),
         }
+        self.hidden = hidden
+        self._held = ExitStack()
         self._start = time.perf_counter()
         self._previous: dict[int, Any] = {}
         seconds = config.get("stop", {}).get("grace_seconds", GRACE_SECONDS)
@@ -80,6 +96,12 @@ class Result:
         return {**self.values["config"], **{key: self.values[key] for key in keys}}
 
     def __enter__(self) -> Self:
+        if is_first_process():
+            folder, values = self.path.parent, self.values
+            self._held.enter_context(folder_lock(folder, values["command"]))
+            if self.hidden:
+                write_request(folder, values["overrides"], values["config"])
+            mask_sweep()
         # a batch system's signals end the command like Ctrl-C, so that the file is written
         for signum in SIGNALS:
             try:
@@ -108,8 +130,10 @@ class Result:
                 self.values["checkpoint"] = error.checkpoint and str(error.checkpoint)
         else:
             self.values["status"] = "failed"
-            self.values["error"] = f"{kind.__name__}: {one_message(error or kind())}"
-        self._write()
+            message = masked_text(one_message(error or kind()))
+            self.values["error"] = f"{kind.__name__}: {message}"
+        with self._held:
+            self._write()
 
     def fail(self, message: str, status: str = "failed") -> None:
         """Write a failure at once, where the block will not be left any more."""

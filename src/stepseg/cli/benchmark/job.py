@@ -15,7 +15,7 @@ from stepseg.build import build_segmenter
 from stepseg.checkpoint import Checkpoint, check_data
 from stepseg.cli.benchmark.data import measure_data, table_of_data
 from stepseg.cli.benchmark.options import Options, systems, with_tokens
-from stepseg.cli.config import make_datamodule, output_dir, overrides, plain
+from stepseg.cli.config import make_datamodule, output_dir, overrides, plain, recorded
 from stepseg.cli.result import Result
 from stepseg.cli.tracking import finished_runs, make_loggers
 from stepseg.lit.tracking.final import log_final
@@ -46,7 +46,7 @@ def run(cfg: DictConfig) -> None:
     console = Console()
     with (
         Result(
-            output_dir(), command="stepseg-benchmark", overrides=overrides(), config=values
+            output_dir(), command="stepseg-benchmark", overrides=overrides(), config=recorded(cfg)
         ) as result,
         finished_runs(),
     ):

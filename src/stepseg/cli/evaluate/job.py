@@ -16,6 +16,7 @@ from stepseg.cli.config import (
     output_dir,
     overrides,
     plain,
+    recorded,
 )
 from stepseg.cli.failures import clear_failures
 from stepseg.cli.grid.points import Point, grid_points
@@ -45,7 +46,7 @@ def evaluate(cfg: DictConfig) -> float | None:
     values = plain(cfg)
     with (
         Result(
-            output_dir(), command="stepseg-eval", overrides=overrides(), config=values
+            output_dir(), command="stepseg-eval", overrides=overrides(), config=recorded(cfg)
         ) as result,
         finished_runs(),
     ):

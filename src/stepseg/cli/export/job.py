@@ -11,7 +11,7 @@ from stepseg.card.examples import Example
 from stepseg.card.files import write_shared
 from stepseg.checkpoint import Checkpoint, read_checkpoint, write_inference_checkpoint
 from stepseg.checkpoint.hub import check_push, push
-from stepseg.cli.config import checkpoint_reduction, output_dir, overrides, plain
+from stepseg.cli.config import checkpoint_reduction, output_dir, overrides, plain, recorded
 from stepseg.cli.result import Result
 from stepseg.cli.share import known_facts
 from stepseg.data.files import read_image
@@ -26,7 +26,7 @@ def export(cfg: DictConfig) -> None:
     """Write the file and a `result.json` about it."""
     values = plain(cfg)
     with Result(
-        output_dir(), command="stepseg-export", overrides=overrides(), config=values
+        output_dir(), command="stepseg-export", overrides=overrides(), config=recorded(cfg)
     ) as result:
         target = _target(values["format"], values["output"])
         if not values["ckpt_path"]:

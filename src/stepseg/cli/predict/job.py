@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig
 
 from stepseg.checkpoint import Checkpoint, read_checkpoint
-from stepseg.cli.config import checkpoint_reduction, output_dir, overrides, plain
+from stepseg.cli.config import checkpoint_reduction, output_dir, overrides, plain, recorded
 from stepseg.cli.predict.explorer import check_explorer, write_page
 from stepseg.cli.predict.options import check_options, input_files
 from stepseg.cli.predict.progress import Progress
@@ -53,7 +53,11 @@ def predict(cfg: DictConfig) -> None:
     if values["explorer"]:
         check_explorer(files)
     with Result(
-        output_dir(), command="stepseg-predict", overrides=overrides(), config=values
+        output_dir(),
+        command="stepseg-predict",
+        overrides=overrides(),
+        config=recorded(cfg),
+        hidden=False,
     ) as result:
         checkpoint = read_checkpoint(values["ckpt_path"])
         reduction = checkpoint_reduction(values["reduction"], checkpoint.config)

@@ -21,6 +21,7 @@ from stepseg.cli.config import (
     output_dir,
     overrides,
     plain,
+    recorded,
 )
 from stepseg.cli.failures import clear_failures
 from stepseg.cli.result import Result
@@ -62,7 +63,7 @@ def train(cfg: DictConfig) -> float | None:
         return finished.get("mIoU", finished.get("mAP"))
     with (
         Result(
-            output_dir(), command="stepseg-train", overrides=overrides(), config=values
+            output_dir(), command="stepseg-train", overrides=overrides(), config=recorded(cfg)
         ) as result,
         finished_runs(),
     ):
@@ -75,7 +76,7 @@ def train(cfg: DictConfig) -> float | None:
         point = find_point(cfg.ckpt_path, output_dir())
         if point is not None:
             check_steps(point, cfg.trainer.max_steps)
-            check_config(point, values, cfg.resume.on_change)
+            check_config(point, result.values["config"], cfg.resume.on_change)
             result.update({"resumed_from": {"checkpoint": str(point.path), "step": point.step}})
         L.seed_everything(cfg.seed, workers=True, verbose=False)
         datamodule = make_datamodule(cfg)
@@ -96,7 +97,7 @@ def train(cfg: DictConfig) -> float | None:
                 *make_all("callbacks", cfg.callbacks),
                 progress(cfg.trainer.log_every_n_steps),
                 BatchRandomness(cfg.seed),
-                RunRecord(values),
+                RunRecord(result.values["config"]),
                 Opening(output_dir()),
                 BrokenImages(),
                 StopOnSignal(result.grace.moved),

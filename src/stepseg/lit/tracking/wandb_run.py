@@ -6,11 +6,16 @@ commands.
 """
 
 import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import WandbLogger
+
+from stepseg.masking import masked_text
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +97,10 @@ class WandbRun(WandbLogger):
             init_timeout=self.init_timeout, finish_timeout=self.finish_timeout
         )
         Path(init["dir"]).mkdir(parents=True, exist_ok=True)
+        with _masked_arguments():
+            return self._init(wandb, init)
+
+    def _init(self, wandb: Any, init: dict[str, Any]) -> Any:
         if self.mode != "online":
             return wandb.init(**init | {"mode": self.mode})
         try:
@@ -103,6 +112,17 @@ class WandbRun(WandbLogger):
             wandb.teardown()  # its service still holds the id of the run that did not come about
         log.warning("W&B: %s; this run is kept on disk, `wandb sync` uploads it later", reason)
         return wandb.init(**init, mode="offline")
+
+
+@contextmanager
+def _masked_arguments() -> Iterator[None]:
+    """W&B notes the command line of the process: let it see no secrets there."""
+    typed = sys.argv
+    sys.argv = [masked_text(argument) for argument in typed]
+    try:
+        yield
+    finally:
+        sys.argv = typed
 
 
 def define_metrics(run: Any) -> None:
