@@ -14,6 +14,7 @@ import pytest
 SRC = Path(__file__).parents[1] / "src"
 
 FLOORS = [
+    "masking folder_lock",
     "packed plain_types writing device telling losses protocol",
     "ops data weights",
     "dcts vit heads segmentation",

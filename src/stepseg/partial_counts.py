@@ -15,6 +15,7 @@ import torch
 
 from stepseg.evaluation import Sums
 from stepseg.metrics.joining import join
+from stepseg.weights.torch_file import read_torch_file
 from stepseg.writing import write_atomically
 
 
@@ -107,7 +108,7 @@ def read_part(path: Path) -> Part:
 
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = read_torch_file(path)
         return Part(content["points"], content["images"], content["sums"])
     except Exception as error:
         raise ValueError(

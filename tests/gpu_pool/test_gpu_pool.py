@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from gpu_pool.job import masked
+from gpu_pool.pool import sweep_lock
+
 APP = Path(__file__).parent / "fake_job.py"
 
 
@@ -225,6 +228,19 @@ def test_two_launchers_keep_out_of_each_others_way(tmp_path):
     finally:
         first.terminate()
         first.communicate(timeout=60)
+
+
+def test_a_lock_that_is_a_link_is_not_followed(tmp_path):
+    (tmp_path / "victim").write_text("dear")
+    (tmp_path / ".gpu_pool.lock").symlink_to(tmp_path / "victim")
+    with pytest.raises(OSError, match="gpu_pool"), sweep_lock(tmp_path):
+        pass
+    assert (tmp_path / "victim").read_text() == "dear"
+
+
+def test_secrets_are_not_noted_with_a_job():
+    typed = ["+a.api_key=X1", "+a={token: X1, b: c}", "tokens=[1,2]", "a.token=${oc.env:T}"]
+    assert masked(typed) == ["+a.api_key=***", "+a={token: ***, b: c}", *typed[2:]]
 
 
 def test_a_sweep_with_ranks_in_one_process_is_refused(tmp_path):

@@ -65,7 +65,8 @@ def output_dir() -> Path:
 
 def overrides() -> list[str]:
     """What the user typed, without secrets."""
-    return [masked_text(typed) for typed in HydraConfig.get().overrides.task]
+    task = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+    return [masked_text(str(typed)) for typed in task or ()]
 
 
 def model_config(values: Mapping[str, Any], num_classes: int) -> ModelConfig:

@@ -68,7 +68,9 @@ def validated(path: str | Path) -> tuple[int, Any]:
     weights. None of a checkpoint without a record.
     """
     content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    return int(content["global_step"]), content.get(RECORD, {}).get("results")
+    record = content.get(RECORD, {})
+    check_count(record, MAX_VALUES, f"checkpoint {str(path)!r}: its {RECORD!r} entry")
+    return int(content["global_step"]), record.get("results")
 
 
 def read_point(path: Path) -> ResumePoint:

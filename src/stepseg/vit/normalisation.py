@@ -57,7 +57,7 @@ def of_file(path: str | Path) -> Normalisation | None:
         return None
     try:
         return _read(json.loads(config.read_text())["pretrained_cfg"], str(config))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
             f"{str(config)!r} beside the weights is not a timm configuration with a mean and std "
             f"of pretrained_cfg ({type(error).__name__}: {error}): set backbone.mean and "

@@ -72,7 +72,7 @@ def train(cfg: DictConfig) -> float | None:
         for line in fit_to_length(cfg):
             tell(f"stepseg-train: {line}")
         values = plain(cfg)
-        result.update({"config": values})
+        result.update({"config": recorded(cfg)})
         point = find_point(cfg.ckpt_path, output_dir())
         if point is not None:
             check_steps(point, cfg.trainer.max_steps)
