@@ -54,7 +54,8 @@ def commands():
 def config_of(command):
     """The Hydra configuration file of a command, None where it has options instead."""
     module = SCRIPTS[command].split(":")[0].replace(".", "/")
-    source = (ROOT / "src" / f"{module}.py").read_text()
+    file = ROOT / "src" / f"{module}.py"
+    source = (file if file.is_file() else file.with_suffix("") / "__init__.py").read_text()
     found = re.search(r'config_name="(\w+)"', source)
     return yaml.safe_load((ROOT / f"conf/{found[1]}.yaml").read_text()) if found else None
 
