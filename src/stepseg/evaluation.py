@@ -63,7 +63,7 @@ class Figures(nn.Module):
         return {"accuracy": self.accuracy, "tokens": self.tokens, "not_finite": self.not_finite}
 
 
-class Evaluator(nn.Module):
+class Evaluator:
     """Accuracy and cost of reductions over a data set.
 
     Args:
@@ -74,7 +74,8 @@ class Evaluator(nn.Module):
 
     """
 
-    model: StepSegmenter
+    figures: nn.ModuleList
+    """What counts, by reduction, where the model is; `nn.Module.to` moves it."""
 
     def __init__(
         self,
@@ -83,11 +84,9 @@ class Evaluator(nn.Module):
         spec: DatasetSpec,
         protocol: Protocol,
     ) -> None:
-        super().__init__()
         for reduction in reductions:
             model.check(reduction)
-        self.__dict__["model"] = model  # the trainer's, not a second registration of its weights
-        self.reductions, self.protocol = tuple(reductions), protocol
+        self.model, self.reductions, self.protocol = model, tuple(reductions), protocol
         windows = model.policy.windows if model.policy else ()
         self.figures = nn.ModuleList(
             Figures(
@@ -95,7 +94,7 @@ class Evaluator(nn.Module):
                 TokenMetric((*reduction.exit_blocks, model.backbone.depth), windows),
             )
             for reduction in reductions
-        )
+        ).to(next(model.parameters()).device)
 
     @torch.no_grad()
     def update(

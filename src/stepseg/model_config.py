@@ -177,6 +177,19 @@ class ExitConfig(_Config):
         return UniformExit(confidence) if self.rule == "uniform" else confidence
 
 
+CRITERIA = {"thresholds": ("top_k", "top_k_cells"), "top_k": ("thresholds",)}
+"""What windows are chosen by, with what each puts out of force: they exclude each other."""
+
+
+def change_merge(merge: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of `reduction.merge` with others in their place; a new criterion replaces the old.
+
+    With both criteria among the changes `top_k` counts, the exception beside the usual thresholds.
+    """
+    criterion = next((key for key in ("top_k", "thresholds") if key in changes), None)
+    return {**merge, **changes, **dict.fromkeys(CRITERIA.get(criterion or "", ()))}
+
+
 @dataclass(frozen=True, slots=True)
 class ReductionConfig(_Config):
     """What is merged and who leaves."""

@@ -6,7 +6,7 @@ import torch
 import stepseg.profile.benchmark as module
 from stepseg.model import Reduction
 from stepseg.profile.benchmark import (
-    Protocol,
+    Rounds,
     benchmark,
     compare_costs,
     environment,
@@ -67,7 +67,7 @@ def test_rows_of_systems_timed_in_turns(monkeypatch):
     images = toy_images(4)
     systems = {"none": Reduction(), "step": prescribe(SYSTEMS["step"], (5, 7), [20, 11, 3])}
     rows = benchmark(
-        toy_segmenter(), systems, [images[:2], images[2:]], Protocol(warmup=1, iterations=5)
+        toy_segmenter(), systems, [images[:2], images[2:]], Rounds(warmup=1, iterations=5)
     )
 
     dense, step = rows.values()
@@ -133,7 +133,7 @@ def test_a_real_run_fills_every_column():
         toy_segmenter().prepare_for_inference(),
         {"none": Reduction(), "step": SYSTEMS["step"]},
         [toy_images(2)],
-        Protocol(warmup=0, iterations=1),
+        Rounds(warmup=0, iterations=1),
     )
     for row in rows.values():
         numbers = [row[key] for key in ("latency_ms_p50", "latency_ms_p95", "images_per_s")]

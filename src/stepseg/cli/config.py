@@ -25,7 +25,7 @@ from stepseg.lit.datamodule import SegmentationDataModule
 from stepseg.lit.interrupt import REQUEUE_EXIT_CODE, TrainingInterrupted
 from stepseg.lit.ranks import WatchedDDP
 from stepseg.masking import is_secret, masked, masked_text
-from stepseg.model_config import ModelConfig, ReductionConfig
+from stepseg.model_config import ModelConfig, ReductionConfig, change_merge
 from stepseg.plain_types import check_keys
 from stepseg.telling import tell
 
@@ -102,21 +102,19 @@ def checkpoint_reduction(values: Mapping[str, Any], config: ModelConfig) -> dict
         if given is None or (values["name"] == "checkpoint" and base is None):
             chosen[part] = None
             continue
-        merged = {**(base or {}), **{k: v for k, v in given.items() if v is not None}}
-        if part == "merge" and given.get("top_k") is not None:
-            merged["thresholds"] = None
-        elif part == "merge" and given.get("thresholds") is not None:
-            merged |= {"top_k": None, "top_k_cells": None}
-        chosen[part] = merged
+        said = {key: value for key, value in given.items() if value is not None}
+        chosen[part] = (
+            change_merge(base or {}, said) if part == "merge" else {**(base or {}), **said}
+        )
     return chosen
 
 
-def make_datamodule(cfg: DictConfig, **changes: Any) -> SegmentationDataModule:
+def make_datamodule(values: Mapping[str, Any], **changes: Any) -> SegmentationDataModule:
     """Make the data module of `data=...`; `exit_threshold` there is a default for the reduction."""
-    values = {key: value for key, value in cfg.data.items() if key != "exit_threshold"} | changes
+    data = {k: v for k, v in values["data"].items() if k != "exit_threshold"} | changes
     known = inspect.signature(SegmentationDataModule).parameters
-    check_keys("data", [key for key in values if key != "_target_"], known)
-    return _instantiate("data", values)
+    check_keys("data", [key for key in data if key != "_target_"], known)
+    return _instantiate("data", data)
 
 
 def make_all(name: str, group: Mapping[str, Any] | None) -> list[Any]:
@@ -124,16 +122,16 @@ def make_all(name: str, group: Mapping[str, Any] | None) -> list[Any]:
     return [_instantiate(f"{name}.{k}", value) for k, value in (group or {}).items() if value]
 
 
-def make_trainer(cfg: DictConfig, **extra: Any) -> L.Trainer:
+def make_trainer(values: Mapping[str, Any], **extra: Any) -> L.Trainer:
     """Make the trainer of `trainer=...`, without Lightning's greetings."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     # Lightning 2.6 asks PyTorch 2.15 for a name that it renamed.
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     # What stands there is kept or replaced on purpose (`stepseg.cli.resume`).
     warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
-    if cfg.trainer.get("strategy") == "ddp":
-        extra = {"strategy": WatchedDDP(cfg.ranks.timeout_seconds), **extra}
-    trainer: L.Trainer = _instantiate("trainer", cfg.trainer, **extra)
+    if values["trainer"].get("strategy") == "ddp":
+        extra = {"strategy": WatchedDDP(values["ranks"]["timeout_seconds"]), **extra}
+    trainer: L.Trainer = _instantiate("trainer", values["trainer"], **extra)
     return trainer
 
 

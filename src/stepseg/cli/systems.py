@@ -10,7 +10,7 @@ from typing import Any
 
 from stepseg.cli.config import reduction_values
 from stepseg.cli.grid.points import AXES, ONE_THRESHOLD, Point, grid_points
-from stepseg.model_config import ReductionConfig
+from stepseg.model_config import CRITERIA, ReductionConfig
 from stepseg.plain_types import choices
 from stepseg.reduction import DENSE, Reduction
 
@@ -115,6 +115,6 @@ def _has_part(values: Mapping[str, Any], key: str) -> bool:
     numbers = values.get(part)
     if numbers is None:
         return key not in AXES and not key.startswith(ONE_THRESHOLD)  # refused by its name
-    if field in ("thresholds", "top_k"):
+    if field in CRITERIA:
         return bool(numbers.get(field))
     return True

@@ -7,14 +7,14 @@ sweep share the group of the sweep's folder, whichever launcher started them.
 import json
 import secrets
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from lightning.pytorch.loggers import Logger
-from omegaconf import DictConfig
 
 from stepseg.cli.config import make_all, output_dir, overrides
 from stepseg.cli.result import is_first_process, was_interrupted
@@ -32,18 +32,22 @@ DULL = ("logger", "callbacks", "data.root", "data.num_workers", "ckpt_path", "co
 
 
 def make_loggers(
-    cfg: DictConfig, job_type: str, *, resumes: Path | None = None, tags: Sequence[str] = ()
+    values: Mapping[str, Any],
+    job_type: str,
+    *,
+    resumes: Path | None = None,
+    tags: Sequence[str] = (),
 ) -> list[Logger]:
     """The loggers of `logger=...`; what is null in their configuration and known here is filled in.
 
     Args:
-        cfg: with the group `logger`.
+        values: with the group `logger`.
         job_type: train, policy, eval or benchmark.
         resumes: the checkpoint with which a training goes on.
         tags: beside those in the configuration.
 
     """
-    chosen = {name: dict(value) for name, value in (cfg.logger or {}).items() if value}
+    chosen = {name: dict(value) for name, value in (values.get("logger") or {}).items() if value}
     identity = {"job_type": job_type, "group": sweep_group(), "name": run_name()}
     if any("id" in value for value in chosen.values()):
         identity["id"] = run_id(resumes)

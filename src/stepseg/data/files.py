@@ -138,7 +138,10 @@ def read_label(path: Path, size: tuple[int, int] | None = None) -> NDArray[np.in
     if path.suffix == ".mat":
         from stepseg.data.mat import read_mat  # with scipy, which only one data set needs
 
-        ids = read_mat(path)
+        try:
+            ids = read_mat(path)
+        except ValueError as error:
+            raise ImageFileError(str(error)) from error
     else:
         ids = _read_ids(path, size)
     _check_size(path, ids.shape, size)

@@ -11,8 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.io import loadmat, whosmat
 
-from stepseg.data.files import ImageFileError
-
 MAX_BYTES = 2**26
 """Of a file without its compression; COCO-Stuff's largest have some 10 MB."""
 _HEADER = 128
@@ -23,7 +21,7 @@ def read_mat(path: Path) -> NDArray[np.integer]:
     """Read field `S` (label ids, [H, W]) of a MATLAB file.
 
     Raises:
-        ImageFileError: missing, damaged, too large or without the field; names the file.
+        ValueError: missing, damaged, too large or without the field; names the file.
     """
     try:
         content = _inflated(path.read_bytes())
@@ -35,7 +33,7 @@ def read_mat(path: Path) -> NDArray[np.integer]:
             raise ValueError(f"field 'S' holds {kind} {list(shape)} instead of whole ids [H, W]")
         ids: NDArray[np.integer] = loadmat(io.BytesIO(content), variable_names=["S"])["S"]
     except Exception as error:  # scipy raises many types on damaged files
-        raise ImageFileError(f"{path}: cannot read this .mat file ({error})") from error
+        raise ValueError(f"{path}: cannot read this .mat file ({error})") from error
     return ids
 
 

@@ -93,6 +93,7 @@ class SegmentationModule(L.LightningModule):
     def evaluate_with(self, reductions: Sequence[Reduction]) -> None:
         """Set the reductions of the evaluations that follow, all evaluated at once."""
         self.evaluator = Evaluator(self.model, reductions, self.spec, self.protocol)
+        self.figures = self.evaluator.figures  # registered, so that the trainer moves them
 
     def training_step(self, batch: Mapping[str, Any], batch_index: int) -> Tensor:
         images, labels = batch["image"].float() / 255, batch["label"].long()

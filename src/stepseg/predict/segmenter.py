@@ -3,6 +3,7 @@
 Letters: B images of one size.
 """
 
+import copy
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -114,8 +115,7 @@ class Segmenter:
 
     def with_reduction(self, reduction: Reduction) -> "Segmenter":
         """The same weights, not copied, under another reduction."""
-        other = object.__new__(Segmenter)
-        other.__dict__.update(self.__dict__)
+        other = copy.copy(self)
         other.reduction = _possible(self.model, reduction)
         return other
 

@@ -37,7 +37,7 @@ CLOCKS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Protocol:
+class Rounds:
     """How systems are timed."""
 
     warmup: int = 2
@@ -79,7 +79,7 @@ def benchmark(
     model: StepSegmenter,
     reductions: Mapping[str, Reduction],
     batches: Sequence[Tensor],
-    protocol: Protocol,
+    rounds: Rounds,
     *,
     baseline: str = "none",
     progress: Callable[[int, int], object] | None = None,
@@ -90,7 +90,7 @@ def benchmark(
         model: ready for inference, where the batches are.
         reductions: by name.
         batches: float images of one size, ``[B, 3, H, W]`` each.
-        protocol: rounds and what is timed.
+        rounds: how many, and what is timed.
         baseline: the name of the dense system; without it nothing is compared.
         progress: told the number of finished rounds and of all rounds.
 
@@ -99,13 +99,13 @@ def benchmark(
 
     """
     rows = {name: measured_cost(model, r, batches) for name, r in reductions.items()}
-    passes = -(-protocol.iterations // len(batches))
+    passes = -(-rounds.iterations // len(batches))
     timings = time_interleaved(
         {
-            name: _cycle(model, reduction, batches, protocol.with_map)
+            name: _cycle(model, reduction, batches, rounds.with_map)
             for name, reduction in reductions.items()
         },
-        warmup=protocol.warmup * len(batches),
+        warmup=rounds.warmup * len(batches),
         iterations=passes * len(batches),
         device=batches[0].device,
         progress=progress,

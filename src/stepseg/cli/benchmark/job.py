@@ -24,7 +24,7 @@ from stepseg.model import Reduction, StepSegmenter
 from stepseg.model_config import PATCH_SIZE, ModelConfig, ReductionConfig
 from stepseg.profile.benchmark import (
     CLOCKS,
-    Protocol,
+    Rounds,
     Row,
     benchmark,
     compare_costs,
@@ -51,7 +51,7 @@ def run(cfg: DictConfig) -> None:
         finished_runs(),
     ):
         options = Options.from_values(values)
-        datamodule = make_datamodule(cfg) if values.get("data") else None
+        datamodule = make_datamodule(values) if values.get("data") else None
         if datamodule is not None:
             values["num_classes"] = datamodule.num_classes
         config, chosen, checkpoint = systems(values, overrides())
@@ -66,7 +66,7 @@ def run(cfg: DictConfig) -> None:
             rows = _count(config, reductions, options)
             result.update({"rows": rows, "device": None, "dtype": values["dtype"]})
             _show(rows, output_dir())
-            _track(cfg, rows, result)
+            _track(values, rows, result)
             return
         images = _images(values, options)
         if values["threads"]:
@@ -78,7 +78,7 @@ def run(cfg: DictConfig) -> None:
         rows = _rows(model, reductions, images, options, values, place, console)
         result.update({"rows": rows})
         _show(rows, output_dir())
-        _track(cfg, rows, result)
+        _track(values, rows, result)
         if datamodule is not None:
             crop = replace(options, image_size=datamodule.crop_size)
             figures = measure_data(
@@ -94,9 +94,9 @@ def run(cfg: DictConfig) -> None:
             show_table(table_of_data(figures))
         if values["parts"]:
             batch = images[: options.batch_sizes[0]]
-            protocol = options.protocols[0]
+            rounds = options.protocols[0]
             parts = profile_parts(
-                model, reductions, batch, warmup=protocol.warmup, iterations=protocol.iterations
+                model, reductions, batch, warmup=rounds.warmup, iterations=rounds.iterations
             )
             result.update({"parts": parts})
             _show_parts(parts, chosen, output_dir())
@@ -157,15 +157,15 @@ def _rows(
     for batch_size in options.batch_sizes:
         whole = len(images_N3HW) // batch_size * batch_size
         batches = images_N3HW[:whole].split(batch_size)
-        for protocol in options.protocols:
+        for rounds in options.protocols:
             if values["speed"]:
-                title = f"batch {batch_size}, {'with' if protocol.with_map else 'without'} map"
-                figures = _timed(model, reductions, batches, protocol, title, console)
+                title = f"batch {batch_size}, {'with' if rounds.with_map else 'without'} map"
+                figures = _timed(model, reductions, batches, rounds, title, console)
             else:
                 figures = {n: measured_cost(model, r, batches) for n, r in reductions.items()}
                 compare_costs(figures)
             for name, row in figures.items():
-                described = _describe(name, row, options, reductions[name], protocol)
+                described = _describe(name, row, options, reductions[name], rounds)
                 described |= {"batch_size": batch_size, "images": whole}
                 described["protocol"] |= {
                     "runtime": options.runtime,
@@ -182,7 +182,7 @@ def _timed(
     model: StepSegmenter,
     reductions: Mapping[str, Reduction],
     batches: Sequence[Tensor],
-    protocol: Protocol,
+    rounds: Rounds,
     title: str,
     console: Console,
 ) -> dict[str, Row]:
@@ -193,11 +193,11 @@ def _timed(
         def progress(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total)
 
-        return benchmark(model, reductions, batches, protocol, progress=progress)
+        return benchmark(model, reductions, batches, rounds, progress=progress)
 
 
 def _describe(
-    name: str, row: Row, options: Options, reduction: Reduction, protocol: Protocol | None
+    name: str, row: Row, options: Options, reduction: Reduction, rounds: Rounds | None
 ) -> Row:
     """A row of `result.json`: what was run, its figures, and under which protocol."""
     height, width = options.image_size
@@ -215,9 +215,9 @@ def _describe(
         **row,
         "protocol": {
             "tokens": tokens,
-            "warmup": protocol.warmup if protocol else None,
-            "iterations": protocol.iterations if protocol else None,
-            "clock": CLOCKS[protocol.with_map] if protocol else None,
+            "warmup": rounds.warmup if rounds else None,
+            "iterations": rounds.iterations if rounds else None,
+            "clock": CLOCKS[rounds.with_map] if rounds else None,
             "dtype": str(options.dtype).removeprefix("torch."),
         },
     }
@@ -230,9 +230,9 @@ def _show(rows: list[Row], folder: Path) -> None:
     tell(f"result.json, benchmark.csv and benchmark.png are in {folder}")
 
 
-def _track(cfg: DictConfig, rows: list[Row], result: Result) -> None:
+def _track(values: Mapping[str, Any], rows: list[Row], result: Result) -> None:
     """Hand the rows to the loggers, if there are any."""
-    loggers = make_loggers(cfg, "benchmark")
+    loggers = make_loggers(values, "benchmark")
     if not loggers:
         return
     several = len({row["name"] for row in rows}) < len(rows)

@@ -12,7 +12,7 @@ from stepseg.cli.systems import checked_names, named_system
 from stepseg.device import DTYPES, choose_device
 from stepseg.model import Reduction
 from stepseg.model_config import ExitConfig, ModelConfig, ReductionConfig
-from stepseg.profile.benchmark import Protocol
+from stepseg.profile.benchmark import Rounds
 from stepseg.profile.tokens import prescribe, prescribe_paper
 from stepseg.runtime.choice import choose_runtime
 
@@ -26,7 +26,7 @@ class Options:
 
     image_size: tuple[int, int]
     batch_sizes: tuple[int, ...]
-    protocols: tuple[Protocol, ...]
+    protocols: tuple[Rounds, ...]
     tokens: str | tuple[int, ...]
     """``paper``, ``measured``, or counts per stage."""
     device: torch.device
@@ -66,7 +66,7 @@ class Options:
         return cls(
             image_size=image_size,
             batch_sizes=tuple(batch_sizes),
-            protocols=tuple(Protocol(values["warmup"], values["iterations"], m) for m in maps),
+            protocols=tuple(Rounds(values["warmup"], values["iterations"], m) for m in maps),
             tokens=_tokens(values),
             device=device,
             dtype=DTYPES[values["dtype"]],

@@ -52,14 +52,14 @@ def evaluate(cfg: DictConfig) -> float | None:
     ):
         check_sweep(values)
         check_runtime(values["runtime"])
-        if not cfg.ckpt_path:
+        if not values["ckpt_path"]:
             raise ValueError("ckpt_path= is missing: give a checkpoint of stepseg-train")
-        L.seed_everything(cfg.seed, workers=True, verbose=False)
-        checkpoint = read_checkpoint(cfg.ckpt_path)
+        L.seed_everything(values["seed"], workers=True, verbose=False)
+        checkpoint = read_checkpoint(values["ckpt_path"])
         protocol = choose_protocol(
             "stepseg-eval", checkpoint, values["data"]["evaluation"] or {}, "data.evaluation"
         )
-        datamodule = make_datamodule(cfg, evaluation=protocol.as_dict())
+        datamodule = make_datamodule(values, evaluation=protocol.as_dict())
         check_data(checkpoint, datamodule.num_classes, datamodule.spec.name)
         model = _make_model(checkpoint, values["policy"]["name"])
         result.update({"model": checkpoint.config.to_dict(), "data_name": datamodule.spec.name})
@@ -70,18 +70,18 @@ def evaluate(cfg: DictConfig) -> float | None:
             protocol=datamodule.protocol,
             model=model,
         )
-        snapshot = SnapshotCallback(cfg.grid.snapshot_seconds)
+        snapshot = SnapshotCallback(values["grid"]["snapshot_seconds"])
         trainer = make_trainer(
-            cfg,
+            values,
             callbacks=[progress(), Opening(output_dir()), snapshot, RunConfig(result.described())],
-            logger=make_loggers(cfg, "eval", tags=[checkpoint.config.backbone.name]),
+            logger=make_loggers(values, "eval", tags=[checkpoint.config.backbone.name]),
             default_root_dir=str(output_dir()),
         )
         device = trainer.strategy.root_device
         runtime = choose_runtime(values["runtime"], device)
         apply_runtime(model.prepare_for_inference(), runtime)
         result.update({"device": str(device), "dtype": trainer.precision, "runtime": runtime})
-        store = _open_store(cfg, checkpoint, datamodule, points, runtime)
+        store = _open_store(values, checkpoint, datamodule, points, runtime)
         grid = GridRun(
             trainer=trainer,
             module=module,
@@ -89,10 +89,10 @@ def evaluate(cfg: DictConfig) -> float | None:
             store=store,
             points=points,
             output=output_dir(),
-            predictions=output_dir() / "predictions" if cfg.save_predictions else None,
+            predictions=output_dir() / "predictions" if values["save_predictions"] else None,
         )
         with clear_failures(values, trainer, result.fail):
-            rows = grid.run(cfg.grid.points_per_pass, result)
+            rows = grid.run(values["grid"]["points_per_pass"], result)
         if trainer.is_global_zero:
             title = f"{datamodule.spec.name}, {checkpoint.path.name}"
             _show(rows, points, title)
@@ -113,7 +113,7 @@ def evaluate(cfg: DictConfig) -> float | None:
 
 
 def _open_store(
-    cfg: DictConfig,
+    values: Mapping[str, Any],
     checkpoint: Checkpoint,
     datamodule: SegmentationDataModule,
     points: Sequence[Point],
@@ -121,13 +121,13 @@ def _open_store(
 ) -> GridStore:
     """The finished rows in the output directory, which must be figures of the same things."""
     datamodule.prepare_data()
-    names = [point.name for point in points] if cfg.save_predictions else None
+    names = [point.name for point in points] if values["save_predictions"] else None
     identity = {
         "checkpoint": file_hash(checkpoint.path),
-        "policy": cfg.policy.name,
+        "policy": values["policy"]["name"],
         "data": data_identity(datamodule.dataset("test"), str(datamodule.name)),
         "protocol": datamodule.protocol.as_dict(),
-        "precision": str(cfg.trainer.precision),
+        "precision": str(values["trainer"]["precision"]),
         "runtime": runtime,
         "list of points with saved predictions": names,
     }

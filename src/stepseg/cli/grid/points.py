@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from stepseg.model_config import ReductionConfig
+from stepseg.model_config import CRITERIA, ReductionConfig, change_merge
 from stepseg.reduction import Reduction, label_of
 
 AXES = {
@@ -146,7 +146,8 @@ def _check_lists(base: Mapping[str, Any], lists: Mapping[str, Any]) -> None:
             problems.append(f"sweep.{key}: the reduction has no {part}")
         elif key.startswith(ONE_THRESHOLD):
             problems += _threshold_problems(key, base["merge"], lists)
-    if lists.get("top_k") and any("threshold" in key for key in lists if key.startswith("merge")):
+    criteria = {"thresholds" if k.startswith(ONE_THRESHOLD) else _target(k)[1] for k in lists}
+    if criteria >= set(CRITERIA):
         problems.append("sweep.top_k and sweep.merge_threshold... exclude each other")
     if problems:
         raise ValueError("; ".join(problems))
@@ -174,11 +175,8 @@ def _point(base: Mapping[str, Any], chosen: Mapping[str, Any]) -> Point:
                 position = [str(side) for side in windows].index(field)
                 numbers["thresholds"] = [*thresholds[:position], value, *thresholds[position + 1 :]]
             continue  # other lists are refused as they are, when the reduction is built
-        numbers[field] = value
-        if field == "thresholds":
-            numbers |= {"top_k": None, "top_k_cells": None}
-        elif field == "top_k":
-            numbers["thresholds"] = None
+        changes = {field: value}
+        values[part] = change_merge(numbers, changes) if part == "merge" else numbers | changes
     exit_ = values.get("exit")
     if exit_ and exit_.get("rule") != "budget":
         exit_["tokens"] = []

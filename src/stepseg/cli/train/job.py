@@ -58,7 +58,7 @@ from stepseg.telling import tell
 def train(cfg: DictConfig) -> float | None:
     """Carry out one training job and write its `result.json`."""
     values = plain(cfg)
-    finished = finished_result(cfg.ckpt_path, output_dir())
+    finished = finished_result(values["ckpt_path"], output_dir())
     if finished is not None:
         return finished.get("mIoU", finished.get("mAP"))
     with (
@@ -73,37 +73,37 @@ def train(cfg: DictConfig) -> float | None:
             tell(f"stepseg-train: {line}")
         values = plain(cfg)
         result.update({"config": recorded(cfg)})
-        point = find_point(cfg.ckpt_path, output_dir())
+        point = find_point(values["ckpt_path"], output_dir())
         if point is not None:
-            check_steps(point, cfg.trainer.max_steps)
-            check_config(point, result.values["config"], cfg.resume.on_change)
+            check_steps(point, values["trainer"]["max_steps"])
+            check_config(point, result.values["config"], values["resume"]["on_change"])
             result.update({"resumed_from": {"checkpoint": str(point.path), "step": point.step}})
-        L.seed_everything(cfg.seed, workers=True, verbose=False)
-        datamodule = make_datamodule(cfg)
+        L.seed_everything(values["seed"], workers=True, verbose=False)
+        datamodule = make_datamodule(values)
         config = model_config(values, datamodule.num_classes)
         start = read_start(values) if point is None else None
         if start is not None:
             config = normalised_alike(config, start)
         check_model(config, datamodule)
         result.update({"data_name": datamodule.spec.name})
-        module = _make_module(cfg.task, config, datamodule, values)
+        module = _make_module(config, datamodule, values)
         if start is not None:
             line = start_from(start, module)
             tell(f"stepseg-train: {line}")
             result.update({"init_from": line})
         trainer = make_trainer(
-            cfg,
+            values,
             callbacks=[
-                *make_all("callbacks", cfg.callbacks),
-                progress(cfg.trainer.log_every_n_steps),
-                BatchRandomness(cfg.seed),
+                *make_all("callbacks", values["callbacks"]),
+                progress(values["trainer"]["log_every_n_steps"]),
+                BatchRandomness(values["seed"]),
                 RunRecord(result.values["config"]),
                 Opening(output_dir()),
                 BrokenImages(),
                 StopOnSignal(result.grace.moved),
                 RunConfig(result.described()),
             ],
-            logger=_loggers(cfg, point),
+            logger=_loggers(values, point),
             plugins=[SafeCheckpointIO()],
             default_root_dir=str(output_dir()),
         )
@@ -112,9 +112,9 @@ def train(cfg: DictConfig) -> float | None:
             trainer.fit(module, datamodule, ckpt_path=point.path if point else None)
             _show_profile(trainer)
             result.update(_faults(trainer))
-            figures = _finish(trainer, module, datamodule, cfg)
+            figures = _finish(trainer, module, datamodule, values["compare"])
             result.update(figures)
-            if cfg.card and trainer.is_global_zero and isinstance(module, SegmentationModule):
+            if values["card"] and trainer.is_global_zero and isinstance(module, SegmentationModule):
                 result.update(_share(trainer, datamodule, result))
             if trainer.is_global_zero:
                 _log_final(trainer, module, figures, result)
@@ -122,13 +122,13 @@ def train(cfg: DictConfig) -> float | None:
 
 
 def _make_module(
-    task: str, config: ModelConfig, datamodule: SegmentationDataModule, values: dict[str, Any]
+    config: ModelConfig, datamodule: SegmentationDataModule, values: dict[str, Any]
 ) -> SegmentationModule | PolicyModule:
     optim = from_values(OptimConfig, values["optim"], "optim")
     chosen = {**values["homogeneity"], "ignore_index": datamodule.spec.ignore_index}
     rule = from_values(HomogeneityRule, chosen, "homogeneity")
     loss = from_values(LossWeights, values["loss"], "loss")
-    if task == "policy":
+    if values["task"] == "policy":
         policy = build_policy(config.policy) if config.policy else None
         if not isinstance(policy, PolicyNetwork):
             raise ValueError("task=policy trains a network: choose policy=efficientnet_lite0")
@@ -149,9 +149,9 @@ def _finish(
     trainer: L.Trainer,
     module: SegmentationModule | PolicyModule,
     datamodule: SegmentationDataModule,
-    cfg: DictConfig,
+    anew: bool,
 ) -> dict[str, Any]:
-    """The figures of the best checkpoint for `result.json`, evaluated anew if that is wanted."""
+    """The figures of the best checkpoint for `result.json`, evaluated anew or as validated."""
     best = _best_checkpoint(trainer)
     figures: dict[str, Any] = {"steps": trainer.global_step, "checkpoint": best}
     results: Any = module.results  # of the last validation
@@ -159,7 +159,7 @@ def _finish(
         figures["checkpoint_step"], results = validated(best)
     if isinstance(module, PolicyModule):
         return {**figures, **(results or {})}
-    if not cfg.compare:
+    if not anew:
         return {**figures, **(results[-1] if results else {})}
     if best:
         module.model.load_state_dict(read_checkpoint(best).state)
@@ -241,9 +241,9 @@ def _faults(trainer: L.Trainer) -> dict[str, Any]:
     return figures
 
 
-def _loggers(cfg: DictConfig, point: ResumePoint | None) -> list[Any]:
-    job_type = "policy" if cfg.task == "policy" else "train"
-    loggers = make_loggers(cfg, job_type, resumes=point.path if point else None)
+def _loggers(values: dict[str, Any], point: ResumePoint | None) -> list[Any]:
+    job_type = "policy" if values["task"] == "policy" else "train"
+    loggers = make_loggers(values, job_type, resumes=point.path if point else None)
     for logger in loggers:
         if isinstance(logger, CsvLogger) and point is not None:
             logger.resume_at(point.step)

@@ -86,7 +86,7 @@ class Pictures(L.Callback):
         self, module: SegmentationModule, name: str, image_3HW: Tensor, label_HW: Tensor
     ) -> Snapshot:
         reductions = module.evaluator.reductions[-1:]
-        evaluator = Evaluator(module.model, reductions, module.spec, Protocol()).to(module.device)
+        evaluator = Evaluator(module.model, reductions, module.spec, Protocol())
         ((output,),) = evaluator.update(
             image_3HW[None].to(module.device), label_HW[None].to(module.device)
         )
