@@ -37,7 +37,7 @@ class Figures(nn.Module):
         super().__init__()
         self.accuracy, self.tokens = accuracy, tokens
         self.not_finite = NonFinite()
-        self.confusion: Tensor | None = None
+        self.confusion = accuracy.confusion.new_zeros(accuracy.confusion.shape)
         """Pixels by (label, prediction) of the last `compute`, ``[C, C]``."""
 
     def compute(self) -> dict:
@@ -149,6 +149,10 @@ class Evaluator:
         """All figures of every reduction, plain values under the names of `result.json`."""
         protocol = self.protocol.as_dict()
         return [{**figures.compute(), "protocol": protocol} for figures in self._all()]
+
+    def confusions(self) -> list[Tensor]:
+        """Of every reduction pixels by (label, prediction) at the last `compute`, ``[C, C]``."""
+        return [figures.confusion for figures in self._all()]
 
     def reset(self) -> None:
         """Forget all counts."""

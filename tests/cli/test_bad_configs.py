@@ -108,7 +108,7 @@ OTHERS = {
     ("predict", "reduction=stepp"): ["reduction=stepp", "did you mean 'step'"],
     ("predict", "reduction.exit.treshold=1"): ["unknown key", "'reduction.exit.threshold'"],
     ("predict", "pictures=[exits"): ["pictures=[exits: this cannot be read"],
-    ("predict", "+frames_=${nokey}"): ["nokey", "not found"],
+    ("predict", "+user.note=${nokey}"): ["nokey", "not found"],
     ("predict", "ckpt_path=null"): ["ckpt_path= is missing"],
     ("predict", "output=/dev/null/out"): ["/dev/null"],
     ("export", "formt=onnx"): ["unknown key formt", "did you mean 'format'"],

@@ -11,6 +11,7 @@ import signal
 import struct
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from stepseg.build import ModelConfig, build_segmenter
 from stepseg.checkpoint import describe, read_checkpoint, write_inference_checkpoint
 from stepseg.cli.evaluate.job import evaluate
 from stepseg.cli.predict.job import predict
+from stepseg.confusion_file import read_confusion
 from stepseg.data.specs import get_spec
 from stepseg.predict import runner as runner_module
 from stepseg.predict.prediction import KINDS
@@ -139,6 +141,26 @@ def test_every_picture_is_written_and_told(checkpoint, data, tmp_path):
     assert means["exited_until", "block 2"] == pytest.approx(exited, abs=2e-3)
     assert (tmp_path / "statistics.csv").read_text().startswith("kind,name,mean")
     assert Image.open(tmp_path / "statistics.png").width > 500
+
+
+def test_a_submission_holds_the_labels_in_the_ids_of_the_data_set(checkpoint, data, tmp_path):
+    images = data / "images"
+    options = {"labels": data / "annotations" / "val", "submission": "true"}
+    result = run(checkpoint, tmp_path, input=images / "val", **options)
+    assert result["submission"] == "submission.zip"
+    ids = get_spec("camvid").label_map
+    with zipfile.ZipFile(tmp_path / "submission.zip") as archive:
+        assert archive.namelist() == ["000.png", "001.png", "002.png"]
+        for name in archive.namelist():
+            submitted = np.asarray(Image.open(io.BytesIO(archive.read(name))))
+            ours = labels_in(tmp_path)[name]
+            assert (ids.apply(submitted, name) == ours).all()
+    classes, counts = read_confusion(tmp_path / result["confusion"])
+    assert classes == list(get_spec("camvid").classes)
+    share = 100 * counts.diagonal().sum() / counts.sum()
+    assert result["aAcc"] == pytest.approx(share)
+    with pytest.raises(ValueError, match="would have the same name in the file"):
+        run(checkpoint, tmp_path / "both", input=images, submission="true")
 
 
 def test_unreadable_inputs_are_told_and_the_others_done(checkpoint, tmp_path):
@@ -481,6 +503,6 @@ def test_the_documented_example_runs(checkpoint, tmp_path, monkeypatch):
 def test_the_documentation_names_every_option_and_picture():
     text = DOCS.read_text()
     options = yaml.safe_load((DOCS.parents[1] / "conf" / "predict.yaml").read_text())
-    for option in options.keys() - {"defaults", "hydra", "ckpt_path"}:
+    for option in options.keys() - {"defaults", "hydra", "ckpt_path", "user"}:
         assert f"`{option}`" in text, option
     assert re.findall(r"^\| `(\w+)` \| ", text.split("| kind |")[1], re.MULTILINE) == list(KINDS)

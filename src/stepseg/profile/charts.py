@@ -116,7 +116,7 @@ def _mark_ideal(axis: Axes, rows: Sequence[Row]) -> None:
     for index, row in enumerate(rows):
         if row["realisation"] is not None:
             ideal = row["latency_ms_p50"] * row["realisation"]
-            label = None if axis.get_legend_handles_labels()[0] else "all savings realised"
+            label = "" if axis.get_legend_handles_labels()[0] else "all savings realised"
             axis.vlines(ideal, index - 0.45, index + 0.45, color=INK, label=label)
     if axis.get_legend_handles_labels()[0]:
         axis.legend(loc="lower right", bbox_to_anchor=(1, 1))

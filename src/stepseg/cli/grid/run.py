@@ -119,7 +119,7 @@ class GridRun:
         """The confusion matrix of a point as a file beside the result; returns its place there."""
         place = f"confusion/{point_digest(point)}.csv"
         if self.trainer.is_global_zero:
-            counts = self.module.evaluator.figures[index].confusion
+            counts = self.module.evaluator.confusions()[index]
             write_confusion(self.output / place, counts, self.module.spec.classes)
         return place
 

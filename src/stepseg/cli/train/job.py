@@ -195,9 +195,10 @@ def compare(
         for name, row in zip(reductions, module.results, strict=True)
     }
     if trainer.is_global_zero:
-        for index, name in enumerate(rows):
+        for index, (name, counts) in enumerate(
+            zip(rows, module.evaluator.confusions(), strict=True)
+        ):
             place = f"confusion/{index}.csv"
-            counts = module.evaluator.figures[index].confusion
             write_confusion(output_dir() / place, counts, datamodule.spec.classes)
             rows[name] |= {"system": name, "confusion": place}
         device = trainer.strategy.root_device

@@ -67,7 +67,7 @@ def confusion_plot(
                 color="white" if dark else DARK, gid=f"{name}-{row}-{column}",
             )  # fmt: skip
         bar = figure.colorbar(image, ax=axes, shrink=0.7, label="percent of the labelled pixels")
-        bar.outline.set_visible(False)  # type: ignore[operator]
+        bar.outline.set_visible(False)
         some = f", {len(shown)} of {len(occurring)} classes" if len(shown) < len(occurring) else ""
         axes.set_title(f"{system}{some}", fontsize=9)
     off = shares.copy()
