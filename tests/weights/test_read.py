@@ -49,6 +49,25 @@ def compressed(path):
             target.writestr(name, source.read(name))
 
 
+def pickled(path, content, compression=zipfile.ZIP_STORED):
+    """A file of `torch.save` with another pickle in it."""
+    saved(path.with_suffix(".plain"), x=torch.zeros(2**12))
+    with (
+        zipfile.ZipFile(path.with_suffix(".plain")) as source,
+        zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as target,
+    ):
+        for name in source.namelist():
+            is_pickle = name.endswith("data.pkl")
+            target.writestr(
+                name,
+                content if is_pickle else source.read(name),
+                compression if is_pickle else zipfile.ZIP_STORED,
+            )
+
+
+GIGABYTES = b"\x80\x02cbuiltins\nbytearray\n\x8a\x08" + struct.pack("<q", 2**34) + b"\x85R."
+
+
 def header(path):
     path.write_bytes(struct.pack("<Q", 2**40) + b"{" + bytes(100))
 
@@ -61,7 +80,12 @@ FILES = {
         lambda p: saved(p, x=torch.zeros(()).expand(2**40)),
         "is refused: tensor state_dict/x of shape .* claims 4398046511104 bytes, it holds 4",
     ),
-    "compressed": (compressed, "is refused: claims records of|claims records of"),
+    "compressed": (compressed, "is refused: it claims records of"),
+    "memory out of a number": (lambda p: pickled(p, GIGABYTES), "is refused: it holds a bytearray"),
+    "the same, compressed": (
+        lambda p: pickled(p, GIGABYTES, zipfile.ZIP_DEFLATED),
+        "is refused: its records are compressed",
+    ),
     "a long header": (header, "is damaged: it ends within its header"),
     "a list": (lambda p: torch.save([1, 2], p), "holds a list, not a state dict"),
     "a string": (

@@ -95,7 +95,7 @@ def test_compressed_records_are_not_unpacked(tmp_path):
         for name in source.namelist():
             target.writestr(name, source.read(name))
     assert packed.stat().st_size < 10_000
-    with pytest.raises(OversizedError, match=r"claims records of 10\d+ bytes, the file has \d{4}$"):
+    with pytest.raises(OversizedError, match=r"records of 10\d+ bytes, the file has \d{4}$"):
         read_torch_file(packed)
 
 
