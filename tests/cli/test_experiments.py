@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,11 +10,12 @@ import torch
 
 from commands import compose_config
 from stepseg.build import build_segmenter
-from stepseg.cli.config import model_config, plain
+from stepseg.cli.config import model_config, plain, reduction_config
 from stepseg.cli.hydra_command import check_root
 from stepseg.cli.paths import config_dir, experiments_dir
 from stepseg.cli.systems import named_system
 from stepseg.data.specs import get_spec
+from stepseg.lit.schedule import ReductionSchedule
 
 FOLDER = Path(config_dir()) / "experiment"
 PAGES = Path(experiments_dir())
@@ -62,6 +64,28 @@ def build_segmenter_on_meta(values, classes):
     assert set(model.reduction.exit_blocks) <= set(model.exit_head_blocks)
 
 
+SYSTEMS = {
+    "none": (None, ()), "cts": (1, ()), "dcts": (4, ()), "dtop": (None, (6, 8)),
+    "cts_dtop": (1, (6, 8)), "step": (4, (6, 8)),
+}  # fmt: skip
+"""How many window sizes a system merges, and after which blocks of a ViT-B tokens leave."""
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.parametrize("experiment", ["paper/ade20k_vit_base", "scenes/train"])
+def test_a_system_is_trained_as_it_is_evaluated(experiment, system, tmp_path):
+    overrides = [f"experiment={experiment}", f"reduction={system}", "policy.checkpoint=p.ckpt"]
+    values = plain(compose_config("train", [*overrides, "backbone=vit_base"], tmp_path))
+    windows, blocks = SYSTEMS[system]
+    full = reduction_config(values["reduction"]).build()
+    assert (len(full.merge.windows) if full.merge else None, full.exit_blocks) == (windows, blocks)
+    assert values["policy"]["training"] == "frozen"
+    schedule = ReductionSchedule(**values["schedule"])
+    base = replace(full, exit=None, exit_blocks=())
+    assert {schedule.at(step, 100, full) for step in range(80)} == {base}
+    assert {schedule.at(step, 100, full) for step in range(80, 100)} == {full}
+
+
 @pytest.mark.parametrize("number", range(1, 8))
 def test_a_folder_for_each_table(number):
     folder = PAGES / f"table{number}"
@@ -69,6 +93,6 @@ def test_a_folder_for_each_table(number):
     assert (folder / "published.csv").is_file()
 
 
-@pytest.mark.parametrize("number", range(3, 11))
+@pytest.mark.parametrize("number", [1, *range(3, 11)])
 def test_a_folder_for_each_figure(number):
     assert (PAGES / f"figure{number}" / "README.md").is_file()
