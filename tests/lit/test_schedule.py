@@ -24,6 +24,8 @@ def test_share_of_dense_steps():
     assert 420 < dense < 580  # 500 expected, standard deviation 19
     again = ReductionSchedule(dense_share=0.25, seed=1)
     assert all(schedule.at(n, 99, STEP) == again.at(n, 99, STEP) for n in range(99))
+    other = ReductionSchedule(dense_share=0.25, seed=2)
+    assert any(schedule.at(n, 99, STEP) != other.at(n, 99, STEP) for n in range(99))
     assert ReductionSchedule(dense_share=1).at(7, 9, STEP) == Reduction()
 
 

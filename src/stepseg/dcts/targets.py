@@ -57,7 +57,7 @@ class HomogeneityRule:
             step, side = window // side, window
             low, high = _reduce(low, step, "amin"), _reduce(high, step, "amax")
             blank = _reduce(blank, step, "all")
-            single = low >= high  # `>`: no annotated pixel at all
+            single = low == high
             blank_result = torch.full_like(single, self.all_ignore_is_homogeneous)
             result[window] = torch.where(blank, blank_result, single)
         return result
