@@ -62,7 +62,9 @@ def test_schedule_corners(schedule):
 
 
 def test_steps_follow_the_schedule():
-    optimizer, schedule = build_optimizer(toy_segmenter(), OptimConfig(lr=0.5, policy_lr=0.1), 4)
+    config = OptimConfig(lr=0.5, policy_lr=0.1, betas=(0.8, 0.9))
+    optimizer, schedule = build_optimizer(toy_segmenter(), config, 4)
+    assert all(group["betas"] == (0.8, 0.9) for group in optimizer.param_groups)
     rates = []
     for _ in range(4):
         rates.append(optimizer.param_groups[0]["lr"])

@@ -6,8 +6,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from stepseg.lit import segmentation_module
 from stepseg.lit.callbacks.last import is_boundary
-from stepseg.lit.metrics import is_logging_step
+from stepseg.lit.metrics import is_logging_step, sum_over_ranks
 from stepseg.lit.schedule import ReductionSchedule
 from stepseg.lit.segmentation_module import SegmentationModule
 from stepseg.model_config import ModelConfig
@@ -102,6 +103,44 @@ def test_rows_are_written_where_a_step_is_complete():
         if is_logging_step(module, batch):
             logged.append(batch)
     assert logged == [7, 15]
+
+
+def test_a_row_is_of_the_batches_since_the_last(monkeypatch):
+    module, rows = module_of("dense"), []
+    monkeypatch.setattr(module, "log", lambda *args, **options: None)
+    logger = SimpleNamespace(log_metrics=lambda row, step: rows.append(row))
+    module.trainer.loggers, module.trainer.log_every_n_steps = [logger], 4
+    for height in (80, 64):
+        module.training_step(batch_of(height, 112), batch_index=3)
+    assert [row["train/tokens_stage_1"] for row in rows] == [35, 28]
+
+
+def test_ranks_meet_in_training_only(monkeypatch):
+    """In validation they have different numbers of batches; sums are loaded by one of them."""
+    asked = []
+    monkeypatch.setattr(
+        segmentation_module, "mean_over_ranks", lambda count: asked.append(count) or count
+    )
+    module = module_of()
+    module.eval().validation_step(batch_of(), 0)
+    assert not asked
+    module.train().training_step(batch_of(), 0)
+    assert len(asked) == 2 * (len(HEAD_BLOCKS) + 1) + 1  # masks and classes of heads, windows
+    sums = sum_over_ranks(module.train_tokens)
+    for first in (True, False):
+        module.train_tokens.reset()
+        module.trainer.is_global_zero = first
+        module.on_load_checkpoint({"train_tokens": sums})
+        assert int(module.train_tokens.images) == (2 if first else 0)
+
+
+def test_an_infinite_loss_has_no_finite_gradient(monkeypatch):
+    module = module_of()
+    weight = module.model.decoder.query_Cd
+    monkeypatch.setattr(module, "losses", lambda *of: {"dice": weight.sum() + float("inf")})
+    module.training_step(batch_of(), 0).backward()
+    assert weight.grad is not None
+    assert not weight.grad.isfinite().any()
 
 
 def test_checkpoints_wait_for_the_step_and_the_validation():
