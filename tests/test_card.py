@@ -4,6 +4,7 @@ import json
 import re
 from dataclasses import replace
 
+import markdown
 import numpy as np
 import pytest
 import torch
@@ -234,3 +235,23 @@ def test_facts_are_plain_and_small():
     assert json.loads(json.dumps(facts, allow_nan=False)) == facts
     assert yaml.safe_load(yaml.safe_dump(facts)) == facts
     assert len(json.dumps(facts)) < 10_000
+
+
+def test_names_are_text_in_a_card(checkpoint):
+    """Rendered, no word of a stranger's checkpoint is an element, a link or an attribute."""
+    hostile = "<zz9 onzz9=1>\n\n# zz9\n```\n<script>zz9</script> | ![a](zz9:b) `zz9` **zz9**"
+
+    def changed(value):
+        if isinstance(value, dict):
+            return {key: changed(inner) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [changed(inner) for inner in value]
+        return hostile if isinstance(value, str) else value
+
+    about = {**changed(run_facts(RESULT)), "command": hostile, "hardware": hostile}
+    classes = [f"{hostile} {index}" for index in range(3)]
+    data = {**checkpoint.data, "classes": classes, "name": hostile}
+    text = card_text(replace(checkpoint, data=data, about=about), hostile, {}, source=hostile)
+    html = markdown.markdown(text.split("\n---\n", 1)[1], extensions=["tables", "fenced_code"])
+    assert html.count("zz9") > 20
+    assert not re.findall(r"<(?:zz9|script|img|strong>zz9|h1[^>]*>\s*zz9)|(?:src|href)=\"zz9", html)

@@ -4,7 +4,6 @@ import torch
 from PIL import Image
 
 from stepseg.data.files import ImageFileError, read_image, read_label
-from stepseg.data.mat import read_mat
 
 
 def save(path, pixels, mode=None):
@@ -84,10 +83,10 @@ def test_mat_labels(tmp_path):
     assert read_label(tmp_path / "a.mat").tolist() == [[0, 182]]
     savemat(tmp_path / "b.mat", {"T": np.zeros((1, 1))})
     with pytest.raises(ImageFileError, match=r"b\.mat.*no field 'S'"):
-        read_mat(tmp_path / "b.mat")
+        read_label(tmp_path / "b.mat")
     savemat(tmp_path / "c.mat", {"S": np.array([[0.5]])})
     with pytest.raises(ImageFileError, match=r"c\.mat.*double"):
-        read_mat(tmp_path / "c.mat")
+        read_label(tmp_path / "c.mat")
     (tmp_path / "d.mat").write_bytes(b"MATLAB 5.0 MAT-file" + b"\0" * 200)
     with pytest.raises(ImageFileError, match=r"d\.mat"):
-        read_mat(tmp_path / "d.mat")
+        read_label(tmp_path / "d.mat")

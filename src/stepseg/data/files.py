@@ -136,12 +136,10 @@ def read_label(path: Path, size: tuple[int, int] | None = None) -> NDArray[np.in
         LabelError: of another size than its image.
     """
     if path.suffix == ".mat":
-        from stepseg.data.mat import read_mat  # with scipy, which only one data set needs
+        with _named(path, ".mat file"):
+            from stepseg.data.mat import read_mat  # with scipy, which only one data set needs
 
-        try:
             ids = read_mat(path)
-        except ValueError as error:
-            raise ImageFileError(str(error)) from error
     else:
         ids = _read_ids(path, size)
     _check_size(path, ids.shape, size)
@@ -194,13 +192,18 @@ def _check_size(path: Path, found: tuple[int, ...], size: tuple[int, int] | None
 
 @contextmanager
 def _open(path: Path, what: str) -> Iterator[Image.Image]:
-    """A file in Pillow, whose decoders raise anything on damaged bytes."""
+    with _named(path, what), warnings.catch_warnings():
+        # A photograph of 100 megapixels is no attack; from 179 on Pillow refuses.
+        warnings.simplefilter("ignore")
+        with Image.open(path, formats=FORMATS) as image:
+            yield image
+
+
+@contextmanager
+def _named(path: Path, what: str) -> Iterator[None]:
+    """Decoders raise anything on damaged bytes; readers of ours say which file it was."""
     try:
-        with warnings.catch_warnings():
-            # A photograph of 100 megapixels is no attack; from 179 on Pillow refuses.
-            warnings.simplefilter("ignore")
-            with Image.open(path, formats=FORMATS) as image:
-                yield image
+        yield
     except (ImageFileError, LabelError):
         raise
     except Exception as error:

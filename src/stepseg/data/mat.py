@@ -21,19 +21,17 @@ def read_mat(path: Path) -> NDArray[np.integer]:
     """Read field `S` (label ids, [H, W]) of a MATLAB file.
 
     Raises:
-        ValueError: missing, damaged, too large or without the field; names the file.
+        ValueError: too large, or without the field.
+        Exception: of many types, on damaged files.
     """
-    try:
-        content = _inflated(path.read_bytes())
-        held = {name: (shape, kind) for name, shape, kind in whosmat(io.BytesIO(content))}
-        if "S" not in held:
-            raise ValueError("no field 'S' with label ids")
-        shape, kind = held["S"]
-        if len(shape) != 2 or not kind.startswith(("int", "uint")):
-            raise ValueError(f"field 'S' holds {kind} {list(shape)} instead of whole ids [H, W]")
-        ids: NDArray[np.integer] = loadmat(io.BytesIO(content), variable_names=["S"])["S"]
-    except Exception as error:  # scipy raises many types on damaged files
-        raise ValueError(f"{path}: cannot read this .mat file ({error})") from error
+    content = _inflated(path.read_bytes())
+    held = {name: (shape, kind) for name, shape, kind in whosmat(io.BytesIO(content))}
+    if "S" not in held:
+        raise ValueError("no field 'S' with label ids")
+    shape, kind = held["S"]
+    if len(shape) != 2 or not kind.startswith(("int", "uint")):
+        raise ValueError(f"field 'S' holds {kind} {list(shape)} instead of whole ids [H, W]")
+    ids: NDArray[np.integer] = loadmat(io.BytesIO(content), variable_names=["S"])["S"]
     return ids
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from stepseg.data.files import read_label
 from stepseg.data.layouts import LayoutError, read_names
-from stepseg.data.mat import read_mat
 from stepseg.data.parallel import map_items
 from stepseg.data.prepare.inside import inside
 from stepseg.data.sets.cocostuff10k import SPEC
@@ -50,5 +50,5 @@ def convert_cocostuff(
 
 def _convert_one(job: tuple[Path, Path]) -> None:
     mat, png = job
-    training_ids = SPEC.label_map.apply(read_mat(mat), mat)
+    training_ids = SPEC.label_map.apply(read_label(mat), mat)
     write_png(png, training_ids + np.uint8(1))  # wraps: the ignore index 255 becomes 0
