@@ -14,13 +14,7 @@ import pytest
 SRC = Path(__file__).parents[1] / "src"
 
 FLOORS = [
-<<<<<<< HEAD
     "ops data weights confusion_file telling",
-=======
-    "masking folder_lock page markdown spreadsheet yaml_file looks",
-    "packed plain_types writing device telling losses protocol",
-    "ops data weights",
->>>>>>> d639102 (Readers of label files lie on their floor; upright, bounded and plain inputs in the pages about data)
     "dcts vit heads segmentation",
     "board reduction label_map pictures",
     "group model_config report",

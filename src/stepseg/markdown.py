@@ -4,12 +4,15 @@ import re
 from collections.abc import Sequence
 
 # Within a word an underscore is only an underscore, and a bracket needs a second one to be a link.
-_MARKUP = re.compile(r"[\\|*<`~$]|&(?=#?\w+;)|(?<![^\W_])_|_(?![^\W_])|\](?=[(\[:])")
+_MARKUP = re.compile(r"[\\|*`~$]|(?<![^\W_])_|_(?![^\W_])|\](?=[(\[:])")
 
 
 def escape(text: str) -> str:
     """Text on one line that readers see as it stands."""
-    return _MARKUP.sub(r"\\\g<0>", " ".join(text.split()))
+    text = _MARKUP.sub(r"\\\g<0>", " ".join(text.split()))
+    return re.sub(r"&(?=#?\w+;)", "&amp;", text).replace(
+        "<", "&lt;"
+    )  # some readers know no other way
 
 
 def code(text: str) -> str:

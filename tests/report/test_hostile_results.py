@@ -98,7 +98,7 @@ def test_no_cell_is_a_formula(out):
 def test_no_cell_is_markdown(out):
     text = (out / "table.md").read_text()
     assert "zz9" in text
-    assert re.findall(r"(?<!\\)<zz9|(?<!\\)\]\(|(?<!\\)`", text) == []
+    assert re.findall(r"<zz9|(?<!\\)\]\(|(?<!\\)`", text) == []
 
 
 def test_the_page_runs_its_own_script_alone(out):

@@ -102,7 +102,7 @@ def test_markdown_keeps_its_columns():
     cells = (Cell("a|b_c *d*"), Cell("1.0"))
     grid = Grid("T <x>", ("a", "b"), ("name", "number"), (False, True), (cells,))
     assert to_markdown([grid]) == (
-        "## T \\<x>\n\n| name | number |\n| --- | ---: |\n| a\\|b_c \\*d\\* | 1.0 |\n"
+        "## T &lt;x>\n\n| name | number |\n| --- | ---: |\n| a\\|b_c \\*d\\* | 1.0 |\n"
     )
 
 
