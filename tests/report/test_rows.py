@@ -72,6 +72,13 @@ def test_the_rows_after_a_training_take_their_reduction_from_names():
     entries = [{**accuracy_row(30.0, 3.0), "name": name, "reduction": None} for name in names]
     rows, _ = rows_of(training(rows=entries))
     assert [str(r.system) for r in rows] == ["dense", "dCTS τ-6899", "STEP@[6,8] τ-6899"]
+    numbers = {"name": "cts_dtop", "merge": {"windows": [2], "top_k": 103}, "exit": EXIT}
+    for entry, name in zip(entries, ("dense", "CTS", "CTS & DToP@[6,8]"), strict=True):
+        entry["name"] = name
+    values = training(rows=entries)
+    values["config"] = {**values["config"], "reduction": numbers}
+    rows, _ = rows_of(values)
+    assert [str(r.system) for r in rows] == ["dense", "CTS", "CTS & DToP@[6,8]"]
 
 
 def test_plain_columns_of_a_grid_are_read():

@@ -23,7 +23,7 @@ def reduction_of_entry(entry: Mapping[str, Any], run: Run) -> dict[str, Any]:
         reduction = {part: given.get(part) for part in ("merge", "exit")}
     else:
         reduction = {part: configured.get(part) for part in ("merge", "exit")}
-        if entry.get("name") in ("dense", "dCTS") and reduction["exit"]:
+        if entry.get("name") in ("dense", "CTS", "dCTS") and reduction["exit"]:
             reduction["exit"] = None
         if entry.get("name") == "dense":
             reduction["merge"] = None
