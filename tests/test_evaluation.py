@@ -6,13 +6,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from stepseg.dcts.targets import HomogeneityRule
 from stepseg.evaluation import NO_LABELS, Evaluator
 from stepseg.heads.exit import RandomExit, UniformExit
+from stepseg.metrics.calibration import CalibrationMetric
 from stepseg.model import Reduction
 from stepseg.profile.macs import count_macs, total_macs
 from stepseg.protocol import Protocol
 from stepseg.segmentation import NonFiniteScoresError
-from toys import CLASSES, CONFIDENCE, SYSTEMS, toy_images, toy_labels, toy_segmenter
+from toys import CLASSES, CONFIDENCE, SYSTEMS, toy_images, toy_labels, toy_oracle, toy_segmenter
 
 SPEC = SimpleNamespace(num_classes=CLASSES, ignore_index=255)
 
@@ -122,3 +124,30 @@ def test_a_grid_gives_every_point_what_it_gets_alone(protocol, batch):
         assert torch.equal(maps[index], prediction)
         assert figures[index] == alone
     assert len({(f["mIoU"], f["gmacs_mean"]) for f in figures}) == 6  # `step` is there twice
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("system", ["dense", "step"])
+@pytest.mark.parametrize(
+    ("protocol", "size"),
+    [(Protocol(), (80, 112)), (SLIDE, (80, 112)), (Protocol(resize_short=160), (160, 224))],
+    ids=["whole", "slide", "resized"],
+)
+def test_scores_of_every_window_are_compared_with_its_labels_once(protocol, size, system, batch):
+    model = toy_segmenter()
+    images, labels = batch
+    _, _, figures = evaluate(model, SYSTEMS[system], batch, protocol)
+    shown = torch.nn.functional.interpolate(images / 255, size, mode="bilinear")
+    factor = size[0] // 80
+    labels = labels.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
+    expected = CalibrationMetric((2, 4))
+    expected.update(model.policy(shown), HomogeneityRule().windows(labels, 16, (2, 4)))
+    assert figures["policy_calibration"] == expected.compute()
+    counts = [b["count"] for b in figures["policy_calibration"]["2"]["bins"]]
+    assert sum(counts) == 4 * (size[0] // 32) * (size[1] // 32)
+    assert sum(count > 0 for count in counts) > 1
+
+
+def test_labels_as_scores_need_no_calibration(batch):
+    model = toy_segmenter(policy=toy_oracle())
+    assert "policy_calibration" not in evaluate(model, SYSTEMS["dcts"], batch)[2]

@@ -7,19 +7,22 @@ One or many reductions of the same weights at once; what they share is computed 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import Metric
 
 from stepseg.data.specs import DatasetSpec
-from stepseg.dcts.policy import OraclePolicy
+from stepseg.dcts.policy import OraclePolicy, PolicyNetwork
+from stepseg.dcts.targets import HomogeneityRule
 from stepseg.grid import segment_all
 from stepseg.label_map import predict_map
+from stepseg.metrics.calibration import CalibrationMetric
 from stepseg.metrics.confusion import SegmentationMetric
 from stepseg.metrics.finite import NonFinite
 from stepseg.metrics.joining import join
 from stepseg.metrics.tokens import TokenMetric
 from stepseg.model import Reduction, Segmentation, StepSegmenter
-from stepseg.protocol import Protocol
+from stepseg.protocol import Protocol, resize, resized_size
 from stepseg.segmentation import NonFiniteScoresError
 
 NO_LABELS = (
@@ -31,11 +34,16 @@ Sums = dict[str, Tensor]
 
 
 class Figures(nn.Module):
-    """Accuracy and cost of one reduction over a data set."""
+    """Accuracy and cost of one reduction over a data set, and what its policy's scores mean."""
 
-    def __init__(self, accuracy: SegmentationMetric, tokens: TokenMetric) -> None:
+    def __init__(
+        self,
+        accuracy: SegmentationMetric,
+        tokens: TokenMetric,
+        calibration: CalibrationMetric | None = None,
+    ) -> None:
         super().__init__()
-        self.accuracy, self.tokens = accuracy, tokens
+        self.accuracy, self.tokens, self.calibration = accuracy, tokens, calibration
         self.not_finite = NonFinite()
         self.confusion = accuracy.confusion.new_zeros(accuracy.confusion.shape)
         """Pixels by (label, prediction) of the last `compute`, ``[C, C]``."""
@@ -55,12 +63,14 @@ class Figures(nn.Module):
             **{name: float(value) for name, value in accuracy.items()},
             "per_class_IoU": [None if value != value else value for value in per_class],
             **self.tokens.compute(),
+            **({"policy_calibration": self.calibration.compute()} if self.calibration else {}),
             **({"problems": problems} if problems else {}),
         }
 
     def metrics(self) -> Mapping[str, Metric]:
         """By name."""
-        return {"accuracy": self.accuracy, "tokens": self.tokens, "not_finite": self.not_finite}
+        own = {"accuracy": self.accuracy, "tokens": self.tokens, "not_finite": self.not_finite}
+        return own | ({"calibration": self.calibration} if self.calibration else {})
 
 
 class Evaluator:
@@ -71,6 +81,7 @@ class Evaluator:
         reductions: what is merged and who leaves, one or many.
         spec: of the data set.
         protocol: how images are shown to the model.
+        rule: what makes a window homogeneous, for the policy's calibration.
 
     """
 
@@ -83,15 +94,18 @@ class Evaluator:
         reductions: Sequence[Reduction],
         spec: DatasetSpec,
         protocol: Protocol,
+        rule: HomogeneityRule | None = None,
     ) -> None:
         for reduction in reductions:
             model.check(reduction)
         self.model, self.reductions, self.protocol = model, tuple(reductions), protocol
+        self.rule = rule or HomogeneityRule(ignore_index=spec.ignore_index)
         windows = model.policy.windows if model.policy else ()
         self.figures = nn.ModuleList(
             Figures(
                 SegmentationMetric(spec.num_classes, spec.ignore_index),
                 TokenMetric((*reduction.exit_blocks, model.backbone.depth), windows),
+                CalibrationMetric(windows) if isinstance(model.policy, PolicyNetwork) else None,
             )
             for reduction in reductions
         ).to(next(model.parameters()).device)
@@ -143,7 +157,30 @@ class Evaluator:
                     if not finite:  # host sync: the map goes to the host anyway
                         raise NonFiniteScoresError("a batch of images")
                     take(index, prediction)
+        if isinstance(self.model.policy, PolicyNetwork):
+            self._calibrate(self.model.policy, images_B3HW, labels_BHW, passes)
         return runs
+
+    def _calibrate(
+        self,
+        policy: PolicyNetwork,
+        images_B3HW: Tensor,
+        labels_BHW: Tensor,
+        passes: Sequence[Sequence[Segmentation]],
+    ) -> None:
+        """Count the policy's scores of whole images, of the size in which they are first shown."""
+        height, width = images_B3HW.shape[2:]
+        size = resized_size(height, width, self.protocol, self.protocol.scales[0])
+        said = [output.policy_logits for output in passes[0] if output.policy_logits]
+        if said and self.protocol.is_plain:
+            logits = said[0]
+        else:  # windows and mirrored views would count pixels twice
+            logits = policy.decide(resize(images_B3HW.float() / 255, size))
+        labels = F.interpolate(labels_BHW[:, None].double(), size, mode="nearest-exact")[:, 0]
+        targets = self.rule.windows(labels.long(), policy.patch_size, policy.windows)
+        for figures in self._all():
+            assert figures.calibration is not None
+            figures.calibration.update(logits, targets)
 
     def compute(self) -> list[dict]:
         """All figures of every reduction, plain values under the names of `result.json`."""

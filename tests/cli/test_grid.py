@@ -122,6 +122,7 @@ def test_flat_table(run, tmp_path):
     assert (lines[-1]["merge_threshold_2"], lines[-1]["merge_threshold_4"]) == ("0.55", "0.5")
     assert float(lines[-1]["tokens_stage_3"]) == rows[-1]["tokens_per_stage"][2]
     assert lines[0]["tokens_stage_3"] == ""
+    assert float(lines[0]["ece_2x2"]) == rows[0]["policy_calibration"]["2"]["ece"]
     assert float(lines[0]["IoU_road"]) == rows[0]["per_class_IoU"][3]
     assert [line["pareto"] for line in lines] == [str(row["pareto"]) for row in rows]
 

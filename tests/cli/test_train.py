@@ -52,6 +52,10 @@ def test_training_writes_what_was_promised(trained):
     covered = sum(int(s) ** 2 * n for s, n in result["superpatches"].items())
     assert covered == pytest.approx(24)
     assert sum(result["gmacs_by_part"].values()) == pytest.approx(result["gmacs_mean"])
+    for row in (result, *result["rows"]):
+        windows = {side: row["policy_calibration"][side]["bins"] for side in ("2", "4")}
+        counts = {side: sum(b["count"] for b in bins) for side, bins in windows.items()}
+        assert counts == {"2": 5 * 6, "4": 5}
     assert (trained / "checkpoints" / "best.ckpt").is_file()
     assert (trained / "checkpoints" / "last.ckpt").is_file()
 
@@ -93,6 +97,7 @@ def test_metrics_are_logged(trained):
         "train/tokens_stage_1", "train/gmacs", "train/superpatches_2x2",
         "val/mIoU", "val/gmacs", "val/tokens_stage_3", "val/decoder/classes", "val/policy",
         "val/loss_images",
+        "val/ece_2x2", "val/ece_4x4",
     ):  # fmt: skip
         values = [float(row[name]) for row in rows if row.get(name)]
         assert values, f"{name} was never logged"
@@ -314,6 +319,7 @@ def test_policy_alone_then_frozen(data, tmp_path):
     assert 0 <= result["mAP"] <= 1
     step, figures = validated(result["checkpoint"])
     assert (result["checkpoint_step"], result["mAP"]) == (step, figures["mAP"])
+    assert 0 <= result["policy_calibration"]["4"]["ece"] <= 1
     checkpoint = tmp_path / "policy" / "checkpoints" / "best.ckpt"
     frozen = ["policy.training=frozen", f"policy.checkpoint={checkpoint}"]
     train(compose_config("train", [*common, *frozen], tmp_path / "frozen"))

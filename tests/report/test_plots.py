@@ -8,7 +8,7 @@ from PIL import Image
 
 from run_results import EXIT, MERGE, accuracy_row, benchmark, evaluation
 from stepseg.looks import INK, window_hex
-from stepseg.report.plots.collection import plots_of_arena, plots_of_parts
+from stepseg.report.plots.collection import plots_of_arena, plots_of_parts, plots_of_policies
 from stepseg.report.plots.parts import kind_of
 from stepseg.report.plots.placement import placements
 from stepseg.report.plots.style import new_figure, place_labels
@@ -200,3 +200,34 @@ def test_parts_that_cannot_be_drawn_are_named(bad):
     drawn, (problem,) = plots_of_parts([run])
     assert drawn == []
     assert str(problem).startswith("run/result.json: its parts cannot be drawn")
+
+
+def calibration(share: float) -> dict:
+    empty = {"count": 0, "confidence": None, "accuracy": None}
+    full = {"count": 8, "confidence": 0.75, "accuracy": share}
+    return {"2": {"ece": abs(0.75 - share), "bins": [full, empty]}, "16": {"ece": None, "bins": []}}
+
+
+def test_reliability_of_policies():
+    """Two trainings, and an evaluation of one of them that says the same."""
+    shares = {"a": 0.5, "b": 0.7, "c": 0.5}
+    runs = [
+        Run(Path(f"{name}/result.json"), benchmark(policy_calibration=calibration(share)))
+        for name, share in shares.items()
+    ]
+    (plot,), problems = plots_of_policies([*runs, Run(Path("d/result.json"), benchmark())])
+    assert problems == []
+    assert list(plot.tips.values()) == [
+        "a, 2 x 2: score 0.75, 50 % of 8 windows are homogeneous",
+        "b, 2 x 2: score 0.75, 70 % of 8 windows are homogeneous",
+    ]
+    assert plot.figure.axes[0].get_title(loc="left") == "2 x 2\nECE 0.250, 0.050"
+    assert plots_of_policies([]) == ([], [])
+
+
+@pytest.mark.parametrize("bad", [[1], {"2": 1}, {"2": {"bins": [3]}}, {"x": {"bins": []}}])
+def test_a_calibration_that_cannot_be_drawn_is_named(bad):
+    run = Run(Path("run/result.json"), benchmark(policy_calibration=bad))
+    drawn, (problem,) = plots_of_policies([run])
+    assert drawn == []
+    assert str(problem).startswith("run/result.json: its calibration cannot be drawn")

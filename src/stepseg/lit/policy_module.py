@@ -20,6 +20,7 @@ from stepseg.lit.callbacks.non_finite import poison
 from stepseg.lit.metrics import is_logging_step, write_metrics
 from stepseg.lit.optim import OptimConfig, lr_factor
 from stepseg.losses import LossWeights, local_count, mean_over_ranks, policy_loss
+from stepseg.metrics.calibration import CalibrationMetric, errors_by_size
 from stepseg.metrics.loss import LossMetric
 
 
@@ -53,6 +54,7 @@ class PolicyModule(L.LightningModule):
             {str(window): BinaryAveragePrecision(thresholds=200) for window in policy.windows}
         )
         self.val_loss = LossMetric(["loss"])
+        self.calibration = CalibrationMetric(policy.windows)
         self.results: dict[str, Any] = {}
 
     def training_step(self, batch: Mapping[str, Any], batch_index: int) -> Tensor:
@@ -69,6 +71,7 @@ class PolicyModule(L.LightningModule):
         balance = self.loss.policy_balance
         loss = policy_loss(logits, targets, balance=balance, reduce_count=local_count)
         self.val_loss.update({"loss": loss}, len(batch["image"]))
+        self.calibration.update(logits, targets)
         for window in self.policy.windows:
             if logits[window].numel():
                 self._metric(window).update(
@@ -80,10 +83,12 @@ class PolicyModule(L.LightningModule):
         for window in self.policy.windows:
             figures[f"AP_{window}x{window}"] = float(self._metric(window).compute())
             self._metric(window).reset()
-        mean = sum(figures.values()) / len(figures)
-        self.results = {**figures, "mAP": mean}
-        logged = {**self.results, **self.val_loss.compute()}
+        figures["mAP"] = sum(figures.values()) / len(figures)
+        calibration = self.calibration.compute()
+        self.results = {**figures, "policy_calibration": calibration}
+        logged = {**figures, **errors_by_size(calibration), **self.val_loss.compute()}
         self.log_dict({f"val/{name}": value for name, value in logged.items()}, sync_dist=True)
+        self.calibration.reset()
         self.val_loss.reset()
 
     def configure_optimizers(self) -> Any:

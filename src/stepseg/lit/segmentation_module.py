@@ -32,6 +32,7 @@ from stepseg.losses import (
     mean_over_ranks,
     policy_loss,
 )
+from stepseg.metrics.calibration import errors_by_size
 from stepseg.metrics.loss import LossMetric
 from stepseg.metrics.tokens import TokenMetric
 from stepseg.model import Reduction, Segmentation, StepSegmenter
@@ -73,7 +74,8 @@ class SegmentationModule(L.LightningModule):
         self.config = config if model else resolved(config)
         self.spec, self.protocol = spec, protocol
         self.optim, self.loss = optim or OptimConfig(), loss or LossWeights()
-        self.schedule, self.rule = schedule or ReductionSchedule(), rule or HomogeneityRule()
+        self.schedule = schedule or ReductionSchedule()
+        self.rule = rule or HomogeneityRule(ignore_index=spec.ignore_index)
         self.model = model or build_segmenter(self.config)
         self.results: list[dict[str, Any]] = []
         """Figures of the last evaluation, plain values, per reduction."""
@@ -92,7 +94,7 @@ class SegmentationModule(L.LightningModule):
 
     def evaluate_with(self, reductions: Sequence[Reduction]) -> None:
         """Set the reductions of the evaluations that follow, all evaluated at once."""
-        self.evaluator = Evaluator(self.model, reductions, self.spec, self.protocol)
+        self.evaluator = Evaluator(self.model, reductions, self.spec, self.protocol, self.rule)
         self.figures = self.evaluator.figures  # registered, so that the trainer moves them
 
     def training_step(self, batch: Mapping[str, Any], batch_index: int) -> Tensor:
@@ -194,7 +196,9 @@ class SegmentationModule(L.LightningModule):
 def logged_figures(split: str, figures: Mapping[str, Any]) -> dict[str, float]:
     """What loggers get of an evaluation."""
     names = ("mIoU", "mAcc", "aAcc", "fwIoU", "boundary_IoU")
-    return {f"{split}/{name}": figures[name] for name in names} | logged_tokens(split, figures)
+    values = {name: figures[name] for name in names}
+    values |= errors_by_size(figures.get("policy_calibration") or {})
+    return {f"{split}/{name}": v for name, v in values.items()} | logged_tokens(split, figures)
 
 
 def logged_tokens(split: str, figures: Mapping[str, Any]) -> dict[str, float]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from stepseg.report.page import Section, make_page
-from stepseg.report.plots.collection import plots_of_arena, plots_of_parts
+from stepseg.report.plots.collection import plots_of_arena, plots_of_parts, plots_of_policies
 from stepseg.report.plots.confusion import plots_of_confusion
 from stepseg.report.plots.style import Plot
 from stepseg.report.published import Match, Published, match
@@ -75,7 +75,9 @@ def build_report(
     with_rows = {id(row.run) for row in rows} | {id(run) for run in _runs_of(collection, problems)}
     silent = [run for run in collection.completed if id(run) not in with_rows]
     rows = _choose(rows, options.where)
-    if not rows and not collection.unfinished and not collection.pending:
+    # the training of a policy alone has no rows, and so no field to choose it by
+    policies = [r for r in silent if r.values.get("policy_calibration") and not options.where]
+    if not rows and not policies and not collection.unfinished and not collection.pending:
         reasons = "; ".join(map(str, [*collection.problems, *problems])) or "no row is left"
         raise ValueError(f"nothing to report: {reasons}")
     arenas, notices = summarise(rows, options.ignore)
@@ -86,11 +88,12 @@ def build_report(
     drawn = [run for run in collection.completed if id(run) in shown]
     parts, more = plots_of_parts(drawn)
     confusions, others = plots_of_confusion(drawn)
-    problems = [*problems, *more, *others]
+    scores, more_others = plots_of_policies([*drawn, *policies])
+    problems = [*problems, *more, *others, *more_others]
     collection = replace(collection, problems=[*collection.problems, *problems])
     notices = [*notices, *_notices(collection)]
     notices += [f"{run.path}: {run.command} left no figures for a table" for run in silent]
-    sections = _sections(arenas, options, matches, parts, confusions)
+    sections = _sections(arenas, options, matches, parts, confusions, scores)
     _write(out, rows, sections, collection, notices, options, made)
     kinds = (
         f"{len(collection.completed)} completed runs, {len(rows)} rows, "
@@ -125,6 +128,7 @@ def _sections(
     matches: Sequence[Match],
     parts: Sequence[Plot],
     confusions: Sequence[Plot],
+    scores: Sequence[Plot],
 ) -> list[Section]:
     draw = {"png", "svg", "html"} & set(options.formats)
     sections = []
@@ -145,6 +149,8 @@ def _sections(
         sections.append(Section("Block by block", [], parts))
     if confusions and draw:
         sections.append(Section("Which class is taken for which", [], confusions))
+    if scores and draw:
+        sections.append(Section("The policy", [], scores))
     return sections
 
 

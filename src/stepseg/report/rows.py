@@ -200,6 +200,9 @@ def _row(
     if tokens:
         figures |= {"tokens_in": tokens[0], "tokens_out": tokens[-1]}
         figures["exited_percent"] = 100 * (1 - tokens[-1] / tokens[0]) if tokens[0] else 0.0
+    for side, calibration in mapping(entry.get("policy_calibration")).items():
+        if (error := number(mapping(calibration), "ece")) is not None:
+            figures[f"ece_{side}x{side}"] = error
     if views != 1.0:
         figures["views"] = views
     system = system_of(reduction, prescribed=prescribed)

@@ -28,6 +28,7 @@ COLUMNS: dict[str, tuple[str, int]] = {  # figure: title, decimals
     "speedup": ("speed-up", 2),
     "realisation": ("realised", 2),
     "peak_memory_mb": ("MiB", 1),
+    **{f"ece_{side}x{side}": (f"ECE {side} x {side}", 3) for side in (2, 4, 8, 16)},
 }
 DEFAULT = {
     False: "mIoU aAcc boundary_IoU gmacs tokens_in tokens_out images_per_s speedup".split(),

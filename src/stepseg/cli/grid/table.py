@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
+from stepseg.metrics.calibration import errors_by_size
 from stepseg.spreadsheet import csv_text
 from stepseg.telling import show_table
 from stepseg.writing import write_text
@@ -87,6 +88,8 @@ def _cells(key: str, value: Any, row: Row, classes: Sequence[str]) -> dict[str, 
         return dict(zip(names, value or [None] * len(names), strict=True))
     if key == "per_class_IoU":
         return {f"IoU_{name}": number for name, number in zip(classes, value, strict=True)}
+    if key == "policy_calibration":
+        return errors_by_size(value)
     for name, short in LISTS.items():
         if key.startswith(name):
             end = key.removeprefix(name)  # such as _max

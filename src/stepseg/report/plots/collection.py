@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from stepseg.report.fields import reduction_of_system
 from stepseg.report.plots.parts import layer_profile
 from stepseg.report.plots.placement import placement_costs, placement_map, placements
+from stepseg.report.plots.reliability import Curve, curves_of, reliability
 from stepseg.report.plots.style import Plot
 from stepseg.report.plots.thresholds import threshold_curve
 from stepseg.report.plots.tokens import superpatch_shares, token_profile
@@ -49,3 +50,19 @@ def plots_of_parts(runs: Sequence[Run]) -> tuple[list[Plot], list[Problem]]:
         except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
             problems.append(Problem(run.path, f"its parts cannot be drawn: {error!r}"))
     return [plot for plot in plots if plot is not None], problems
+
+
+def plots_of_policies(runs: Sequence[Run]) -> tuple[list[Plot], list[Problem]]:
+    """Reliability of policies; evaluations of one and the same images are drawn once."""
+    policies: dict[str, dict[int, Curve]] = {}
+    problems = []
+    for run in runs:
+        try:
+            curves = curves_of(run.values.get("policy_calibration") or {})
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            problems.append(Problem(run.path, f"its calibration cannot be drawn: {error!r}"))
+            continue
+        if curves and curves not in policies.values():
+            policies[str(run.folder)] = curves
+    plot = reliability(policies, "policy-reliability")
+    return [plot] if plot else [], problems
