@@ -17,7 +17,7 @@ from hydra.types import RunMode
 from lightning.pytorch.loggers import Logger
 
 from stepseg.cli.config import make_all, output_dir, overrides
-from stepseg.cli.result import is_first_process, was_interrupted
+from stepseg.cli.result import Result, is_first_process, was_interrupted
 from stepseg.writing import write_json
 
 RECORD = "tracking.json"
@@ -29,6 +29,16 @@ KILLED = 255
 MAX_NAME = 120
 DULL = ("logger", "callbacks", "data.root", "data.num_workers", "ckpt_path", "compare", "resume")
 """Overrides that tell no runs apart."""
+
+
+@contextmanager
+def tracked_result(command: str, config: dict[str, Any]) -> Iterator[Result]:
+    """The `result.json` of this job, and the end of its runs in all trackers."""
+    with (
+        Result(output_dir(), command=command, overrides=overrides(), config=config) as result,
+        finished_runs(),
+    ):
+        yield result
 
 
 def make_loggers(

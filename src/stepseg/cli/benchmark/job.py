@@ -17,7 +17,7 @@ from stepseg.cli.benchmark.data import measure_data, table_of_data
 from stepseg.cli.benchmark.options import Options, systems, with_tokens
 from stepseg.cli.config import make_datamodule, output_dir, overrides, plain, recorded
 from stepseg.cli.result import Result
-from stepseg.cli.tracking import finished_runs, make_loggers
+from stepseg.cli.tracking import make_loggers, tracked_result
 from stepseg.lit.tracking.final import log_final
 from stepseg.lit.tracking.record import log_config
 from stepseg.model import Reduction, StepSegmenter
@@ -44,12 +44,7 @@ def run(cfg: DictConfig) -> None:
     """Check the request, count, time, and write `result.json`, CSV files and plots."""
     values = plain(cfg)
     console = Console()
-    with (
-        Result(
-            output_dir(), command="stepseg-benchmark", overrides=overrides(), config=recorded(cfg)
-        ) as result,
-        finished_runs(),
-    ):
+    with tracked_result("stepseg-benchmark", recorded(cfg)) as result:
         options = Options.from_values(values)
         datamodule = make_datamodule(values) if values.get("data") else None
         if datamodule is not None:

@@ -24,9 +24,9 @@ from stepseg.cli.grid.run import GridRun
 from stepseg.cli.grid.store import GridStore, data_identity, file_hash
 from stepseg.cli.grid.table import print_grid, write_grid_csv
 from stepseg.cli.protocol import choose_protocol
-from stepseg.cli.result import Result, is_first_process
+from stepseg.cli.result import is_first_process
 from stepseg.cli.systems import system_points
-from stepseg.cli.tracking import finished_runs, make_loggers
+from stepseg.cli.tracking import make_loggers, tracked_result
 from stepseg.dcts.policy import OraclePolicy
 from stepseg.lit.callbacks.opening import Opening
 from stepseg.lit.callbacks.partial_counts import SnapshotCallback
@@ -44,12 +44,7 @@ from stepseg.runtime.choice import check_runtime, choose_runtime
 def evaluate(cfg: DictConfig) -> float | None:
     """Evaluate every point of the grid that has no row yet and write `result.json`."""
     values = plain(cfg)
-    with (
-        Result(
-            output_dir(), command="stepseg-eval", overrides=overrides(), config=recorded(cfg)
-        ) as result,
-        finished_runs(),
-    ):
+    with tracked_result("stepseg-eval", recorded(cfg)) as result:
         check_sweep(values)
         check_runtime(values["runtime"])
         if not values["ckpt_path"]:
@@ -70,10 +65,14 @@ def evaluate(cfg: DictConfig) -> float | None:
             protocol=datamodule.protocol,
             model=model,
         )
-        snapshot = SnapshotCallback(values["grid"]["snapshot_seconds"])
         trainer = make_trainer(
             values,
-            callbacks=[progress(), Opening(output_dir()), snapshot, RunConfig(result.described())],
+            callbacks=[
+                progress(),
+                Opening(output_dir()),
+                SnapshotCallback(values["grid"]["snapshot_seconds"]),
+                RunConfig(result.described()),
+            ],
             logger=make_loggers(values, "eval", tags=[checkpoint.config.backbone.name]),
             default_root_dir=str(output_dir()),
         )
@@ -94,8 +93,7 @@ def evaluate(cfg: DictConfig) -> float | None:
         with clear_failures(values, trainer, result.fail):
             rows = grid.run(values["grid"]["points_per_pass"], result)
         if trainer.is_global_zero:
-            title = f"{datamodule.spec.name}, {checkpoint.path.name}"
-            _show(rows, points, title)
+            _show(rows, points, f"{datamodule.spec.name}, {checkpoint.path.name}")
             write_grid_csv(output_dir() / "results.csv", rows, datamodule.spec.classes)
             log_final(
                 trainer.loggers,
@@ -106,9 +104,7 @@ def evaluate(cfg: DictConfig) -> float | None:
                 classes=datamodule.spec.classes,
                 each=values["reductions"] is not None,
             )
-        problems = {problem: row["name"] for row in rows for problem in row.get("problems", ())}
-        if problems:  # a figure that means nothing is no evaluation
-            raise ValueError("; ".join(f"{name}: {text}" for text, name in problems.items()))
+        _check_figures(rows)
     return rows[-1]["mIoU"]
 
 
@@ -132,6 +128,13 @@ def _open_store(
         "list of points with saved predictions": names,
     }
     return GridStore(output_dir() / "grid", identity, writes=is_first_process())
+
+
+def _check_figures(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse to end well where a figure means nothing."""
+    problems = {problem: row["name"] for row in rows for problem in row.get("problems", ())}
+    if problems:
+        raise ValueError("; ".join(f"{name}: {text}" for text, name in problems.items()))
 
 
 def _show(rows: Sequence[Mapping[str, Any]], points: Sequence[Point], title: str) -> None:

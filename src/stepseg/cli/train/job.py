@@ -19,7 +19,6 @@ from stepseg.cli.config import (
     make_trainer,
     model_config,
     output_dir,
-    overrides,
     plain,
     recorded,
 )
@@ -27,7 +26,7 @@ from stepseg.cli.failures import clear_failures
 from stepseg.cli.result import Result
 from stepseg.cli.resume import check_config, check_steps, find_point, finished_result
 from stepseg.cli.share import examples_of, share_best
-from stepseg.cli.tracking import finished_runs, make_loggers
+from stepseg.cli.tracking import make_loggers, tracked_result
 from stepseg.cli.train.length import fit_to_length
 from stepseg.cli.train.start import normalised_alike, read_start, start_from
 from stepseg.confusion_file import write_confusion
@@ -61,12 +60,7 @@ def train(cfg: DictConfig) -> float | None:
     finished = finished_result(values["ckpt_path"], output_dir())
     if finished is not None:
         return finished.get("mIoU", finished.get("mAP"))
-    with (
-        Result(
-            output_dir(), command="stepseg-train", overrides=overrides(), config=recorded(cfg)
-        ) as result,
-        finished_runs(),
-    ):
+    with tracked_result("stepseg-train", recorded(cfg)) as result:
         check_sweep(values)
         check_training(values)
         for line in fit_to_length(cfg):
@@ -91,22 +85,7 @@ def train(cfg: DictConfig) -> float | None:
             line = start_from(start, module)
             tell(f"stepseg-train: {line}")
             result.update({"init_from": line})
-        trainer = make_trainer(
-            values,
-            callbacks=[
-                *make_all("callbacks", values["callbacks"]),
-                progress(values["trainer"]["log_every_n_steps"]),
-                BatchRandomness(values["seed"]),
-                RunRecord(result.values["config"]),
-                Opening(output_dir()),
-                BrokenImages(),
-                StopOnSignal(result.grace.moved),
-                RunConfig(result.described()),
-            ],
-            logger=_loggers(values, point),
-            plugins=[SafeCheckpointIO()],
-            default_root_dir=str(output_dir()),
-        )
+        trainer = _make_trainer(values, result, point)
         result.update({"device": str(trainer.strategy.root_device), "dtype": trainer.precision})
         with clear_failures(values, trainer, result.fail):
             trainer.fit(module, datamodule, ckpt_path=point.path if point else None)
@@ -119,6 +98,25 @@ def train(cfg: DictConfig) -> float | None:
             if trainer.is_global_zero:
                 _log_final(trainer, module, figures, result)
     return figures.get("mIoU", figures.get("mAP"))
+
+
+def _make_trainer(values: dict[str, Any], result: Result, point: ResumePoint | None) -> L.Trainer:
+    return make_trainer(
+        values,
+        callbacks=[
+            *make_all("callbacks", values["callbacks"]),
+            progress(values["trainer"]["log_every_n_steps"]),
+            BatchRandomness(values["seed"]),
+            RunRecord(result.values["config"]),
+            Opening(output_dir()),
+            BrokenImages(),
+            StopOnSignal(result.grace.moved),
+            RunConfig(result.described()),
+        ],
+        logger=_loggers(values, point),
+        plugins=[SafeCheckpointIO()],
+        default_root_dir=str(output_dir()),
+    )
 
 
 def _make_module(
