@@ -282,3 +282,28 @@ class TestRanks:
             for name in ("masks", "classes", "windows2", "windows4"):
                 averaged = torch.cat([first[name], second[name]]) / 2
                 torch.testing.assert_close(averaged, whole[name], msg=f"{name} of batch {index}")
+
+
+class TestAccumulation:
+    """Batches whose gradients are averaged, as `trainer.accumulate_grad_batches` does."""
+
+    @staticmethod
+    def of_parts(parts: list[dict[str, Tensor]]) -> tuple[Tensor, Tensor]:
+        """The averaged gradients of the parts, and those of one batch of all, by mask logits."""
+        whole = ranks.gradients({key: torch.cat([part[key] for part in parts]) for key in parts[0]})
+        means = torch.cat([ranks.gradients(part)["masks"] for part in parts]) / len(parts)
+        return means, whole["masks"]
+
+    def test_parts_with_the_same_counts_are_one_larger_batch(self):
+        batch = reference.toy_batch(2, 0)
+        other = batch | {"masks": batch["masks"].flip(0) / 2}
+        torch.testing.assert_close(*self.of_parts([batch, other]))
+
+    def test_parts_weigh_alike_whatever_they_hold(self):
+        """A part with one class among ignored pixels weighs as one with many."""
+        full, sparse = reference.toy_batch(1, 0), reference.toy_batch(1, 1)
+        sparse["labels"] = torch.full_like(sparse["labels"], 255)
+        sparse["labels"][:, :4, :4] = 1
+        means, whole = self.of_parts([full, sparse])
+        assert means[1].norm() > 1.5 * whole[1].norm()
+        assert means[0].norm() < whole[0].norm()

@@ -96,3 +96,16 @@ def test_a_folder_for_each_table(number):
 @pytest.mark.parametrize("number", [1, *range(3, 11)])
 def test_a_folder_for_each_figure(number):
     assert (PAGES / f"figure{number}" / "README.md").is_file()
+
+
+def test_the_policy_is_trained_by_the_recipe_of_cts(tmp_path):
+    values = plain(compose_config("train", ["experiment=paper/policy", "data=ade20k"], tmp_path))
+    optim, data = values["optim"], values["data"]
+    assert [optim[key] for key in ("policy_lr", "policy_weight_decay", "schedule")] == [
+        5e-5, 1e-3, "constant",
+    ]  # fmt: skip
+    assert (optim["warmup_steps"], values["trainer"]["max_steps"]) == (0, 50_000)
+    assert (data["batch_size"], data["crop_size"]) == (8, [512, 512])
+    assert data["augmentation"]["resize_ratio"] == [1, 1]
+    assert values["loss"]["policy_balance"] is False
+    assert values["policy"]["pretrained"] is True

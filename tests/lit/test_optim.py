@@ -61,6 +61,12 @@ def test_schedule_corners(schedule):
     assert lr_factor(60, config, 110) == pytest.approx(0.2 + 0.8 * middle)
 
 
+def test_a_constant_rate_is_one_after_the_warm_up():
+    config = OptimConfig(schedule="constant", warmup_steps=10, warmup_factor=0.1)
+    assert lr_factor(5, config, 110) == pytest.approx(0.55)
+    assert [lr_factor(step, config, 110) for step in (10, 60, 110)] == [1, 1, 1]
+
+
 def test_steps_follow_the_schedule():
     config = OptimConfig(lr=0.5, policy_lr=0.1, betas=(0.8, 0.9))
     optimizer, schedule = build_optimizer(toy_segmenter(), config, 4)
@@ -78,7 +84,7 @@ def test_steps_follow_the_schedule():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"schedule": "step"}, "'cosine' or 'poly'"),
+        ({"schedule": "step"}, r"optim.schedule='step': .*cosine, poly.*constant"),
         ({"lr": 0.0}, "optim.lr must be positive"),
         ({"weight_decay": -1.0}, "optim.weight_decay cannot be negative"),
     ],

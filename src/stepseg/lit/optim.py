@@ -1,4 +1,4 @@
-"""Optimiser and schedule: AdamW with parameter groups, warm-up, then cosine or polynomial decay."""
+"""Optimiser and schedule: AdamW with parameter groups, warm-up, then decay or a constant rate."""
 
 import math
 from collections import defaultdict
@@ -9,6 +9,9 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from stepseg.model import StepSegmenter
+from stepseg.plain_types import choices
+
+SCHEDULES = ("cosine", "poly", "constant")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +28,7 @@ class OptimConfig:
     policy_lr: float = 5e-5
     policy_weight_decay: float = 1e-3
     schedule: str = "cosine"
-    """``cosine`` or ``poly``."""
+    """One of `SCHEDULES`."""
     power: float = 0.9
     """Of ``poly``."""
     warmup_steps: int = 0
@@ -37,8 +40,10 @@ class OptimConfig:
     """Norm to which gradients are clipped; the trainer does it."""
 
     def __post_init__(self) -> None:
-        if self.schedule not in ("cosine", "poly"):
-            raise ValueError(f"optim.schedule must be 'cosine' or 'poly', got {self.schedule!r}")
+        if self.schedule not in SCHEDULES:
+            raise ValueError(
+                f"optim.schedule={self.schedule!r}: {choices(self.schedule, SCHEDULES)}"
+            )
         for name in ("lr", "policy_lr", "layer_decay", "head_lr_scale"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"optim.{name} must be positive, got {getattr(self, name)}")
@@ -83,6 +88,8 @@ def lr_factor(step: int, config: OptimConfig, max_steps: int) -> float:
         return config.warmup_factor + (1 - config.warmup_factor) * share
     progress = (step - config.warmup_steps) / max(1, max_steps - config.warmup_steps)
     progress = min(progress, 1.0)
+    if config.schedule == "constant":
+        return 1.0
     if config.schedule == "cosine":
         decay = 0.5 * (1 + math.cos(math.pi * progress))
     else:
