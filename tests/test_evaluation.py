@@ -8,7 +8,7 @@ import torch
 
 from stepseg.dcts.targets import HomogeneityRule
 from stepseg.evaluation import NO_LABELS, Evaluator
-from stepseg.heads.exit import RandomExit, UniformExit
+from stepseg.heads.exit import ConfidenceExit, RandomExit, UniformExit
 from stepseg.metrics.calibration import CalibrationMetric
 from stepseg.model import Reduction
 from stepseg.profile.macs import count_macs, total_macs
@@ -33,10 +33,14 @@ def evaluate(model, reduction, batch, protocol=None):
     return predictions[0], outputs, evaluator.compute()[0]
 
 
-@pytest.mark.parametrize("rule", [RandomExit(CONFIDENCE, seed=1), UniformExit(CONFIDENCE)])
+EAGER = ConfidenceExit(threshold=0.7, keep_per_class=0)
+"""Lets tokens leave at every head."""
+
+
+@pytest.mark.parametrize("rule", [RandomExit(EAGER, seed=1), UniformExit(EAGER)])
 def test_controls_release_what_confidence_releases_at_every_exit(rule, batch):
     model = toy_segmenter()
-    step = SYSTEMS["step"]
+    step = replace(SYSTEMS["step"], exit=EAGER)
     _, confident, figures = evaluate(model, step, batch)
     _, control, control_figures = evaluate(model, replace(step, exit=rule), batch)
     assert control[0].tokens_per_stage == confident[0].tokens_per_stage
