@@ -35,7 +35,7 @@ BAD = {
     "+homogeneity.ignore_breaks_homogenity=1": ["unknown key", "'ignore_breaks_homogeneity'"],
     "+monitr=val/mAcc": ["unknown key monitr", "did you mean 'monitor'", "+user.name=value"],
     "experiment=camvid/trian": ["experiment=camvid/trian", "did you mean 'camvid/train'"],
-    "data.val_image=4": ["unknown key data.val_image; did you mean 'data.val_batch_size'"],
+    "data.val_batchsize=4": ["unknown key data.val_batchsize; did you mean 'data.val_batch_size'"],
     "+trainer.devicez=1": ["trainer: ", "devicez"],
     "+callbacks.last.every=1": ["callbacks.last: ", "'every'"],
     # values out of range
@@ -50,7 +50,7 @@ BAD = {
     "optim.lr=0": ["optim.lr must be positive, got 0"],
     "optim.lr=fast": ["optim.lr is 'fast', expected float"],
     "optim.lr=nan": ["optim.lr is nan"],
-    "optim.schedule=step": ["optim.schedule must be 'cosine' or 'poly'"],
+    "optim.schedule=step": ["optim.schedule='step': choose one of cosine, poly, constant"],
     "optim.betas=[0.9]": ["optim.betas is (0.9,)"],
     "loss.label_stride=3": ["loss.label_stride must divide a patch"],
     "schedule.merge_from=2": ["schedule.merge_from is a share in [0, 1], got 2"],

@@ -26,7 +26,11 @@ if __name__ == "__main__":
     main()
 """
 SCRIPT = "import sys\nfrom probe_app.command import main\nsys.exit(main())\n"
-PRIMARY = "defaults: [data: small, _self_, experiment: null]\nsize: 1\nuser: {}\n"
+PRIMARY = """
+defaults: [data: small, _self_, experiment: null, override hydra/job_logging: none]
+size: 1
+user: {}
+"""
 EXPERIMENT = "# @package _global_\n# A comment.\nsize: 7\n"
 
 
@@ -169,7 +173,7 @@ def test_unknown_keys_at_the_root(typed, said, probe, configs, tmp_path):
     folder = configs(tmp_path / "here") / "conf"
     (folder / "experiment" / "typo.yaml").write_text("# @package _global_\nsiez: 9\n")
     refused = probe("module", *typed, STEPSEG_CONF=str(folder))
-    assert (refused.returncode, refused.stdout.count("of ")) == (2, 0), refused.stderr
+    assert (refused.returncode, refused.stdout.count(" of /")) == (2, 0), refused.stderr
     assert said in refused.stderr
     assert "Traceback" not in refused.stderr
     assert probe("module", "+user.foo=1", STEPSEG_CONF=str(folder)).stdout.startswith("size 1")

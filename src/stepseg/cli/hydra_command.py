@@ -93,7 +93,9 @@ def check_root(cfg: DictConfig, config_name: str) -> None:
     """
     primary = OmegaConf.load(Path(config_dir()) / f"{config_name}.yaml")
     groups = [str(key) for entry in primary.defaults if entry != "_self_" for key in entry]
-    places = [group.split("@")[-1].split(".")[0] for group in groups]
+    places = [
+        group.split("@")[-1].split(".")[0] for group in groups if " " not in group
+    ]  # override
     known = {*map(str, primary), *places} - {"defaults", "hydra", "experiment"}
     try:
         check_keys("", map(str, cfg), known)
