@@ -32,7 +32,7 @@ def entries(nav):
 
 def test_every_page_is_in_the_navigation():
     listed = list(entries(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]))
-    copies = ["changelog.md", "contributing.md", "experiments/README.md"]
+    copies = ["changelog.md", "contributing.md", "experiments/README.md", "security-reports.md"]
     pages = [path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")]
     assert sorted(listed) == sorted(pages + copies)  # once each
 

@@ -55,7 +55,7 @@ def test_least_description(tmp_path):
         ("classes: [a, a]", "must differ"),
         ("classes: [a]\nclases: [b]", "unknown keys .*clases"),
         ("classes: [a]\nlabel_map: {0: grass}", "'grass' is neither"),
-        ("classes: [a]\nlabel_map: {0: 5}", "training id 5, but there are 1 classes"),
+        ("classes: [a, b]\nlabel_map: {0: 5}", "training id 5, but there are 2 classes"),
         ("classes: [a]\nsplits: {train: {image: x}}", "unknown keys .*image"),
         ("classes: [a, b]\ncolours: [[0, 0, 0]]", "2 classes but 1 colours"),
         ("classes: [a", "not valid YAML"),
