@@ -107,12 +107,12 @@ class TestEqualsTimm:
         """The same features reach the decoder of a segmenter without merging and exits."""
 
         class Record(torch.nn.Module):
-            num_classes = 2
+            num_classes, earlier_blocks = 2, ()
 
-            def forward(self, tokens):
+            def answers(self, tokens):
                 self.tokens = tokens
                 counts = len(tokens), tokens.segments.num_images
-                return torch.zeros(counts[0], 2), torch.zeros(counts[1], 2, 2)
+                return [(torch.zeros(counts[0], 2), torch.zeros(counts[1], 2, 2))]
 
         theirs = timm_vit((5, 7), class_token=False)
         checkpoint = timm_vit((4, 4), class_token=False).state_dict()
