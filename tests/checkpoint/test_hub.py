@@ -56,7 +56,13 @@ def test_a_checkpoint_by_its_address(address, asked, cached, monkeypatch):
     checkpoint.build()
 
 
-@pytest.mark.parametrize("address", ["hf://", "hf://ada", "hf://ada/pond/x", "hf://ada/pond@"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "hf://", "hf://ada", "hf://ada/pond/x", "hf://ada/pond@", "hf://../pond",
+        "hf://ada/pond@../../x", "hf://ada/pond:../x",
+    ],
+)  # fmt: skip
 def test_addresses_that_are_none(address):
     with pytest.raises(ValueError, match="is no address on the hub: write hf://user/name"):
         read_checkpoint(address)

@@ -34,7 +34,8 @@ def download(address: str) -> Path:
 
     """
     match = _ADDRESS.fullmatch(address)
-    if match is None:
+    # A cache keeps revisions as files of their name: no name may climb out of its folder.
+    if match is None or ".." in re.split(r"[/@:]", address):
         raise ValueError(
             f"{address!r} is no address on the hub: write hf://user/name, hf://user/name@revision "
             f"or hf://user/name:file.safetensors"
