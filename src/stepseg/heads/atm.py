@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stepseg.heads.module import AtmLayer, AtmModule, Compare, start_weights
-from stepseg.ops.attention import Attend, varlen_attention
+from stepseg.heads.module import AtmLayer, AtmModule, Meeting, start_weights
+from stepseg.ops.attention import varlen_attention
 from stepseg.ops.segment import segment_scores
 from stepseg.packed import PackedTokens, Segments
 
@@ -98,32 +98,21 @@ class AtmHead(AtmModule):
         self, x_TD: Tensor, query_Qd: Tensor, queries: Segments, tokens: Segments
     ) -> tuple[Tensor, Tensor]:
         """As `score`, for the queries and tokens of these images."""
-        return self.score(x_TD, query_Qd, *within_images(queries, tokens))
+        return self.score(x_TD, query_Qd, within_images(queries, tokens))
 
-    def score(
-        self,
-        x_TD: Tensor,
-        query_Qd: Tensor,
-        among_queries: Attend,
-        to_tokens: Attend,
-        compare: Compare,
-    ) -> tuple[Tensor, Tensor]:
+    def score(self, x_TD: Tensor, query_Qd: Tensor, meeting: Meeting) -> tuple[Tensor, Tensor]:
         """The arithmetic of the head, free of the layout.
 
         Args:
             x_TD: values of the tokens.
             query_Qd: from `first_query`.
-            among_queries: as for `AtmModule.look`.
-            to_tokens: likewise.
-            compare: likewise.
+            meeting: as for `AtmModule.look`.
 
         Returns:
             Mask logits, float32 ``[T, C]``, and class logits (present, absent), float32 ``[Q, 2]``.
 
         """
-        query_Qd, mask_logits_TC = self.look(
-            x_TD, query_Qd, among_queries, to_tokens, compare, have_met=True
-        )
+        query_Qd, mask_logits_TC = self.look(x_TD, query_Qd, meeting, have_met=True)
         return mask_logits_TC, self.class_logits(query_Qd)
 
     def class_logits(self, query_Qd: Tensor) -> Tensor:
@@ -142,12 +131,12 @@ class AtmHead(AtmModule):
         return Segments.from_lengths([self.num_classes] * num_images, device)
 
 
-def within_images(queries: Segments, tokens: Segments) -> tuple[Attend, Attend, Compare]:
-    """What `AtmModule.look` asks for: queries and tokens of an image meet, of two images never."""
-    return (
-        lambda q, k, v: varlen_attention(q, k, v, queries, queries),
-        lambda q, k, v: varlen_attention(q, k, v, queries, tokens),
-        lambda k_Td, q_Qd: segment_scores(k_Td, q_Qd, tokens),
+def within_images(queries: Segments, tokens: Segments) -> Meeting:
+    """Queries and tokens of an image meet, of two images never."""
+    return Meeting(
+        among_queries=lambda q, k, v: varlen_attention(q, k, v, queries, queries),
+        to_tokens=lambda q, k, v: varlen_attention(q, k, v, queries, tokens),
+        compare=lambda k_Td, q_Qd: segment_scores(k_Td, q_Qd, tokens),
     )
 
 

@@ -17,8 +17,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from stepseg.heads.atm import Answer, AtmHead, within_images
-from stepseg.heads.module import AtmModule, Compare, start_weights
-from stepseg.ops.attention import Attend
+from stepseg.heads.module import AtmModule, Meeting, start_weights
 from stepseg.packed import PackedTokens
 
 
@@ -56,41 +55,28 @@ class CascadedHead(AtmHead):
         segments = tokens.segments
         images, query_Qd = segments.num_images, self.first_query(segments.num_images)
         queries = self._query_segments(images, query_Qd.device)
-        said = self._look_on(tokens.values_TD, query_Qd, *within_images(queries, segments))
+        said = self._look_on(tokens.values_TD, query_Qd, within_images(queries, segments))
         return [
             (mask_logits_TC, self.class_logits(query_Qd).unflatten(0, (images, -1)))
             for query_Qd, mask_logits_TC in said
         ]
 
-    def score(
-        self,
-        x_TE: Tensor,
-        query_Qd: Tensor,
-        among_queries: Attend,
-        to_tokens: Attend,
-        compare: Compare,
-    ) -> tuple[Tensor, Tensor]:
+    def score(self, x_TE: Tensor, query_Qd: Tensor, meeting: Meeting) -> tuple[Tensor, Tensor]:
         """As of a single module, with values ``[T, S * D]``."""
-        said = self._look_on(x_TE, query_Qd, among_queries, to_tokens, compare)
+        said = self._look_on(x_TE, query_Qd, meeting)
         query_Qd, mask_logits_TC = said[-1]
         return mask_logits_TC, self.class_logits(query_Qd)
 
     def _look_on(
-        self,
-        x_TE: Tensor,
-        query_Qd: Tensor,
-        among_queries: Attend,
-        to_tokens: Attend,
-        compare: Compare,
+        self, x_TE: Tensor, query_Qd: Tensor, meeting: Meeting
     ) -> list[tuple[Tensor, Tensor]]:
         """After every module the queries, and the mask logits so far."""
-        meet = (among_queries, to_tokens, compare)
         last_TD, *earlier = x_TE.chunk(1 + len(self.further), dim=1)
-        said = [self.look(last_TD, query_Qd, *meet, have_met=True)]
+        said = [self.look(last_TD, query_Qd, meeting, have_met=True)]
         for x_TD, module in zip(earlier, self.further, strict=True):
             query_Qd, sum_TC = said[-1]
             query_Qd, mask_logits_TC = cast(AtmModule, module).look(
-                x_TD, query_Qd, *meet, have_met=False
+                x_TD, query_Qd, meeting, have_met=False
             )
             said.append((query_Qd, sum_TC + mask_logits_TC))
         return said

@@ -10,7 +10,7 @@ head, N attention heads, K channels of one.
 
 import math
 from collections.abc import Callable
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -21,9 +21,21 @@ from stepseg.ops.attention import Attend
 Compare = Callable[[Tensor, Tensor], Tensor]
 """Keys ``[T, d]`` and queries ``[Q, d]`` to the scores of each image, ``[T, C]``."""
 
+
+class Meeting(NamedTuple):
+    """Where queries and tokens of an image meet; it knows the images, the arithmetic does not."""
+
+    among_queries: Attend
+    """An image's queries to each other."""
+    to_tokens: Attend
+    """An image's queries to its tokens."""
+    compare: Compare
+    """The last layer's keys and queries."""
+
+
 INITS = ("segvit", "pytorch")
 """Linear maps from a truncated normal of 0.02 without bias, as published; or as PyTorch draws them,
-three times as wide in a head of 96 channels, which learns faster from random weights."""
+three times as wide in a head of 96 channels, for training from random weights."""
 
 
 class AtmModule(nn.Module):
@@ -63,9 +75,7 @@ class AtmModule(nn.Module):
         self,
         x_TD: Tensor,
         query_Qd: Tensor,
-        among_queries: Attend,
-        to_tokens: Attend,
-        compare: Compare,
+        meeting: Meeting,
         *,
         have_met: bool,
     ) -> tuple[Tensor, Tensor]:
@@ -74,9 +84,7 @@ class AtmModule(nn.Module):
         Args:
             x_TD: values of the tokens.
             query_Qd: what the queries are so far.
-            among_queries: attention of an image's queries to each other.
-            to_tokens: attention of an image's queries to its tokens.
-            compare: of the last layer's keys and queries.
+            meeting: of the images that both belong to.
             have_met: whether the queries come out of the first layer's self-attention already.
 
         Returns:
@@ -89,15 +97,15 @@ class AtmModule(nn.Module):
         for index, module in enumerate(self.layers):
             layer = cast(AtmLayer, module)
             if index > 0 or not have_met:
-                query_Qd = layer.attend_queries(query_Qd, among_queries)
+                query_Qd = layer.attend_queries(query_Qd, meeting.among_queries)
             k_Td, v_Td = keys_and_values[2 * index : 2 * index + 2]
-            query_Qd, q_Qd = layer.attend_tokens(query_Qd, k_Td, v_Td, to_tokens)
+            query_Qd, q_Qd = layer.attend_tokens(query_Qd, k_Td, v_Td, meeting.to_tokens)
         # Averaged over heads, the scores are one product of the concatenated heads:
         # mean_h(q_h . k_h) / sqrt(K) == (q . k) / (N * sqrt(K)).
         scale = self.num_heads * math.sqrt(self.head_dim // self.num_heads)
         with torch.autocast(x_Td.device.type, enabled=False):
             # float32: near the threshold a half-precision score is too coarse to decide an exit
-            return query_Qd, compare(k_Td.float(), q_Qd.float() / scale)
+            return query_Qd, meeting.compare(k_Td.float(), q_Qd.float() / scale)
 
 
 class AtmLayer(nn.Module):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from stepseg.heads.atm import AtmHead
+from stepseg.heads.module import Meeting
 from stepseg.packed import Segments
 from stepseg.runtime.graph import Backend, Compiled, as_tensors, attend, compare
 
@@ -58,6 +59,7 @@ class CompiledHead(Compiled):
             def compare_images(k_Td: Tensor, q_Qd: Tensor) -> Tensor:
                 return compare(k_Td, q_Qd, cu_seqlens, offsets)
 
-            return head.score(x_TD, query_Qd, among_queries, to_tokens, compare_images)
+            meeting = Meeting(among_queries, to_tokens, compare_images)
+            return head.score(x_TD, query_Qd, meeting)
 
         return score
