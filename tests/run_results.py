@@ -155,3 +155,12 @@ def write(folder: Path, values: Any) -> Path:
     path = folder / "result.json"
     path.write_text(values if isinstance(values, str) else json.dumps(values))
     return path
+
+
+def places(value, path=()):
+    """Paths of everything inside."""
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, inner in items:
+        yield (*path, key)
+        if isinstance(inner, dict | list):
+            yield from places(inner, (*path, key))

@@ -35,17 +35,8 @@ def whole_files():
     }
 
 
-def places(value, path=()):
-    """Paths of everything inside."""
-    items = value.items() if isinstance(value, dict) else enumerate(value)
-    for key, inner in items:
-        yield (*path, key)
-        if isinstance(inner, dict | list):
-            yield from places(inner, (*path, key))
-
-
 FILES = whole_files()
-PLACES = [(name, path) for name, values in FILES.items() for path in places(values)]
+PLACES = [(name, path) for name, values in FILES.items() for path in run_results.places(values)]
 
 
 def changed(values, path, new):

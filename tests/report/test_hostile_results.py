@@ -17,7 +17,7 @@ FORMULA = "=cmd|'/c zz9'!A1"
 
 def hostile(values, word):
     """The file with one string, or one key, replaced: every place once."""
-    for path in list(places(values)):
+    for path in list(run_results.places(values)):
         for part in ("key", "value"):
             changed = copy.deepcopy(values)
             inner = changed
@@ -29,14 +29,6 @@ def hostile(values, word):
             elif part == "key" and isinstance(path[-1], str):
                 inner[word] = inner.pop(path[-1])
                 yield changed
-
-
-def places(value, path=()):
-    items = value.items() if isinstance(value, dict) else enumerate(value)
-    for key, inner in items:
-        yield (*path, key)
-        if isinstance(inner, dict | list):
-            yield from places(inner, (*path, key))
 
 
 def whole_files():
