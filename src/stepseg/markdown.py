@@ -10,9 +10,8 @@ _MARKUP = re.compile(r"[\\|*`~$]|(?<![^\W_])_|_(?![^\W_])|\](?=[(\[:])")
 def escape(text: str) -> str:
     """Text on one line that readers see as it stands."""
     text = _MARKUP.sub(r"\\\g<0>", " ".join(text.split()))
-    return re.sub(r"&(?=#?\w+;)", "&amp;", text).replace(
-        "<", "&lt;"
-    )  # some readers know no other way
+    # Entities: some readers know no other way.
+    return re.sub(r"&(?=#?\w+;)", "&amp;", text).replace("<", "&lt;")
 
 
 def code(text: str) -> str:

@@ -1,6 +1,5 @@
 """How images are shown to the model of a checkpoint: as it says, changed by what is given."""
 
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -9,6 +8,7 @@ from stepseg.checkpoint import Checkpoint
 from stepseg.cli.result import is_first_process
 from stepseg.plain_types import from_values
 from stepseg.protocol import Protocol
+from stepseg.telling import tell
 
 OWN_SIZE = "none"
 """As `resize_short`: images keep their size, whatever the checkpoint says."""
@@ -44,10 +44,7 @@ def choose_protocol(
     chosen = from_values(Protocol, stored | said, where)
     if chosen != checkpoint.protocol and is_first_process():
         told = _told(checkpoint.protocol) if checkpoint.protocol else "nothing"
-        print(
-            f"{command}: images are shown with {_told(chosen)}; the checkpoint says {told}",
-            file=sys.stderr,
-        )
+        tell(f"{command}: images are shown with {_told(chosen)}; the checkpoint says {told}")
     return chosen
 
 
