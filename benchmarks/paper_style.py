@@ -27,7 +27,6 @@ from torch import Tensor
 from stepseg.build import ModelConfig, build_segmenter
 from stepseg.dcts.merge import MergeRule, build_layout, merge_windows
 from stepseg.dcts.targets import pad_to_multiple
-from stepseg.device import DTYPES
 from stepseg.heads.atm import AtmHead, presence_probability
 from stepseg.heads.exit import BudgetExit, ConfidenceExit
 from stepseg.model import Reduction, StepSegmenter
@@ -36,6 +35,7 @@ from stepseg.profile.benchmark import environment
 from stepseg.profile.images import load_images
 from stepseg.profile.speed import speedup, time_interleaved
 from stepseg.profile.tokens import prescribe_paper
+from stepseg.runtime.choice import DTYPES
 
 PAPER_STYLE = ", paper style"
 

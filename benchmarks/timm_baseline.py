@@ -17,13 +17,13 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from stepseg.build import ModelConfig, build_segmenter
-from stepseg.device import DTYPES
 from stepseg.heads.atm import presence_probability
 from stepseg.model import HeadOutput, Reduction, Segmentation, StepSegmenter
 from stepseg.packed import PackedTokens, TokenLayout
 from stepseg.profile.benchmark import environment
 from stepseg.profile.images import load_images
 from stepseg.profile.speed import speedup, time_interleaved
+from stepseg.runtime.choice import DTYPES
 from stepseg.vit.pos_embed import resize_pos_embed
 
 

@@ -19,7 +19,7 @@ from stepseg.label_map import predict_map
 from stepseg.metrics.calibration import CalibrationMetric
 from stepseg.metrics.confusion import SegmentationMetric
 from stepseg.metrics.finite import NonFinite
-from stepseg.metrics.joining import join
+from stepseg.metrics.joining import Sums, join
 from stepseg.metrics.tokens import TokenMetric
 from stepseg.model import Reduction, Segmentation, StepSegmenter
 from stepseg.protocol import Protocol, resize, resized_size
@@ -29,8 +29,6 @@ NO_LABELS = (
     "no pixel has a label that counts, so there is no accuracy: is it the right folder, and are "
     "its ids those of this data set?"
 )
-Sums = dict[str, Tensor]
-"""Everything counted for one reduction; `stepseg.metrics.joining` makes one of two."""
 
 
 class Figures(nn.Module):

@@ -132,7 +132,7 @@ def test_a_failing_write_leaves_the_old_file(shared, tmp_path, monkeypatch):
     def fail(*args):
         raise OSError("disk full")
 
-    monkeypatch.setattr("stepseg.writing.os.replace", fail)
+    monkeypatch.setattr("stepseg.files.writing.os.replace", fail)
     with pytest.raises(OSError, match="disk full"):
         write_inference_checkpoint(path, read_checkpoint(shared))
     assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]

@@ -13,8 +13,8 @@ from stepseg.build import build_segmenter
 from stepseg.cli.config import model_config, plain, reduction_config
 from stepseg.cli.hydra_command import check_root
 from stepseg.cli.paths import config_dir, experiments_dir
-from stepseg.cli.systems import named_system
 from stepseg.data.specs import get_spec
+from stepseg.grid.systems import named_system
 from stepseg.lit.schedule import ReductionSchedule
 
 FOLDER = Path(config_dir()) / "experiment"

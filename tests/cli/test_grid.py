@@ -11,9 +11,9 @@ from commands import compose_config, run_command, write_camvid
 from stepseg.build import ModelConfig, build_segmenter
 from stepseg.checkpoint import KEY, describe
 from stepseg.cli.evaluate.job import evaluate
-from stepseg.cli.grid.table import pareto
 from stepseg.data.specs import get_spec
 from stepseg.evaluation import Evaluator
+from stepseg.grid.table import pareto
 
 MODEL = {
     "num_classes": 11,

@@ -25,8 +25,8 @@ from stepseg.build import ModelConfig, build_segmenter
 from stepseg.checkpoint import describe, read_checkpoint, write_inference_checkpoint
 from stepseg.cli.evaluate.job import evaluate
 from stepseg.cli.predict.job import predict
-from stepseg.confusion_file import read_confusion
 from stepseg.data.specs import get_spec
+from stepseg.files.confusion import read_confusion
 from stepseg.predict import runner as runner_module
 from stepseg.predict.prediction import KINDS
 from stepseg.protocol import Protocol

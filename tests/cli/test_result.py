@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from commands import SMALL, open_command, wait_for, write_camvid
 from stepseg.cli.result import Result, read_result
-from stepseg.folder_lock import FolderInUseError
+from stepseg.files.folder_lock import FolderInUseError
 
 
 def result(folder):

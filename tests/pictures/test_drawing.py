@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from stepseg.looks import DIFFERENCE
 from stepseg.pictures.drawing import (
     DARK,
     REPAIRED,
@@ -18,6 +17,7 @@ from stepseg.pictures.drawing import (
     superpatch_picture,
     token_boundaries,
 )
+from stepseg.pictures.looks import DIFFERENCE
 
 GREY = np.full((8, 10, 3), 100, np.uint8)
 """8 x 10 px: with patches of 4 px a grid of 2 x 3 whose last column is cropped."""

@@ -7,7 +7,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 from run_results import EXIT, MERGE, accuracy_row, benchmark, evaluation
-from stepseg.looks import INK, window_hex
+from stepseg.pictures.looks import INK, window_hex
 from stepseg.report.plots.collection import plots_of_arena, plots_of_parts, plots_of_policies
 from stepseg.report.plots.parts import kind_of
 from stepseg.report.plots.placement import placements

@@ -12,8 +12,8 @@ from PIL import Image
 from stepseg.card.examples import Example, example_picture, training_curve
 from stepseg.card.text import CURVE, card_text
 from stepseg.checkpoint import Checkpoint, write_inference_checkpoint
+from stepseg.files.writing import write_atomically, write_text
 from stepseg.predict.segmenter import Segmenter
-from stepseg.writing import write_atomically, write_text
 
 CARD = "README.md"
 

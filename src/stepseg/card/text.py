@@ -11,7 +11,7 @@ from stepseg import __version__
 from stepseg.card.facts import main_figures
 from stepseg.card.front_matter import front_matter
 from stepseg.checkpoint import Checkpoint
-from stepseg.markdown import code, code_block, escape, table
+from stepseg.files.markdown import code, code_block, escape, table
 from stepseg.model_config import BACKBONES, ReductionConfig
 
 CURVE = "the curve of the training"

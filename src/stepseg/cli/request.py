@@ -11,8 +11,8 @@ from typing import Any
 import yaml
 from hydra.core.hydra_config import HydraConfig
 
+from stepseg.files.writing import write_text
 from stepseg.masking import masked_text
-from stepseg.writing import write_text
 
 FOLDER = ".hydra"
 SWEEP = "multirun.yaml"

@@ -20,12 +20,12 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from stepseg import __version__
 from stepseg.cli.failures import one_message
 from stepseg.cli.request import mask_sweep, write_request
-from stepseg.folder_lock import folder_lock
+from stepseg.files.folder_lock import folder_lock
+from stepseg.files.writing import write_json
 from stepseg.lit.callbacks.last import LAST
 from stepseg.lit.grace import Grace
 from stepseg.lit.interrupt import REQUEUE_EXIT_CODE, TrainingInterrupted
 from stepseg.masking import masked, masked_text
-from stepseg.writing import write_json
 
 PACKAGES = (
     "torch", "torchvision", "lightning", "hydra-core", "omegaconf", "timm", "torchmetrics",

@@ -18,7 +18,7 @@ from lightning.pytorch.loggers import Logger
 
 from stepseg.cli.config import make_all, output_dir, overrides
 from stepseg.cli.result import Result, is_first_process, was_interrupted
-from stepseg.writing import write_json
+from stepseg.files.writing import write_json
 
 RECORD = "tracking.json"
 """In the output directory: the run's id, for the job that resumes it."""

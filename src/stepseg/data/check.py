@@ -20,7 +20,7 @@ from stepseg.data.labels import IGNORE_INDEX
 from stepseg.data.layouts import Pair
 from stepseg.data.parallel import map_items
 from stepseg.data.specs import DatasetSpec
-from stepseg.writing import write_json, write_png
+from stepseg.files.writing import write_json, write_png
 
 _HISTOGRAM = 256
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from stepseg.data.parallel import map_items
 from stepseg.data.scenes.street import GENERATOR_VERSION, draw_scene
-from stepseg.writing import write_json, write_png
+from stepseg.files.writing import write_json, write_png
 
 _PARAMETERS_FILE = "parameters.json"
 

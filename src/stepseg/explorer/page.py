@@ -17,12 +17,12 @@ from stepseg.explorer.plan import (
     make_plan,
 )
 from stepseg.explorer.recording import ExactRun, Listening, Recording, record
-from stepseg.looks import DIFFERENCE, window_colour
+from stepseg.files.page import render
+from stepseg.files.writing import write_text
 from stepseg.model import Reduction, StepSegmenter
-from stepseg.page import render
 from stepseg.pictures.drawing import Palette, Picture
+from stepseg.pictures.looks import DIFFERENCE, window_colour
 from stepseg.pictures.uri import picture_uri
-from stepseg.writing import write_text
 
 STATIC = Path(__file__).parent / "static"
 SCRIPTS = """

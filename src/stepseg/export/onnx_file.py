@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.export import ExportedProgram
 
-from stepseg.writing import write_atomically
+from stepseg.files.writing import write_atomically
 
 OPSET = 18
 LIMIT = 2 * 10**9

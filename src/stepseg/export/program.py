@@ -14,7 +14,7 @@ import torch
 from torch.export import Dim, ExportedProgram
 
 from stepseg.export.static import StaticSegmenter
-from stepseg.writing import write_atomically
+from stepseg.files.writing import write_atomically
 
 EXTRA_FILE = "stepseg.json"
 

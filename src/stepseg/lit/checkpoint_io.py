@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from stepseg.files.writing import write_atomically
 from stepseg.weights.torch_file import read_torch_file
-from stepseg.writing import write_atomically
 
 PLACES = {
     "dirpath", "best_model_path", "kth_best_model_path", "last_model_path", "best_k_models",

@@ -14,7 +14,7 @@ import yaml
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from stepseg.writing import write_text
+from stepseg.files.writing import write_text
 
 
 class CsvLogger(Logger):

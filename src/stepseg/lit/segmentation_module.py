@@ -20,6 +20,7 @@ from stepseg.data.specs import DatasetSpec
 from stepseg.dcts.policy import PolicyNetwork
 from stepseg.dcts.targets import HomogeneityRule, pad_to_multiple
 from stepseg.evaluation import Evaluator
+from stepseg.files.writing import write_png
 from stepseg.lit.callbacks.non_finite import poison
 from stepseg.lit.metrics import is_logging_step, load_sums, sum_over_ranks, write_metrics
 from stepseg.lit.optim import OptimConfig, build_optimizer
@@ -38,7 +39,6 @@ from stepseg.metrics.tokens import TokenMetric
 from stepseg.model import Reduction, Segmentation, StepSegmenter
 from stepseg.protocol import Protocol
 from stepseg.vit.block import Block
-from stepseg.writing import write_png
 
 
 class SegmentationModule(L.LightningModule):

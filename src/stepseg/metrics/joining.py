@@ -6,6 +6,8 @@ Almost all are sums. What is the least or the greatest of an image says so by th
 import torch
 from torch import Tensor
 
+Sums = dict[str, Tensor]
+"""Everything counted for one reduction, by state."""
 LEAST, GREATEST = "_min", "_max"
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from stepseg.data.labels import IGNORE_INDEX
 from stepseg.data.overlay import colourise
-from stepseg.looks import DIFFERENCE, window_colour
+from stepseg.pictures.looks import DIFFERENCE, window_colour
 
 Picture = NDArray[np.uint8]
 """RGB, ``[H, W, 3]``."""

@@ -12,7 +12,6 @@ import numpy as np
 from PIL import Image
 
 from stepseg.data.labels import IGNORE_INDEX
-from stepseg.looks import DIFFERENCE, window_colour
 from stepseg.pictures.drawing import (
     REPAIRED,
     SPOILT,
@@ -27,6 +26,7 @@ from stepseg.pictures.drawing import (
     remaining_picture,
     superpatch_picture,
 )
+from stepseg.pictures.looks import DIFFERENCE, window_colour
 from stepseg.pictures.panels import (
     Entry,
     arrange,

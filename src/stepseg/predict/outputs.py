@@ -17,10 +17,10 @@ import numpy as np
 
 from stepseg.data.files import read_label
 from stepseg.data.labels import IGNORE_INDEX
+from stepseg.files.writing import write_json
 from stepseg.pictures.drawing import Labels
 from stepseg.predict.inputs import Item
 from stepseg.predict.prediction import KINDS, Prediction, save_picture
-from stepseg.writing import write_json
 
 
 class OutputFolder:

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from stepseg.data.files import Pixels
+from stepseg.files.writing import write_atomically, write_png
 from stepseg.pictures import figures
 from stepseg.pictures.drawing import Labels, colour_picture, overlay_picture
 from stepseg.pictures.token_maps import TokenMaps, View
 from stepseg.protocol import HW
-from stepseg.writing import write_atomically, write_png
 
 KINDS = {
     "colours": "the class colours",

@@ -16,7 +16,6 @@ from torch import Tensor
 from stepseg.checkpoint import read_checkpoint
 from stepseg.data.files import Pixels
 from stepseg.dcts.policy import OraclePolicy
-from stepseg.device import DTYPES, choose_device
 from stepseg.grid import segment_all
 from stepseg.heads.exit import ConfidenceExit
 from stepseg.label_map import predict_map
@@ -27,7 +26,7 @@ from stepseg.predict.notes import Notes, views_of_size
 from stepseg.predict.prediction import Prediction
 from stepseg.protocol import Protocol, check_work, resized_size
 from stepseg.runtime.apply import apply_runtime
-from stepseg.runtime.choice import choose_runtime
+from stepseg.runtime.choice import DTYPES, choose_device, choose_runtime
 
 
 class Segmenter:

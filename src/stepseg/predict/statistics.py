@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from stepseg.looks import SEQUENCE, window_hex
-from stepseg.spreadsheet import csv_text
-from stepseg.writing import write_atomically, write_text
+from stepseg.files.spreadsheet import csv_text
+from stepseg.files.writing import write_atomically, write_text
+from stepseg.pictures.looks import SEQUENCE, window_hex
 
 Record = Mapping[str, Any]
 """``superpatches`` by side, ``tokens_per_stage`` and ``exited_per_head`` by block."""

@@ -15,8 +15,8 @@ from PIL import Image
 
 from stepseg.data.labels import IGNORE_INDEX, LabelMap
 from stepseg.data.specs import available, get_spec
+from stepseg.files.writing import write_atomically
 from stepseg.pictures.drawing import Labels
-from stepseg.writing import write_atomically
 
 _NO_DATE = (1980, 1, 1, 0, 0, 0)
 """The same label maps give the same file."""

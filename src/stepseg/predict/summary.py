@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from stepseg.spreadsheet import csv_text
-from stepseg.writing import write_text
+from stepseg.files.spreadsheet import csv_text
+from stepseg.files.writing import write_text
 
 Record = Mapping[str, Any]
 

@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from rich.box import SIMPLE
 from rich.table import Table
 
-from stepseg.looks import COLOURS, GREEN, INK, SEQUENCE, SETTINGS
-from stepseg.spreadsheet import csv_text
-from stepseg.writing import write_atomically, write_text
+from stepseg.files.spreadsheet import csv_text
+from stepseg.files.writing import write_atomically, write_text
+from stepseg.pictures.looks import COLOURS, GREEN, INK, SEQUENCE, SETTINGS
 
 Row = Mapping[str, Any]
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from stepseg.files.writing import write_text
 from stepseg.report.page import Section, make_page
 from stepseg.report.plots.collection import plots_of_arena, plots_of_parts, plots_of_policies
 from stepseg.report.plots.confusion import plots_of_confusion
@@ -23,7 +24,6 @@ from stepseg.report.tables import (
     statistics_grid,
 )
 from stepseg.report.writers import rows_to_csv, to_csv, to_latex, to_markdown
-from stepseg.writing import write_text
 
 FORMATS = ("csv", "md", "tex", "png", "svg", "html")
 

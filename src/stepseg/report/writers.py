@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from rich.box import SIMPLE
 from rich.table import Table
 
-from stepseg.markdown import escape, table
+from stepseg.files.markdown import escape, table
+from stepseg.files.spreadsheet import csv_text
 from stepseg.report.rows import Row
 from stepseg.report.summaries import show
 from stepseg.report.tables import Grid
-from stepseg.spreadsheet import csv_text
 
 LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from stepseg.writing import write_atomically
+from stepseg.files.writing import write_atomically
 
 KEY = "stepseg"
 MAX_HEADER = 16 * 2**20

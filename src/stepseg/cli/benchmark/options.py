@@ -8,13 +8,12 @@ import torch
 
 from stepseg.checkpoint import Checkpoint, read_checkpoint
 from stepseg.cli.config import model_config
-from stepseg.cli.systems import checked_names, named_system
-from stepseg.device import DTYPES, choose_device
+from stepseg.grid.systems import checked_names, named_system
 from stepseg.model import Reduction
 from stepseg.model_config import ExitConfig, ModelConfig, ReductionConfig
 from stepseg.profile.benchmark import Rounds
 from stepseg.profile.tokens import prescribe, prescribe_paper
-from stepseg.runtime.choice import choose_runtime
+from stepseg.runtime.choice import DTYPES, choose_device, choose_runtime
 
 FROM_CHECKPOINT = ("backbone", "policy", "heads", "num_classes")
 """What a checkpoint decides; saying it again on the command line would be a contradiction."""

@@ -18,16 +18,16 @@ from stepseg.cli.config import (
     plain,
     recorded,
 )
+from stepseg.cli.evaluate.grid import GridRun
 from stepseg.cli.failures import clear_failures
-from stepseg.cli.grid.points import Point, grid_points
-from stepseg.cli.grid.run import GridRun
-from stepseg.cli.grid.store import GridStore, data_identity, file_hash
-from stepseg.cli.grid.table import print_grid, write_grid_csv
 from stepseg.cli.protocol import choose_protocol
 from stepseg.cli.result import is_first_process
-from stepseg.cli.systems import system_points
 from stepseg.cli.tracking import make_loggers, tracked_result
 from stepseg.dcts.policy import OraclePolicy
+from stepseg.grid.points import Point, grid_points
+from stepseg.grid.store import GridStore, data_identity, file_hash
+from stepseg.grid.systems import system_points
+from stepseg.grid.table import print_grid, write_grid_csv
 from stepseg.lit.callbacks.opening import Opening
 from stepseg.lit.callbacks.partial_counts import SnapshotCallback
 from stepseg.lit.callbacks.progress import progress

@@ -17,9 +17,9 @@ from stepseg.cli.predict.options import check_options, input_files
 from stepseg.cli.predict.progress import Progress
 from stepseg.cli.protocol import choose_protocol
 from stepseg.cli.result import Result
-from stepseg.confusion_file import write_confusion
 from stepseg.data.files import ImageFileError, Pixels, read_pixels
 from stepseg.evaluation import NO_LABELS
+from stepseg.files.confusion import write_confusion
 from stepseg.model import Reduction
 from stepseg.model_config import ReductionConfig
 from stepseg.pictures.drawing import Labels

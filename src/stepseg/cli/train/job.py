@@ -29,9 +29,9 @@ from stepseg.cli.share import examples_of, share_best
 from stepseg.cli.tracking import make_loggers, tracked_result
 from stepseg.cli.train.length import fit_to_length
 from stepseg.cli.train.start import normalised_alike, read_start, start_from
-from stepseg.confusion_file import write_confusion
 from stepseg.dcts.policy import PolicyNetwork
 from stepseg.dcts.targets import HomogeneityRule
+from stepseg.files.confusion import write_confusion
 from stepseg.lit.callbacks.broken import BrokenImages
 from stepseg.lit.callbacks.non_finite import SkipNonFinite
 from stepseg.lit.callbacks.opening import Opening

@@ -12,7 +12,7 @@ from stepseg.data.layouts import LayoutError, read_names
 from stepseg.data.parallel import map_items
 from stepseg.data.prepare.inside import inside
 from stepseg.data.sets.cocostuff10k import SPEC
-from stepseg.writing import write_png
+from stepseg.files.writing import write_png
 
 _FOLDERS = {"train": "train2014", "test": "test2014"}
 

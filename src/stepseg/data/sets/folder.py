@@ -23,7 +23,7 @@ from stepseg.data.labels import IGNORE_INDEX, LabelMap
 from stepseg.data.layouts import IMAGE_SUFFIXES, PairLayout, SplitDirs
 from stepseg.data.palettes import distinct_colours
 from stepseg.data.specs import DatasetSpec, available
-from stepseg.yaml_file import read_yaml
+from stepseg.files.yaml_file import read_yaml
 
 FILE_NAME = "classes.yaml"
 

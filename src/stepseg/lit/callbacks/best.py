@@ -13,8 +13,8 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from stepseg.files.writing import write_atomically
 from stepseg.lit.resume import read_point
-from stepseg.writing import write_atomically
 
 BEST = "best.ckpt"
 

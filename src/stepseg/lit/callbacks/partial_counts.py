@@ -6,9 +6,9 @@ from typing import Any
 
 import lightning as L
 
+from stepseg.grid.partial_counts import Part, Snapshots
 from stepseg.lit.datamodule import SegmentationDataModule
 from stepseg.lit.segmentation_module import SegmentationModule
-from stepseg.partial_counts import Part, Snapshots
 
 
 class SnapshotCallback(L.Callback):

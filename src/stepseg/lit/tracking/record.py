@@ -12,10 +12,10 @@ from typing import Any
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
-from stepseg.markdown import table
+from stepseg.files.markdown import table
+from stepseg.files.spreadsheet import csv_lines
+from stepseg.files.writing import write_png, write_text
 from stepseg.pictures.example import Snapshot
-from stepseg.spreadsheet import csv_lines
-from stepseg.writing import write_png, write_text
 
 Row = Sequence[Any]
 

@@ -1,7 +1,7 @@
 """One self-contained HTML page: tables that sort and filter, plots, every run's details.
 
 No file beside it, no request: style and script (`page.css`, `page.js`) are inlined, plots are SVG.
-`page.html` is the template, which escapes all that results say (`stepseg.page`).
+`page.html` is the template, which escapes all that results say (`stepseg.files.page`).
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from stepseg.page import render
+from stepseg.files.page import render
 from stepseg.report.page.runs import describe_run, link
 from stepseg.report.plots.style import Plot
 from stepseg.report.runs import Collection

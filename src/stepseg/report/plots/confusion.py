@@ -7,8 +7,8 @@ import matplotlib as mpl
 import numpy as np
 from numpy.typing import NDArray
 
-from stepseg.confusion_file import read_confusion
-from stepseg.looks import SETTINGS
+from stepseg.files.confusion import read_confusion
+from stepseg.pictures.looks import SETTINGS
 from stepseg.report.plots.style import Plot, new_figure
 from stepseg.report.runs import Problem, Run
 

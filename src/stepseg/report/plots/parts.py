@@ -6,7 +6,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.ticker import LogLocator, NullLocator
 
-from stepseg.looks import HATCHES, INK, SETTINGS
+from stepseg.pictures.looks import HATCHES, INK, SETTINGS
 from stepseg.report.plots.style import Plot, legend_of_fills, new_figure
 
 KINDS = {  # what a part is: colour

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import matplotlib as mpl
 
-from stepseg.looks import COLOURS, SETTINGS
+from stepseg.pictures.looks import COLOURS, SETTINGS
 from stepseg.report.plots.style import DOUBLE, Plot, fill, legend_of_fills, new_figure, place_labels
 from stepseg.report.plots.tradeoff import tip
 from stepseg.report.summaries import Arena, Summary

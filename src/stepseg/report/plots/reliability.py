@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import matplotlib as mpl
 from matplotlib.axes import Axes
 
-from stepseg.looks import INK, SEQUENCE, SETTINGS
+from stepseg.pictures.looks import INK, SEQUENCE, SETTINGS
 from stepseg.report.plots.style import Plot, new_figure
 from stepseg.report.values import number
 

@@ -1,4 +1,4 @@
-"""What all plots of a report share: files, labels, legends; their look is `stepseg.looks`."""
+"""What all plots of a report share: files, labels, legends; `pictures.looks` has their colours."""
 
 import io
 import re
@@ -17,9 +17,9 @@ from matplotlib.patches import Patch
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
-from stepseg.looks import COLOURS, HATCHES, INK, MARKERS, SEQUENCE
+from stepseg.files.writing import write_atomically
+from stepseg.pictures.looks import COLOURS, HATCHES, INK, MARKERS, SEQUENCE
 from stepseg.report.summaries import Summary
-from stepseg.writing import write_atomically
 
 SINGLE = (7.0, 4.6)
 DOUBLE = (10.5, 4.4)

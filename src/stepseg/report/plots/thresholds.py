@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import matplotlib as mpl
 
-from stepseg.looks import COLOURS, MARKERS, SETTINGS
+from stepseg.pictures.looks import COLOURS, MARKERS, SETTINGS
 from stepseg.report.plots.style import DOUBLE, Plot, new_figure
 from stepseg.report.plots.tradeoff import tip
 from stepseg.report.summaries import Arena, Summary

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import matplotlib as mpl
 
-from stepseg.looks import COLOURS, SETTINGS, window_hex
+from stepseg.pictures.looks import COLOURS, SETTINGS, window_hex
 from stepseg.report.plots.style import Plot, fill, legend_of_fills, new_figure
 from stepseg.report.summaries import Arena, Summary
 

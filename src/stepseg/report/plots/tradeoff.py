@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import matplotlib as mpl
 
-from stepseg.looks import GREEN, SETTINGS
+from stepseg.pictures.looks import GREEN, SETTINGS
 from stepseg.report.pareto import pareto_front
 from stepseg.report.plots.style import Plot, draw_point, legend_of_kinds, new_figure, place_labels
 from stepseg.report.summaries import Arena, Summary

@@ -2,7 +2,7 @@
 
 A grid that was killed, or that grows, runs again with the same ``hydra.run.dir``: finished rows are
 taken as they are, the others evaluated. What is half done lies beside them
-(`stepseg.partial_counts`).
+(`stepseg.grid.partial_counts`).
 """
 
 import hashlib
@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from stepseg.cli.grid.points import Point
 from stepseg.data.dataset import SegmentationDataset
-from stepseg.partial_counts import Snapshots, unfinished
-from stepseg.writing import write_json
+from stepseg.files.writing import write_json
+from stepseg.grid.partial_counts import Snapshots, unfinished
+from stepseg.grid.points import Point
 
 
 class GridStore:

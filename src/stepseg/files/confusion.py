@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from stepseg.spreadsheet import csv_lines
-from stepseg.writing import write_text
+from stepseg.files.spreadsheet import csv_lines
+from stepseg.files.writing import write_text
 
 CORNER = "label"
 MAX_CLASSES = 1000

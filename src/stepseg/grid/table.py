@@ -6,10 +6,11 @@ from typing import Any
 
 from rich.table import Table
 
+from stepseg.files.spreadsheet import csv_text
+from stepseg.files.writing import write_text
 from stepseg.metrics.calibration import errors_by_size
-from stepseg.spreadsheet import csv_text
+from stepseg.report.pareto import pareto_front
 from stepseg.telling import show_table
-from stepseg.writing import write_text
 
 Row = Mapping[str, Any]
 LISTS = {
@@ -22,15 +23,8 @@ LISTS = {
 
 def pareto(rows: Sequence[Row]) -> list[bool]:
     """Which rows no other beats: in one of mIoU and GMACs, without losing in the other."""
-    return [
-        not any(
-            other["mIoU"] >= row["mIoU"]
-            and other["gmacs_mean"] <= row["gmacs_mean"]
-            and (other["mIoU"] > row["mIoU"] or other["gmacs_mean"] < row["gmacs_mean"])
-            for other in rows
-        )
-        for row in rows
-    ]
+    best = pareto_front([(row["gmacs_mean"], row["mIoU"]) for row in rows])
+    return [index in best for index in range(len(rows))]
 
 
 def print_grid(rows: Sequence[Row], axes: Sequence[Mapping[str, Any]], title: str) -> None:

@@ -7,11 +7,11 @@ from typing import Any
 
 import lightning as L
 
-from stepseg.cli.grid.points import Point
-from stepseg.cli.grid.store import GridStore, point_digest, point_key
-from stepseg.cli.grid.table import pareto
 from stepseg.cli.result import Result
-from stepseg.confusion_file import write_confusion
+from stepseg.files.confusion import write_confusion
+from stepseg.grid.points import Point
+from stepseg.grid.store import GridStore, point_digest, point_key
+from stepseg.grid.table import pareto
 from stepseg.lit.callbacks.partial_counts import SnapshotCallback
 from stepseg.lit.datamodule import SegmentationDataModule
 from stepseg.lit.segmentation_module import SegmentationModule

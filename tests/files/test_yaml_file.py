@@ -5,7 +5,7 @@ import tracemalloc
 import pytest
 
 from stepseg.data.sets.folder import load_spec
-from stepseg.yaml_file import read_yaml
+from stepseg.files.yaml_file import read_yaml
 
 BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 8)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from stepseg.cli.comparison import systems
-from stepseg.cli.systems import named_system, system_points
+from stepseg.grid.systems import named_system, system_points
 from stepseg.model_config import ReductionConfig
 
 OWN = ReductionConfig.from_dict(

@@ -9,7 +9,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stepseg.cli.grid.points import AXES, ONE_THRESHOLD, grid_points
+from stepseg.grid.points import AXES, ONE_THRESHOLD, grid_points
 from stepseg.reduction import Reduction
 
 BASE = {

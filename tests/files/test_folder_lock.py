@@ -10,13 +10,13 @@ import sys
 
 import pytest
 
-from stepseg import folder_lock as module
-from stepseg.folder_lock import NAME, FolderInUseError, folder_lock
+from stepseg.files import folder_lock as module
+from stepseg.files.folder_lock import NAME, FolderInUseError, folder_lock
 
 HOLD = """
 import sys
 from pathlib import Path
-from stepseg.folder_lock import folder_lock
+from stepseg.files.folder_lock import folder_lock
 with folder_lock(Path(sys.argv[1]), "stepseg-first"):
     print("held", flush=True)
     sys.stdin.read()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from stepseg.evaluation import Evaluator
-from stepseg.partial_counts import Snapshots, unfinished
+from stepseg.grid.partial_counts import Snapshots, unfinished
 from stepseg.protocol import Protocol
 from toys import CLASSES, SYSTEMS, toy_images, toy_labels, toy_segmenter
 

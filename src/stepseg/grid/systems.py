@@ -8,8 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from stepseg.cli.config import reduction_values
-from stepseg.cli.grid.points import AXES, ONE_THRESHOLD, Point, grid_points
+from stepseg.grid.points import AXES, ONE_THRESHOLD, Point, grid_points
 from stepseg.model_config import CRITERIA, ReductionConfig
 from stepseg.plain_types import choices
 from stepseg.reduction import DENSE, Reduction
@@ -37,7 +36,7 @@ def named_system(
     base, _, placement = name.partition("@")
     if base not in known:
         raise ValueError(f"reductions={name!r}: {choices(base, [DENSE, *known])}")
-    values = reduction_values(known[base])
+    values = {key: value for key, value in known[base].items() if key != "name"}
     trained = asdict(own) if own else {}
     changed = any(o.lstrip("+").startswith(f"systems.{base}.") for o in overrides)
     if base in ("dcts", "step") and trained.get("merge") and not changed:

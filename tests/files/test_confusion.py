@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from stepseg.confusion_file import read_confusion, write_confusion
+from stepseg.files.confusion import read_confusion, write_confusion
 from stepseg.report.plots.confusion import MOST, confusion_plot, plots_of_confusion
 from stepseg.report.runs import read_run
 

@@ -1,9 +1,9 @@
 """What an evaluation has counted so far, on disk: a killed one goes on in the middle of the data.
 
-All figures come from sums and extremes over images (`stepseg.evaluation.Sums`), so that a part is a
-set of images with theirs, and disjoint parts join. Every process of a run writes its own part now
-and then, as a whole. The parts of a killed run are joined before the next one starts, whatever its
-number of processes.
+All figures come from sums and extremes over images (`stepseg.metrics.joining.Sums`), so that a
+part is a set of images with theirs, and disjoint parts join. Every process of a run writes its own
+part now and then, as a whole. The parts of a killed run are joined before the next one starts,
+whatever its number of processes.
 """
 
 import hashlib
@@ -13,10 +13,9 @@ from pathlib import Path
 
 import torch
 
-from stepseg.evaluation import Sums
-from stepseg.metrics.joining import join
+from stepseg.files.writing import write_atomically
+from stepseg.metrics.joining import Sums, join
 from stepseg.weights.torch_file import read_torch_file
-from stepseg.writing import write_atomically
 
 
 @dataclass(frozen=True, slots=True)

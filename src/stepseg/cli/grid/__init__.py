@@ -1,1 +1,0 @@
-"""Grids of evaluations: points, the walk over them, what is kept, the table."""
