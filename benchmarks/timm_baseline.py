@@ -39,14 +39,15 @@ class TimmSegmenter(nn.Module):
     def __init__(self, model: StepSegmenter, image_size: tuple[int, int]) -> None:
         super().__init__()
         ours = model.backbone
+        assert ours.pos_embed is not None, "the baseline is a plain ViT"
         grid = (image_size[0] // ours.patch_size, image_size[1] // ours.patch_size)
         self.encoder = VisionTransformer(
             img_size=image_size,
             patch_size=ours.patch_size,
             embed_dim=ours.dim,
             depth=ours.depth,
-            num_heads=ours.num_heads,
-            mlp_ratio=ours.mlp_ratio,
+            num_heads=ours.numbers.num_heads,
+            mlp_ratio=ours.numbers.hidden_dim / ours.dim,
             num_classes=0,
             global_pool="",
             class_token=False,

@@ -180,6 +180,52 @@ class TestSelect:
         assert tokens.segments.lengths == (2, 2)
 
 
+class TestPrefix:
+    """Two rows, P and Q, before the tokens of every image: P Q A b c | P Q 3 4 5 6 7 8."""
+
+    def tokens(self) -> PackedTokens:
+        values = torch.arange(9.0)[:, None]
+        prefix = torch.tensor([[-1.0], [-2.0]])
+        return PackedTokens.from_layout(values, layout(), prefix, layout().centres())
+
+    def test_comes_first_in_every_image(self):
+        tokens = self.tokens()
+        assert tokens.values_TD.flatten().tolist() == [-1, -2, 0, 1, 2, -1, -2, 3, 4, 5, 6, 7, 8]
+        assert tokens.token_ids_T.tolist() == [-1, -1, 0, 1, 2, -1, -1, 3, 4, 5, 6, 7, 8]
+        assert tokens.image_ids_T.tolist() == [0] * 5 + [1] * 8
+        assert tokens.segments.lengths == (5, 8)
+        assert tokens.segments.cu_seqlens.tolist() == [0, 5, 13]
+        assert tokens.places_T2 is not None
+        assert tokens.places_T2[:5].tolist() == [[0, 0], [0, 0], [1, 1], [0.5, 2.5], [1.5, 2.5]]
+
+    def test_patches_are_the_tokens_without_it(self):
+        patches = self.tokens().patches()
+        assert patches.values_TD.flatten().tolist() == list(range(9))
+        assert patches.token_ids_T.tolist() == list(range(9))
+        assert patches.image_ids_T.tolist() == [0] * 3 + [1] * 6
+        assert patches.segments.lengths == (3, 6)
+        assert patches.segments.cu_seqlens.tolist() == [0, 3, 9]
+        assert patches.segments.cu_seqlens.dtype == torch.int32
+        assert patches.prefix == 0
+        assert patches.patches() is patches
+
+    def test_never_leaves(self):
+        kept = self.tokens().select(torch.tensor([False] * 3 + [True, False, False] * 2))
+        assert kept.values_TD.flatten().tolist() == [-1, -2, -1, -2, 3, 6]
+        assert kept.segments.lengths == (2, 4)
+        assert kept.patches().segments.lengths == (0, 2)
+        empty = kept.select(torch.zeros(2, dtype=torch.bool))
+        assert empty.segments.lengths == (2, 2)
+        assert empty.patches().values_TD.shape == (0, 1)
+
+    def test_learns_from_all_images(self):
+        prefix = torch.zeros(2, 1, requires_grad=True)
+        tokens = PackedTokens.from_layout(torch.ones(9, 1), layout(), prefix)
+        (tokens.values_TD * torch.arange(1.0, 14.0)[:, None]).sum().backward()
+        assert prefix.grad is not None
+        assert prefix.grad.tolist() == [[1 + 6], [2 + 7]]
+
+
 @given(
     lengths=st.lists(st.integers(0, 9), min_size=1, max_size=5),
     data=st.data(),

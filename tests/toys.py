@@ -2,6 +2,7 @@
 
 import copy
 import functools
+from dataclasses import fields
 from typing import Any, TypeVar
 
 import torch
@@ -14,6 +15,8 @@ from stepseg.heads.cascade import CascadedHead
 from stepseg.heads.exit import BudgetExit, ConfidenceExit, ExitRule, RandomExit, UniformExit
 from stepseg.model import Reduction, StepSegmenter
 from stepseg.packed import PackedTokens, Segments
+from stepseg.vit.architecture import Architecture
+from stepseg.vit.block import LayerScale
 from stepseg.vit.staged import StagedViT
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -53,15 +56,16 @@ SYSTEMS = {
 """Every system of the paper and every exit rule, for tests that hold for all of them."""
 
 
+def new_vit(**numbers: Any) -> StagedViT:
+    """An encoder as training starts it; numbers of `Architecture`, and arguments of `StagedViT`."""
+    own = {field.name for field in fields(Architecture)}
+    known = {key: numbers.pop(key) for key in own & set(numbers)}
+    return StagedViT(Architecture(**{"hidden_dim": 4 * known["dim"]} | known), **numbers)
+
+
 def toy_vit(**changes: Any) -> StagedViT:
-    numbers = {
-        "dim": DIM,
-        "depth": 4,
-        "num_heads": 2,
-        "mlp_ratio": 2.0,
-        "pos_grid": 4,
-    }
-    return sharpen(StagedViT(**(numbers | changes)))
+    numbers = {"dim": DIM, "depth": 4, "num_heads": 2, "hidden_dim": 2 * DIM, "pos_grid": 4}
+    return sharpen(new_vit(**(numbers | changes)))
 
 
 HEAD = {"dim": DIM, "num_classes": CLASSES, "head_dim": 16, "num_heads": 2, "num_layers": 2}
@@ -166,8 +170,12 @@ def sharpen(module: Module) -> Module:
             if isinstance(child, nn.LayerNorm):
                 nn.init.uniform_(child.weight, 0.5, 1.5)
                 nn.init.normal_(child.bias, std=0.1)
+            if isinstance(child, LayerScale):  # as small as at the start it would hide mistakes
+                nn.init.uniform_(child.gamma, 0.5, 1.5)
         if isinstance(module, StagedViT):
-            nn.init.normal_(module.pos_embed, std=0.5)
+            for learned in (module.pos_embed, module.prefix):
+                if learned is not None:
+                    nn.init.normal_(learned, std=0.5)
         if isinstance(module, AtmHead):
             module.layers[-1].get_submodule("cross_q").get_parameter("weight").mul_(6)
             module.presence.bias.copy_(torch.tensor([1.0, -1.0]))

@@ -15,6 +15,7 @@ from stepseg.heads.atm import AtmHead
 from stepseg.heads.cascade import CascadedHead
 from stepseg.model import StepSegmenter
 from stepseg.model_config import BACKBONES, PATCH_SIZE, ModelConfig, PolicyConfig
+from stepseg.vit.architecture import Architecture
 from stepseg.vit.normalisation import Normalisation, of_file, of_pretrained
 from stepseg.vit.staged import StagedViT
 from stepseg.vit.weights import checkpoint_file, load_timm_checkpoint, load_timm_pretrained
@@ -42,11 +43,14 @@ def build_segmenter(config: ModelConfig, *, load_weights: bool = True) -> StepSe
     sizes = BACKBONES[config.backbone.name]
     default = Normalisation()
     vit = StagedViT(
-        dim=sizes["dim"],
-        depth=config.backbone.depth or sizes["depth"],
-        num_heads=sizes["num_heads"],
-        patch_size=PATCH_SIZE,
-        pos_grid=config.backbone.pos_grid,
+        Architecture(
+            dim=sizes["dim"],
+            depth=config.backbone.depth or sizes["depth"],
+            num_heads=sizes["num_heads"],
+            hidden_dim=4 * sizes["dim"],
+            patch_size=PATCH_SIZE,
+            pos_grid=config.backbone.pos_grid,
+        ),
         drop_path=config.backbone.drop_path,
         checkpoint_blocks=config.backbone.checkpoint_blocks,
         mean=config.backbone.mean or default.mean,

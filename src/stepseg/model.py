@@ -188,33 +188,35 @@ class StepSegmenter(nn.Module):
         for block, here in group.by_next_head(start, self.backbone.depth):
             tokens, seen = self._run_blocks(tokens, start, block)
             answers = self.head(block).answers(seen)
-            written = board.write(block, tokens, answers)
+            written = board.write(block, seen, answers)
             start = block
             if block == self.backbone.depth:
                 here.arrive(written)
                 continue
-            for keep_T, part in here.exits(block, tokens, written, answers[-1][0]):
+            for keep_T, part in here.exits(block, seen, written, answers[-1][0]):
                 if keep_T is None:
                     self._walk_on(tokens, written, block, part)
                 else:  # with gradients: who stays carries them back
-                    released = written.release(tokens, keep_T)
+                    released = written.release(seen, keep_T)
                     self._walk_on(tokens.select(keep_T), released, block, part)
 
     def _run_blocks(
         self, tokens: PackedTokens, start: int, block: int
     ) -> tuple[PackedTokens, PackedTokens]:
-        """Run the blocks ``start + 1`` to the next head: the tokens then, and what the head reads.
+        """Run the blocks ``start + 1`` to the next head: the rows then, and what the head reads.
 
-        The same but for a cascade, which reads earlier blocks too: values ``[T, S * D]``.
+        That is the tokens without prefix rows, after the final norm where the encoder has one; of a
+        cascade after earlier blocks, too: values ``[T, S * D]``.
         """
         seen = []
         for stop in (*self.head(block).earlier_blocks, block):
             tokens = self.backbone.run_blocks(tokens, start, stop)
             start = stop
-            seen.append(tokens.values_TD)
+            seen.append(self.backbone.read(tokens))
         if len(seen) == 1:
-            return tokens, tokens
-        return tokens, tokens.with_values(torch.cat(seen[::-1], dim=1))
+            return tokens, seen[0]
+        values = [read.values_TD for read in seen[::-1]]
+        return tokens, seen[-1].with_values(torch.cat(values, dim=1))
 
     def check_images(self, images_B3HW: Tensor) -> None:
         """Refuse a batch of another shape, or without an image.

@@ -5,8 +5,12 @@ every exit head (Sec. 3.2.2) takes some of them away. Both are index work on one
 tensor. What the tokens mean lives elsewhere: `stepseg.dcts` builds the layout, `stepseg.vit` and
 `stepseg.heads` compute on the values.
 
-Letters in names: B images, Y x X cells (16-px patches) of the grid, T packed tokens now, T0 packed
-tokens after merging, D channels.
+Some encoders carry rows that are no patches: a class token, registers. They come first among the
+rows of every image, neither merge nor leave, and only the encoder sees them; everybody else works
+on `PackedTokens.patches`.
+
+Letters in names: B images, Y x X cells (16-px patches) of the grid, T packed rows now, P of each
+image without a patch, M = T - B * P tokens, T0 tokens after merging, D channels.
 """
 
 from collections.abc import Mapping, Sequence
@@ -49,6 +53,14 @@ class Segments:
     def from_offsets(cls, cu_seqlens: Tensor, offsets: Tensor) -> "Segments":
         """Build from `cu_seqlens` and its copy on the host, `host_offsets`."""
         return cls(cu_seqlens, tuple(offsets.diff().tolist()))
+
+    def longer(self, rows: int) -> "Segments":
+        """The same images with so many rows more each, or less; waits for nothing."""
+        if rows == 0:
+            return self
+        images = torch.arange(self.num_images + 1, dtype=torch.int32, device=self.cu_seqlens.device)
+        lengths = tuple(length + rows for length in self.lengths)
+        return Segments(self.cu_seqlens + rows * images, lengths)
 
     def host_offsets(self) -> Tensor:
         """`cu_seqlens` on the host, int64 ``[B + 1]``: for operators that take tensors only."""
@@ -129,6 +141,12 @@ class TokenLayout:
         """Side, in cells, of every token's window, int64 ``[T0]``."""
         return self.window_BYX.flatten()[self.anchor_T0]
 
+    def centres(self) -> Tensor:
+        """Centre of every token in cells, (y, x) from the top-left corner, float32 ``[T0, 2]``."""
+        rows, columns = self.grid
+        y, x = self.anchor_T0 // columns % rows, self.anchor_T0 % columns
+        return torch.stack([y, x], 1) + self.window_T0[:, None] / 2
+
     def gather_windows(self, levels: Mapping[int, Tensor]) -> Tensor:
         """Pick for every token the row of its window from one grid per window side.
 
@@ -171,40 +189,98 @@ class PackedTokens:
     """The tokens that are still being processed."""
 
     values_TD: Tensor
-    """Token features, images concatenated in batch order."""
+    """Features, images concatenated in batch order; of each its prefix rows, then its tokens."""
     segments: Segments
+    """The T rows of each image, prefix rows included."""
     token_ids_T: Tensor
-    """int64; the row of the `TokenLayout` of each token."""
+    """int64; the row of the `TokenLayout` of each token, -1 for prefix rows."""
     image_ids_T: Tensor
-    """int64; the image of each token."""
+    """int64; the image of each row."""
+    prefix: int = 0
+    """P: rows at the start of every image that are no patches."""
+    places_T2: Tensor | None = None
+    """float32; where each row lies for rotary positions, 0 for prefix rows; None: they are not
+    used. Rows that become one lie at the mean of their places."""
 
     @classmethod
-    def from_layout(cls, values_T0D: Tensor, layout: TokenLayout) -> "PackedTokens":
-        """Start with all tokens of a layout."""
+    def from_layout(
+        cls,
+        values_T0D: Tensor,
+        layout: TokenLayout,
+        prefix_PD: Tensor | None = None,
+        places_T02: Tensor | None = None,
+    ) -> "PackedTokens":
+        """Start with all tokens of a layout, behind the same prefix rows in every image."""
         token_ids = torch.arange(layout.num_tokens, device=values_T0D.device)
-        return cls(values_T0D, layout.segments, token_ids, layout.segments.image_ids())
+        images = layout.segments.image_ids()
+        if prefix_PD is None:
+            return cls(values_T0D, layout.segments, token_ids, images, places_T2=places_T02)
+        prefix, batch = len(prefix_PD), layout.segments.num_images
+        segments = layout.segments.longer(prefix)
+        rows = _patch_rows(layout.segments, prefix)
+        first = segments.cu_seqlens[:-1, None].long()
+        prefix_rows = (first + torch.arange(prefix, device=first.device)).flatten()
+        values_TD = values_T0D.new_empty(segments.total, values_T0D.shape[1])
+        values_TD = values_TD.index_copy(0, rows, values_T0D)
+        values_TD = values_TD.index_copy(
+            0, prefix_rows, prefix_PD.to(values_TD.dtype).repeat(batch, 1)
+        )
+        places_T2 = None
+        if places_T02 is not None:
+            places_T2 = places_T02.new_zeros(segments.total, 2).index_copy(0, rows, places_T02)
+        return cls(
+            values_TD,
+            segments,
+            token_ids.new_full((segments.total,), -1).index_copy(0, rows, token_ids),
+            segments.image_ids(),
+            prefix,
+            places_T2,
+        )
 
     def __len__(self) -> int:
         return self.values_TD.shape[0]
 
     def with_values(self, values_TD: Tensor) -> "PackedTokens":
-        """The same tokens with other features."""
+        """The same rows with other features."""
         return replace(self, values_TD=values_TD)
 
-    def select(self, keep_T: Tensor) -> "PackedTokens":
-        """Keep the tokens where the boolean `keep_T` is True; an image may become empty.
+    def patches(self) -> "PackedTokens":
+        """Without the prefix rows: what heads, exit rules and boards see; waits for nothing."""
+        if self.prefix == 0:
+            return self
+        segments = self.segments.longer(-self.prefix)
+        return replace(self._rows(_patch_rows(segments, self.prefix), segments), prefix=0)
 
-        The order of the tokens stays. Values move differentiably, the decision does not.
+    def select(self, keep_M: Tensor) -> "PackedTokens":
+        """Keep the tokens where the boolean `keep_M` is True, and all prefix rows.
+
+        An image may run out of tokens. The order stays. Values move differentiably, the decision
+        does not.
         """
+        keep_T = keep_M
+        if self.prefix:
+            patches = _patch_rows(self.segments.longer(-self.prefix), self.prefix)
+            keep_T = keep_M.new_ones(len(self)).index_copy(0, patches, keep_M)
         num_kept = F.pad(keep_T.cumsum(0, dtype=torch.int32), (1, 0))  # kept before each row
         cu_seqlens = num_kept[self.segments.cu_seqlens.long()]
         lengths = tuple(cu_seqlens.diff().tolist())  # host sync: the only one of an exit
         total = sum(lengths)
         # The size is known on the host, so that finding the rows needs no second wait.
         rows = torch.nonzero_static(keep_T, size=total).squeeze(1)
+        return self._rows(rows, Segments(cu_seqlens, lengths))
+
+    def _rows(self, rows: Tensor, segments: Segments) -> "PackedTokens":
         return PackedTokens(
             self.values_TD.index_select(0, rows),
-            Segments(cu_seqlens, lengths),
+            segments,
             self.token_ids_T.index_select(0, rows),
             self.image_ids_T.index_select(0, rows),
+            self.prefix,
+            None if self.places_T2 is None else self.places_T2.index_select(0, rows),
         )
+
+
+def _patch_rows(tokens: Segments, prefix: int) -> Tensor:
+    """Where the tokens stand among rows that begin with `prefix` others per image, ``[M]``."""
+    behind = prefix * (tokens.image_ids() + 1)
+    return torch.arange(tokens.total, device=behind.device) + behind

@@ -14,7 +14,7 @@ from stepseg.model import StepSegmenter
 from stepseg.packed import TokenLayout
 from stepseg.vit.staged import StagedViT
 from stepseg.vit.weights import load_timm_state
-from toys import packed, toy_images, toy_vit
+from toys import new_vit, packed, toy_images, toy_vit
 
 NUMBERS: dict[str, Any] = {"depth": 3, "num_heads": 4}
 
@@ -76,7 +76,7 @@ class TestEqualsTimm:
     @torch.no_grad()
     def test_with_nothing_merged(self, class_token, trained_on, grid):
         checkpoint = timm_vit(trained_on, class_token=class_token).state_dict()
-        ours = StagedViT(dim=64, pos_grid=14, **NUMBERS).eval()
+        ours = new_vit(dim=64, pos_grid=14, **NUMBERS).eval()
         load_timm_state(ours, checkpoint, source="test")
 
         theirs = timm_vit(grid, class_token=False)
@@ -95,7 +95,7 @@ class TestEqualsTimm:
         theirs = timm_vit((4, 4), class_token=False)
         for name in ("pos_embed", "patch_embed.proj.weight", "patch_embed.proj.bias"):
             theirs.get_parameter(name).mul_(1e-3)
-        ours = StagedViT(dim=64, **NUMBERS).eval()
+        ours = new_vit(dim=64, **NUMBERS).eval()
         load_timm_state(ours, theirs.state_dict(), source="test")
         images = torch.rand(2, 3, 64, 64)
         expected = timm_features(theirs, images)
@@ -117,7 +117,7 @@ class TestEqualsTimm:
         theirs = timm_vit((5, 7), class_token=False)
         checkpoint = timm_vit((4, 4), class_token=False).state_dict()
         theirs.load_state_dict(without_class_token(checkpoint, (5, 7)), strict=False)
-        ours = StagedViT(dim=64, **NUMBERS)
+        ours = new_vit(dim=64, **NUMBERS)
         load_timm_state(ours, checkpoint, source="test")
         decoder = Record()
         model = StepSegmenter(backbone=ours, decoder=decoder).eval()  # type: ignore[arg-type]
@@ -196,7 +196,7 @@ class TestEmbedding:
     @pytest.mark.parametrize("window", [1, 2, 4, 8, 16])
     def test_pixels_of_a_window_are_those_of_its_crop_resized_alone(self, window, resize):
         """A kernel that copies its patch shows the pixels that a token is made of."""
-        copy = StagedViT(dim=768, depth=0, num_heads=1, mean=(0, 0, 0), std=(1, 1, 1))
+        copy = new_vit(dim=768, depth=0, num_heads=1, mean=(0, 0, 0), std=(1, 1, 1))
         with torch.no_grad():
             copy.patch_embed.proj.weight.copy_(torch.eye(768).view(768, 3, 16, 16))
             copy.patch_embed.proj.bias.zero_()  # type: ignore[union-attr]
@@ -358,11 +358,11 @@ class TestCheckpointing:
 
 def test_channels_that_do_not_divide_into_heads():
     with pytest.raises(ValueError, match="30 channels do not divide into 4 attention heads"):
-        StagedViT(dim=30, depth=1, num_heads=4)
+        new_vit(dim=30, depth=1, num_heads=4)
 
 
 def test_weights_start_narrow_and_without_bias():
-    model = StagedViT(dim=64, depth=2, num_heads=2)
+    model = new_vit(dim=64, depth=2, num_heads=2)
     for name, parameter in model.named_parameters():
         if "norm" in name:
             assert (parameter == (1 if name.endswith("weight") else 0)).all(), name

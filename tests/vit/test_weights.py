@@ -12,10 +12,11 @@ from torch import Tensor
 
 from stepseg.vit.staged import StagedViT
 from stepseg.vit.weights import load_timm_checkpoint, load_timm_pretrained, load_timm_state
+from toys import new_vit
 
 
 def our_vit(**changes: Any) -> StagedViT:
-    return StagedViT(**({"dim": 32, "depth": 2, "num_heads": 2, "pos_grid": 7} | changes))
+    return new_vit(**({"dim": 32, "depth": 2, "num_heads": 2, "pos_grid": 7} | changes))
 
 
 def timm_state(grid: tuple[int, int] = (4, 4), **changes: Any) -> dict[str, Tensor]:

@@ -11,13 +11,13 @@ from stepseg.build import build_policy
 from stepseg.checkpoint import read_checkpoint
 from stepseg.lit.resume import read_point
 from stepseg.model_config import PolicyConfig
-from stepseg.vit.staged import StagedViT
 from stepseg.vit.weights import load_timm_checkpoint
 from stepseg.weights.read import check_finite, read_weights
+from toys import new_vit
 
 
 def timm(path):
-    load_timm_checkpoint(StagedViT(dim=32, depth=1, num_heads=2, pos_grid=7), path)
+    load_timm_checkpoint(new_vit(dim=32, depth=1, num_heads=2, pos_grid=7), path)
 
 
 def policy(path):

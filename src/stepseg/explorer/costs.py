@@ -4,7 +4,7 @@ from typing import Any
 
 from stepseg.heads.atm import AtmHead
 from stepseg.model import StepSegmenter
-from stepseg.profile.macs import NORM_OPERATIONS
+from stepseg.profile.macs import NORM_OPERATIONS, row_macs, row_norms
 
 
 def cost_constants(model: StepSegmenter) -> dict[str, Any]:
@@ -14,8 +14,12 @@ def cost_constants(model: StepSegmenter) -> dict[str, Any]:
     return {
         "dim": vit.dim,
         "patch": vit.patch_size,
-        "linear": (4 + 2 * vit.mlp_ratio) * vit.dim**2,
+        "prefix": vit.numbers.prefix,
+        "linear": row_macs(vit.numbers),
         "norm": NORM_OPERATIONS,
+        "normed": row_norms(vit.numbers),
+        "normPre": int(vit.numbers.norm_pre),
+        "finalNorm": int(vit.numbers.final_norm),
         "heads": [_head(block, head) for block, head in [*heads, (vit.depth, model.decoder)]],
     }
 

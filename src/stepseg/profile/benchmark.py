@@ -135,7 +135,6 @@ def compare_costs(rows: Mapping[str, Row], baseline: str = "none") -> None:
 def environment(device: torch.device, model: StepSegmenter, dtype: torch.dtype) -> Row:
     """Where figures were taken: device and its fastest product, threads, versions, backends."""
     on_cuda = device.type == "cuda"
-    head_dim = model.backbone.dim // model.backbone.num_heads
     return {
         "device": str(device),
         "device_name": torch.cuda.get_device_name(device) if on_cuda else cpu_name(),
@@ -145,7 +144,7 @@ def environment(device: torch.device, model: StepSegmenter, dtype: torch.dtype) 
         "cuda": torch.version.cuda if on_cuda else None,
         "attention_backend": {
             "uniform": "dense",
-            "ragged": ragged_backend(device, dtype, head_dim),
+            "ragged": ragged_backend(device, dtype, model.backbone.numbers.head_dim),
         },
     }
 

@@ -1,8 +1,9 @@
 """Multiply-accumulates from token counts: exact for every image, at no cost.
 
 The papers print them as GFLOPs (fvcore counts one multiply-accumulate as one). A block costs
-``12 T D^2 + 2 T^2 D``; T differs between images and stages, which is why one traced image tells
-little and a formula over recorded counts tells all.
+``12 T D^2 + 2 T^2 D`` in a plain ViT, where T counts class token and registers, too. T differs
+between images and stages, which is why one traced image tells little and a formula over recorded
+counts tells all.
 
 Counted are the products of linear maps, convolutions and attention, and, as a part of its own,
 LayerNorm with fvcore's five operations per element. Not counted: BatchNorm, which folds into its
@@ -24,6 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from stepseg.heads.atm import AtmHead
 from stepseg.model import Segmentation, StepSegmenter
+from stepseg.vit.architecture import Architecture
 from stepseg.vit.staged import StagedViT
 
 NORM_OPERATIONS = 5
@@ -65,14 +67,15 @@ def macs_of_stages(model: StepSegmenter, stages: Sequence[tuple[int, int]]) -> d
     """
     vit = model.backbone
     parts = {"embedding": stages[0][1] * 3 * vit.patch_size**2 * vit.dim}
-    norms = start = 0
+    norms, start = norm_before(vit, stages[0][1]), 0
     for block, tokens in stages:
         is_decoder = block == vit.depth
         head = model.decoder if is_decoder else model.exit_heads[str(block)]
         assert isinstance(head, AtmHead)
         parts[f"blocks_{start + 1}-{block}"] = (block - start) * block_macs(vit, tokens)
         parts["decoder" if is_decoder else f"exit_head_{block}"] = head_macs(head, tokens, vit.dim)
-        norms += (block - start) * block_norms(vit, tokens) + head_norms(head, tokens)
+        norms += (block - start) * block_norms(vit, tokens)
+        norms += final_norms(vit, head, tokens) + head_norms(head, tokens)
         start = block
     return parts | {"norms": norms}
 
@@ -89,14 +92,37 @@ def part_names(blocks: Sequence[int]) -> tuple[str, ...]:
 
 
 def block_macs(vit: StagedViT, tokens: int) -> int:
-    """Products of one transformer block on `tokens` tokens."""
-    linear = (4 + 2 * vit.mlp_ratio) * vit.dim**2
-    return int(tokens * linear + 2 * tokens**2 * vit.dim)
+    """Products of one transformer block on `tokens` tokens and the prefix rows."""
+    numbers = vit.numbers
+    rows = tokens + numbers.prefix
+    return rows * row_macs(numbers) + 2 * rows**2 * numbers.dim
+
+
+def row_macs(numbers: Architecture) -> int:
+    """Products of a block on every row by itself; a gated MLP has three linear maps."""
+    maps = 3 if numbers.activation == "swiglu" else 2
+    return 4 * numbers.dim**2 + maps * numbers.dim * numbers.hidden_dim
 
 
 def block_norms(vit: StagedViT, tokens: int) -> int:
-    """Operations of the two LayerNorms of a block."""
-    return 2 * NORM_OPERATIONS * tokens * vit.dim
+    """Operations of the LayerNorms of a block."""
+    return NORM_OPERATIONS * (tokens + vit.numbers.prefix) * row_norms(vit.numbers)
+
+
+def row_norms(numbers: Architecture) -> int:
+    """Elements of a row that the LayerNorms of a block pass over."""
+    return 2 * numbers.dim + (numbers.hidden_dim if numbers.mlp_norm else 0)
+
+
+def norm_before(vit: StagedViT, tokens: int) -> int:
+    """Operations of the LayerNorm before the first block, if there is one."""
+    numbers = vit.numbers
+    return NORM_OPERATIONS * numbers.norm_pre * (tokens + numbers.prefix) * numbers.dim
+
+
+def final_norms(vit: StagedViT, head: AtmHead, tokens: int) -> int:
+    """Operations of the final LayerNorm on all that a head reads, if there is one."""
+    return NORM_OPERATIONS * vit.numbers.final_norm * _modules(head) * tokens * vit.dim
 
 
 def head_macs(head: AtmHead, tokens: int, dim: int) -> int:

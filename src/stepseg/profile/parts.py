@@ -15,7 +15,15 @@ from torch import Tensor, nn
 
 from stepseg.heads.atm import AtmHead
 from stepseg.model import Reduction, Segmentation, StepSegmenter
-from stepseg.profile.macs import block_macs, block_norms, count_macs, head_macs, head_norms
+from stepseg.profile.macs import (
+    block_macs,
+    block_norms,
+    count_macs,
+    final_norms,
+    head_macs,
+    head_norms,
+    norm_before,
+)
 
 Part = dict[str, Any]
 
@@ -135,7 +143,9 @@ def _marking(model: StepSegmenter, reduction: Reduction, clock: _Clock) -> Itera
 def _costs(model: StepSegmenter, output: Segmentation) -> dict[str, Part]:
     """MACs and tokens by part, means per image; LayerNorms belong to their block or head."""
     parts = count_macs(model, output)
-    embedding = _mean(parts["embedding"])
+    first = output.heads[0].tokens_per_image
+    before = [norm_before(model.backbone, tokens) for tokens in first]
+    embedding = _mean(parts["embedding"]) + _mean(before)
     costs: dict[str, Part] = {
         "policy": {"gmacs": _mean(parts["policy"]), "tokens": None},
         "merge and embed": {"gmacs": embedding, "tokens": None},
@@ -149,7 +159,12 @@ def _costs(model: StepSegmenter, output: Segmentation) -> dict[str, Part]:
         is_decoder = head is output.heads[-1]
         module = model.decoder if is_decoder else model.exit_heads[str(head.block)]
         assert isinstance(module, AtmHead)
-        in_head = _mean([head_macs(module, t, vit.dim) + head_norms(module, t) for t in tokens])
+        in_head = _mean(
+            [
+                final_norms(vit, module, t) + head_macs(module, t, vit.dim) + head_norms(module, t)
+                for t in tokens
+            ]
+        )
         name = "decoder" if is_decoder else f"exit_head_{head.block}"
         costs[name] = {"gmacs": in_head, "tokens": stage["tokens"]}
         start = head.block

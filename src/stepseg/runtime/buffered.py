@@ -11,8 +11,7 @@ what a capture has to rely on.
 
 Not here: heads, the policy and exits, which stay as they are.
 
-Letters: B images, T packed tokens, R rows of a bucket (T and the padding), D channels, N heads, K
-channels of a head.
+Letters: B images, T packed tokens, R rows of a bucket (T and the padding), D channels.
 """
 
 from dataclasses import dataclass
@@ -21,9 +20,8 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from stepseg.ops.attention import varlen_attention
 from stepseg.packed import PackedTokens, Segments
-from stepseg.vit.block import Block
+from stepseg.vit.block import Block, within_images
 from stepseg.vit.staged import StagedViT
 
 
@@ -43,6 +41,7 @@ class StageBuffers:
         batch: B.
         rows: R.
         like: values ``[T, D]`` to come, for their channels, type and device.
+        placed: whether rows have places.
 
     """
 
@@ -52,14 +51,17 @@ class StageBuffers:
     """int32 ``[B + 2]`` on the device; image b owns rows as in `Segments`, image B is padding."""
     offsets: Tensor
     """int64 ``[B + 2]``, the same on the host."""
+    places_R2: Tensor | None
+    """Where the rows lie, for rotary positions; 0 for the padding."""
     out_RD: Tensor
     """What the stage writes."""
 
-    def __init__(self, batch: int, rows: int, like: Tensor) -> None:
+    def __init__(self, batch: int, rows: int, like: Tensor, *, placed: bool = False) -> None:
         if like.is_cuda:
             raise NotImplementedError("capturing CUDA graphs has not been run on a GPU yet")
         with torch.inference_mode(False):  # inference tensors could not be filled outside of it
             self.values_RD = like.new_zeros(rows, like.shape[1])
+            self.places_R2 = torch.zeros(rows, 2, device=like.device) if placed else None
             self.out_RD = torch.zeros_like(self.values_RD)
             self.offsets = torch.tensor([0] * (batch + 1) + [rows])
             self.cu_seqlens = self.offsets.to(like.device, torch.int32)
@@ -73,6 +75,10 @@ class StageBuffers:
         """Put these tokens in place of all that was there."""
         self.values_RD[: len(tokens)] = tokens.values_TD
         self.values_RD[len(tokens) :] = 0
+        if self.places_R2 is not None:
+            assert tokens.places_T2 is not None
+            self.places_R2[: len(tokens)] = tokens.places_T2
+            self.places_R2[len(tokens) :] = 0
         # The last entry is R for all tokens.
         self.cu_seqlens[:-1] = tokens.segments.cu_seqlens
         self.offsets[:-1] = tokens.segments.host_offsets()
@@ -132,11 +138,10 @@ class BufferedStages:
 
     def _stage(self, buffers: StageBuffers, start: int, stop: int) -> None:
         """What a graph would hold: reads and writes buffers only, all rows of them."""
-        segments = buffers.segments
-
-        def attend(q_RNK: Tensor, k_RNK: Tensor, v_RNK: Tensor) -> Tensor:
-            return varlen_attention(q_RNK, k_RNK, v_RNK, segments, segments)
-
+        rope, rotation = self.vit.rope, None
+        if rope is not None and buffers.places_R2 is not None:
+            rotation = rope.rotation(buffers.places_R2)
+        attend = within_images(buffers.segments, rotation)
         x_RD = buffers.values_RD
         for block in self.vit.blocks[start:stop]:
             x_RD = cast(Block, block).residuals(x_RD, attend)
@@ -151,7 +156,8 @@ class BufferedStages:
             if len(self._buffers) == self.most_buffers:
                 self.usage.evicted += 1
                 del self._buffers[next(iter(self._buffers))]
-            buffers = StageBuffers(batch, rows, values_TD)
+            placed = tokens.places_T2 is not None
+            buffers = StageBuffers(batch, rows, values_TD, placed=placed)
         else:
             self.usage.hits += 1
         self._buffers[key] = buffers

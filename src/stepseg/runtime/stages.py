@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stepseg.packed import PackedTokens
 from stepseg.runtime.graph import Backend, Compiled, as_tensors, attend
-from stepseg.vit.block import Block
+from stepseg.vit.block import Block, turned
 from stepseg.vit.staged import StagedViT
 
 
@@ -34,18 +34,20 @@ class CompiledStages(Compiled):
         if torch.is_grad_enabled() or start >= stop or len(tokens) < 2:
             return StagedViT.run_blocks(self.vit, tokens, start, stop)
         graph = self.graph((start, stop))
-        return tokens.with_values(graph(tokens.values_TD, *as_tensors(tokens.segments)))
+        places = () if tokens.places_T2 is None else (tokens.places_T2,)
+        return tokens.with_values(graph(tokens.values_TD, *as_tensors(tokens.segments), *places))
 
     def function(self, key: tuple[int, int]) -> Callable[..., Tensor]:
         """A range of blocks, with the images as tensors."""
-        blocks = list(self.vit.blocks)[slice(*key)]
+        blocks, rope = list(self.vit.blocks)[slice(*key)], self.vit.rope
 
-        def stage(x_TD: Tensor, cu_seqlens: Tensor, offsets: Tensor) -> Tensor:
+        def stage(x_TD: Tensor, cu_seqlens: Tensor, offsets: Tensor, *places: Tensor) -> Tensor:
             def within_images(q_TNK: Tensor, k_TNK: Tensor, v_TNK: Tensor) -> Tensor:
                 return attend(q_TNK, k_TNK, v_TNK, cu_seqlens, offsets, cu_seqlens, offsets)
 
+            rotation = rope.rotation(*places) if rope is not None else None
             for block in blocks:
-                x_TD = cast(Block, block).residuals(x_TD, within_images)
+                x_TD = cast(Block, block).residuals(x_TD, turned(within_images, rotation))
             return x_TD
 
         return stage

@@ -17,10 +17,10 @@ Resize = Literal["bilinear", "area"]
 class PatchEmbed(nn.Module):
     """The linear map from one patch to one token; its weight is timm's convolution kernel."""
 
-    def __init__(self, *, dim: int, patch_size: int) -> None:
+    def __init__(self, *, dim: int, patch_size: int, bias: bool = True) -> None:
         super().__init__()
         self.patch_size = patch_size
-        self.proj = nn.Conv2d(3, dim, patch_size, stride=patch_size)
+        self.proj = nn.Conv2d(3, dim, patch_size, stride=patch_size, bias=bias)
 
     def patches(self, images_B3HW: Tensor) -> Tensor:
         """Cut ``[B, 3, Y * P, X * P]`` into rows of pixels, ``[B, Y, X, 3 * P * P]``."""

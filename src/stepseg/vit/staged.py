@@ -1,9 +1,10 @@
-"""A plain ViT that runs a range of blocks at a time; exits happen between ranges, not in here.
+"""A foundation ViT that runs a range of blocks at a time; exits happen between ranges, not in here.
 
-Plain means as in SegViT and DToP: no class token, no final norm. With nothing merged it equals
-timm's ViT. Heads live in `stepseg.heads`, the walk over stages in `stepseg.model`.
+With nothing merged it equals timm's model of the same numbers. A plain one, as in SegViT and DToP,
+has no class token and no final norm. Heads live in `stepseg.heads`, the walk over stages in
+`stepseg.model`.
 
-Letters: B images, H x W pixels, Y x X cells of the patch grid, P patch side in pixels, T0 tokens
+Letters: B images, H x W pixels, Y x X cells of the patch grid, P prefix rows, T rows, T0 tokens
 after merging, D channels.
 """
 
@@ -12,21 +13,18 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from stepseg.packed import PackedTokens, TokenLayout
+from stepseg.vit.architecture import Architecture
 from stepseg.vit.block import Block
 from stepseg.vit.patch_embed import PatchEmbed, Resize, shrink_image
 from stepseg.vit.pos_embed import pool_pos_embed, resize_pos_embed
+from stepseg.vit.rotary import Rope, Rotation
 
 
 class StagedViT(nn.Module):
     """Vision Transformer on packed tokens.
 
     Args:
-        dim: channels.
-        depth: number of blocks.
-        num_heads: attention heads.
-        mlp_ratio: hidden channels of the MLP per channel.
-        patch_size: patch side in pixels.
-        pos_grid: side of the learned position grid.
+        numbers: what it is.
         drop_path: stochastic depth of the last block, growing linearly from 0.
         checkpoint_blocks: recompute blocks in the backward pass to save memory.
         mean: of RGB in [0, 1]; the network normalises its own input.
@@ -39,33 +37,48 @@ class StagedViT(nn.Module):
 
     def __init__(
         self,
+        numbers: Architecture,
         *,
-        dim: int,
-        depth: int,
-        num_heads: int,
-        mlp_ratio: float = 4.0,
-        patch_size: int = 16,
-        pos_grid: int = 14,
         drop_path: float = 0.0,
         checkpoint_blocks: bool = False,
         mean: tuple[float, float, float] = (0.5, 0.5, 0.5),
         std: tuple[float, float, float] = (0.5, 0.5, 0.5),
     ) -> None:
         super().__init__()
-        self.dim, self.depth, self.num_heads = dim, depth, num_heads
-        self.mlp_ratio, self.patch_size = mlp_ratio, patch_size
+        self.numbers, dim = numbers, numbers.dim
         self.checkpoint_blocks = checkpoint_blocks
-        self.patch_embed = PatchEmbed(dim=dim, patch_size=patch_size)
-        self.pos_embed = nn.Parameter(torch.zeros(1, pos_grid**2, dim))
-        rates = torch.linspace(0, drop_path, depth, device="cpu").tolist()
-        self.blocks = nn.ModuleList(
-            Block(dim=dim, num_heads=num_heads, mlp_ratio=mlp_ratio, drop_path=rate)
-            for rate in rates
+        self.patch_embed = PatchEmbed(
+            dim=dim, patch_size=numbers.patch_size, bias=numbers.patch_bias
         )
+        self.prefix = nn.Parameter(torch.zeros(1, numbers.prefix, dim)) if numbers.prefix else None
+        side = numbers.pos_grid
+        self.pos_embed = nn.Parameter(torch.zeros(1, side**2, dim)) if side else None
+        self.rope = Rope(numbers.rope, numbers.head_dim) if numbers.rope else None
+        self.norm_pre = nn.LayerNorm(dim, eps=numbers.eps) if numbers.norm_pre else nn.Identity()
+        rates = torch.linspace(0, drop_path, numbers.depth, device="cpu").tolist()
+        self.blocks = nn.ModuleList(Block(numbers, drop_path=rate) for rate in rates)
+        self.norm = nn.LayerNorm(dim, eps=numbers.eps) if numbers.final_norm else nn.Identity()
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
-        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        for learned in (self.pos_embed, self.prefix):
+            if learned is not None:
+                nn.init.trunc_normal_(learned, std=0.02)
         self.apply(_init_linear)
+
+    @property
+    def dim(self) -> int:
+        """Channels, D."""
+        return self.numbers.dim
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks."""
+        return self.numbers.depth
+
+    @property
+    def patch_size(self) -> int:
+        """Side of a patch in pixels."""
+        return self.numbers.patch_size
 
     def embed(self, images_B3HW: Tensor, layout: TokenLayout, resize: Resize) -> PackedTokens:
         """Turn windows of pixels into tokens, Eq. (1): resize to one patch, embed, add position.
@@ -77,9 +90,7 @@ class StagedViT(nn.Module):
 
         """
         images = (images_B3HW - self.mean) / self.std
-        pos_1YXD = resize_pos_embed(self.pos_embed, layout.grid)
-        pixels = {1: self.patch_embed.patches(images)}
-        positions = {1: pos_1YXD}
+        levels = {1: images}
         if not layout.is_full_grid:
             for window in layout.windows:
                 step = window * self.patch_size
@@ -87,28 +98,54 @@ class StagedViT(nn.Module):
                 if height == 0 or width == 0:  # no such window fits, hence none was merged
                     continue
                 fitting = images[:, :, : height * step, : width * step]
-                shrunk = shrink_image(fitting, window, resize)
-                pixels[window] = self.patch_embed.patches(shrunk)
-                positions[window] = pool_pos_embed(pos_1YXD, window)
+                levels[window] = shrink_image(fitting, window, resize)
+        pixels = {window: self.patch_embed.patches(level) for window, level in levels.items()}
         values_T0D = self.patch_embed(layout.gather_windows(pixels))
-        return PackedTokens.from_layout(values_T0D + layout.gather_windows(positions), layout)
+        if self.pos_embed is not None:
+            positions = {window: self.positions(layout.grid, window) for window in levels}
+            values_T0D = values_T0D + layout.gather_windows(positions)
+        prefix_PD = None if self.prefix is None else self.prefix[0]
+        places_T02 = None if self.rope is None else self.rope.places(layout)
+        tokens = PackedTokens.from_layout(values_T0D, layout, prefix_PD, places_T02)
+        return tokens.with_values(self.norm_pre(tokens.values_TD))
+
+    def positions(self, grid: tuple[int, int], window: int = 1) -> Tensor:
+        """Learned positions of windows on a patch grid, ``[1, Y // window, X // window, D]``."""
+        assert self.pos_embed is not None
+        antialias = self.numbers.pos_antialias
+        return pool_pos_embed(resize_pos_embed(self.pos_embed, grid, antialias=antialias), window)
+
+    def rotation(self, tokens: PackedTokens) -> Rotation | None:
+        """What turns the queries and keys of these rows in every block; None: nothing does."""
+        if self.rope is None:
+            return None
+        assert tokens.places_T2 is not None
+        return self.rope.rotation(tokens.places_T2)
 
     def run_blocks(self, tokens: PackedTokens, start: int, stop: int) -> PackedTokens:
         """Run the blocks ``start + 1`` to ``stop``, counted from 1 as in the paper."""
+        rotation = self.rotation(tokens)
         for block in self.blocks[start:stop]:
             if self.checkpoint_blocks and torch.is_grad_enabled():
                 values_TD = checkpoint(
-                    _values_of, block, tokens, tokens.values_TD, use_reentrant=False
+                    _values_of, block, tokens, rotation, tokens.values_TD, use_reentrant=False
                 )
                 tokens = tokens.with_values(values_TD)
             else:
-                tokens = block(tokens)
+                tokens = block(tokens, rotation)
         return tokens
 
+    def read(self, tokens: PackedTokens) -> PackedTokens:
+        """What heads read: the patches, after the final norm if the encoder has one."""
+        patches = tokens.patches()
+        return patches.with_values(self.norm(patches.values_TD))
 
-def _values_of(block: Block, tokens: PackedTokens, values_TD: Tensor) -> Tensor:
+
+def _values_of(
+    block: Block, tokens: PackedTokens, rotation: Rotation | None, values_TD: Tensor
+) -> Tensor:
     """Run a block with tensors as arguments, which is what checkpointing can track."""
-    return block(tokens.with_values(values_TD)).values_TD
+    return block(tokens.with_values(values_TD), rotation).values_TD
 
 
 def _init_linear(module: nn.Module) -> None:

@@ -5,15 +5,18 @@
 function countMacs(costs, stages, policyMacs) {
   const parts = {policy: policyMacs};
   parts.embedding = stages[0].tokens * 3 * costs.patch ** 2 * costs.dim;
-  let norms = 0, start = 0;
+  const {prefix, dim, norm} = costs;
+  let norms = costs.normPre * norm * (stages[0].tokens + prefix) * dim, start = 0;
   for (const {head: index, tokens} of stages) {
     const head = costs.heads[index], blocks = head.block - start;
+    const rows = tokens + prefix;  // of class token and registers, which never leave
     const isDecoder = index === costs.heads.length - 1;
     parts[`blocks_${start + 1}-${head.block}`] =
-      blocks * Math.trunc(tokens * costs.linear + 2 * tokens ** 2 * costs.dim);
-    parts[isDecoder ? "decoder" : `exit_head_${head.block}`] = headMacs(head, tokens, costs.dim);
-    norms += blocks * 2 * costs.norm * tokens * costs.dim;
-    norms += head.modules * costs.norm * (tokens + 3 * head.layers * head.classes) * head.dim;
+      blocks * (rows * costs.linear + 2 * rows ** 2 * dim);
+    parts[isDecoder ? "decoder" : `exit_head_${head.block}`] = headMacs(head, tokens, dim);
+    norms += norm * rows * blocks * costs.normed;
+    norms += costs.finalNorm * norm * head.modules * tokens * dim;
+    norms += head.modules * norm * (tokens + 3 * head.layers * head.classes) * head.dim;
     start = head.block;
   }
   parts.norms = norms;

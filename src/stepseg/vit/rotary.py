@@ -1,0 +1,99 @@
+"""Rotary positions of patches and superpatches: an angle is linear in where a token lies.
+
+A superpatch lies at its centre, the mean of its cells, and its angles are those of that place. The
+mean of its cells' sines and cosines would be no rotation. Prefix rows lie at 0 and do not turn.
+
+Letters: T rows, T0 tokens after merging, N heads, K channels of a head, F = K / 4 frequencies of
+either axis.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from stepseg.packed import TokenLayout
+from stepseg.vit.architecture import RopeNumbers
+
+
+@dataclass(frozen=True, slots=True)
+class Rotation:
+    """What turns queries and keys, for all blocks of a stage."""
+
+    cos_T1A: Tensor
+    """float32, of the K / 2 angles of every row."""
+    sin_T1A: Tensor
+    halves: bool
+    """As of `RopeNumbers`."""
+
+    def turn(self, x_TNK: Tensor) -> Tensor:
+        """Rotate in float32, whatever the type of the queries or keys."""
+        if self.halves:
+            a, b = x_TNK.chunk(2, dim=2)
+            turned = torch.cat(self._turn(a, b), dim=2)
+        else:
+            a, b = x_TNK.unflatten(2, (-1, 2)).unbind(3)
+            turned = torch.stack(self._turn(a, b), dim=3).flatten(2)
+        return turned.to(x_TNK.dtype)
+
+    def _turn(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        cos, sin = self.cos_T1A, self.sin_T1A
+        return a * cos - b * sin, b * cos + a * sin
+
+
+class Rope(nn.Module):
+    """Places and angles of tokens; without learned weights.
+
+    Args:
+        numbers: of the family.
+        head_dim: channels of an attention head, K.
+
+    """
+
+    frequencies_F: Tensor
+
+    def __init__(self, numbers: RopeNumbers, head_dim: int) -> None:
+        super().__init__()
+        self.numbers, self.head_dim = numbers, head_dim
+        self.register_buffer("frequencies_F", self._frequencies(), persistent=False)
+
+    def places(self, layout: TokenLayout) -> Tensor:
+        """Where the tokens of a layout lie, (y, x), float32 ``[T0, 2]``."""
+        numbers, centres_T02 = self.numbers, layout.centres()
+        rows, columns = layout.grid
+        if numbers.places == "centred":
+            y, x = (
+                2 * centre / side - 1
+                for centre, side in zip(centres_T02.unbind(1), layout.grid, strict=True)
+            )
+            return torch.stack([y, x], 1)
+        ref_rows, ref_columns = numbers.ref_grid or layout.grid
+        y, x = (centres_T02 - 0.5 + numbers.offset).unbind(1)
+        return torch.stack([y * (ref_rows / rows), x * (ref_columns / columns)], 1)
+
+    def rotation(self, places_T2: Tensor) -> Rotation:
+        """Of rows at these places."""
+        first_and_second = places_T2.flip(1) if self.numbers.x_first else places_T2
+        angles_TA = (first_and_second[:, :, None] * self.frequencies_F).flatten(1)
+        return Rotation(
+            angles_TA.cos()[:, None], angles_TA.sin()[:, None], halves=self.numbers.halves
+        )
+
+    def _frequencies(self) -> Tensor:
+        """Radians per unit of a place."""
+        count = self.head_dim // 4
+        exponents = torch.arange(count, dtype=torch.float32, device="cpu") / count
+        periods = self.numbers.temperature**exponents
+        if self.numbers.bfloat16_periods:
+            periods = periods.bfloat16().float()
+        turn = 2 * math.pi if self.numbers.places == "centred" else 1.0
+        return turn / periods
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Follow to another device, but never to fewer bits: angles are large."""
+        super()._apply(fn, recurse)
+        self.frequencies_F = self._frequencies().to(self.frequencies_F.device)
+        return self
