@@ -4,6 +4,7 @@ Properties are tried on the same few examples every time, unless ``HYPOTHESIS_PR
 asks for many new ones.
 """
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -37,3 +38,14 @@ def _no_seconds_for_the_fastest_product(monkeypatch):
     """What a product reaches is of no interest to tests of other things."""
     monkeypatch.setattr(peak, "SIDE_ELSEWHERE", 64)
     monkeypatch.setattr(peak, "SECONDS", 1e-9)
+
+
+@pytest.fixture(autouse=True)
+def _no_handler_outlives_its_test():
+    """Hydra's configured handlers write to the stream of the test that configured them."""
+    loggers = [logging.getLogger(), logging.getLogger("stepseg")]
+    before = [(list(logger.handlers), logger.level) for logger in loggers]
+    yield
+    for logger, (handlers, level) in zip(loggers, before, strict=True):
+        logger.handlers[:] = handlers
+        logger.setLevel(level)
