@@ -184,7 +184,7 @@ def _traced(key: tuple[str, str, int, int]) -> tuple[tuple[str, float], ...]:
     config = _config(backbone, classes, cascade=False)
     model = build_segmenter(config).eval().requires_grad_(False)
     if isinstance(model.policy, PolicyNetwork):  # nothing else is prepared: caches would hide work
-        model.policy.fold_batch_norm()
+        model.policy.fold()
     reduction = prescribe_paper(published.reduction, (-(-side // 16),) * 2)
     image = load_images(None, (side, side), 1)[0]
     formula = prescribed_cost(model, reduction, (side, side))

@@ -282,6 +282,11 @@ class TestRanks:
             for name in ("masks", "classes", "windows2", "windows4"):
                 averaged = torch.cat([first[name], second[name]]) / 2
                 torch.testing.assert_close(averaged, whole[name], msg=f"{name} of batch {index}")
+        first, second = (own["fitted"] for own in saved)
+        alone = [{k: torch.cat([s[k] for s in shares]) for k in shares[0]} for shares in batches]
+        for one, two, batch in zip(first, second, [*alone, batches[0][0]], strict=True):
+            assert torch.equal(one, two)
+            torch.testing.assert_close(one.float(), ranks.corrections(batch).float())
 
 
 class TestAccumulation:

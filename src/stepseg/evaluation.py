@@ -7,7 +7,6 @@ One or many reductions of the same weights at once; what they share is computed 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import Metric
 
@@ -16,13 +15,13 @@ from stepseg.dcts.policy import OraclePolicy, PolicyNetwork
 from stepseg.dcts.targets import HomogeneityRule
 from stepseg.grid import segment_all
 from stepseg.label_map import predict_map
-from stepseg.metrics.calibration import CalibrationMetric
+from stepseg.metrics.calibration import CalibrationMetric, judge
 from stepseg.metrics.confusion import SegmentationMetric
 from stepseg.metrics.finite import NonFinite
 from stepseg.metrics.joining import Sums, join
 from stepseg.metrics.tokens import TokenMetric
 from stepseg.model import Reduction, Segmentation, StepSegmenter
-from stepseg.protocol import Protocol, resize, resized_size
+from stepseg.protocol import Protocol
 from stepseg.segmentation import NonFiniteScoresError
 
 NO_LABELS = (
@@ -155,30 +154,15 @@ class Evaluator:
                     if not finite:  # host sync: the map goes to the host anyway
                         raise NonFiniteScoresError("a batch of images")
                     take(index, prediction)
-        if isinstance(self.model.policy, PolicyNetwork):
-            self._calibrate(self.model.policy, images_B3HW, labels_BHW, passes)
+        policy = self.model.policy
+        if isinstance(policy, PolicyNetwork):
+            whole = passes[0] if self.protocol.is_plain else ()
+            known = next((out.policy_logits for out in whole if out.policy_logits), None)
+            judged = judge(policy, images_B3HW, labels_BHW, self.rule, self.protocol, known)
+            for figures in self._all():
+                assert figures.calibration is not None
+                figures.calibration.update(*judged)
         return runs
-
-    def _calibrate(
-        self,
-        policy: PolicyNetwork,
-        images_B3HW: Tensor,
-        labels_BHW: Tensor,
-        passes: Sequence[Sequence[Segmentation]],
-    ) -> None:
-        """Count the policy's scores of whole images, of the size in which they are first shown."""
-        height, width = images_B3HW.shape[2:]
-        size = resized_size(height, width, self.protocol, self.protocol.scales[0])
-        said = [output.policy_logits for output in passes[0] if output.policy_logits]
-        if said and self.protocol.is_plain:
-            logits = said[0]
-        else:  # windows and mirrored views would count pixels twice
-            logits = policy.decide(resize(images_B3HW.float() / 255, size))
-        labels = F.interpolate(labels_BHW[:, None].double(), size, mode="nearest-exact")[:, 0]
-        targets = self.rule.windows(labels.long(), policy.patch_size, policy.windows)
-        for figures in self._all():
-            assert figures.calibration is not None
-            figures.calibration.update(logits, targets)
 
     def compute(self) -> list[dict]:
         """All figures of every reduction, plain values under the names of `result.json`."""

@@ -121,11 +121,11 @@ class StepSegmenter(nn.Module):
     def prepare_for_inference(self) -> Self:
         """Set evaluation mode for good, in place; no gradients, and the weights are final.
 
-        The policy's BatchNorms are folded, and what no image enters is computed once.
+        What the policy can fold is folded, and what no image enters is computed once.
         """
         self.eval().requires_grad_(False)
         if isinstance(self.policy, PolicyNetwork):
-            self.policy.fold_batch_norm()
+            self.policy.fold()
         for block in (*self.exit_head_blocks, self.backbone.depth):
             self.head(block).cache_first_query()
         return self

@@ -98,6 +98,14 @@ class PolicyConfig(_Config):
     checkpoint: str | None = None
     """A policy trained before (`stepseg-train task=policy`)."""
     windows: tuple[int, ...] = (2, 4, 8, 16)
+    calibration_images: int = 96
+    """Whole training images on which one that learns is corrected before every validation."""
+
+    def __post_init__(self) -> None:
+        if self.calibration_images < 0:
+            raise ValueError(
+                f"policy.calibration_images counts images, 0 is none, got {self.calibration_images}"
+            )
 
 
 @dataclass(frozen=True, slots=True)

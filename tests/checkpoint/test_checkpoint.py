@@ -142,9 +142,13 @@ def test_a_failing_write_leaves_the_old_file(shared, tmp_path, monkeypatch):
 def test_checkpoints_of_earlier_versions_are_read(trained, tmp_path):
     content = torch.load(trained, weights_only=True)
     del content["stepseg"]["protocol"], content["stepseg"]["data"]["ignore_index"]
+    del content["stepseg"]["model"]["policy"]["calibration_images"]
+    for side in (2, 4):
+        del content["state_dict"][f"model.policy.classifier.{side}.correction"]
     torch.save(content, tmp_path / "old.ckpt")
     old = read_checkpoint(tmp_path / "old.ckpt")
     assert (old.protocol, old.data["ignore_index"]) == (None, 255)
+    assert [float(c) for c in old.build().policy.corrections.values()] == [0, 0]
 
 
 class TestWeights:

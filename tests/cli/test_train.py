@@ -16,7 +16,7 @@ from stepseg.cli.train.job import train
 from stepseg.lit import segmentation_module
 from stepseg.lit.resume import validated
 from stepseg.protocol import Protocol
-from training import TINY, rows_of
+from training import TINY, load, rows_of
 
 
 @pytest.fixture(scope="module")
@@ -323,6 +323,7 @@ def test_policy_alone_then_frozen(data, tmp_path):
     frozen = ["policy.training=frozen", f"policy.checkpoint={checkpoint}"]
     train(compose_config("train", [*common, *frozen], tmp_path / "frozen"))
     before = torch.load(checkpoint, weights_only=True)["state_dict"]
+    assert before["policy.classifier.2.correction"] != 0
     after = torch.load(tmp_path / "frozen" / "checkpoints" / "last.ckpt", weights_only=True)
     for key, value in before.items():
         if key.startswith("policy."):
@@ -382,6 +383,10 @@ def test_two_processes_equal_one(data, tmp_path):
     assert two["images"] == one["images"] == 5  # five images over two processes, none twice
     assert two["mIoU"] == pytest.approx(one["mIoU"], abs=1e-6)
     assert two["tokens_per_stage"] == one["tokens_per_stage"]
+    states = [load(tmp_path / folder)["state_dict"] for folder in ("one", "two")]
+    corrections = [[v for k, v in s.items() if k.endswith("correction")] for s in states]
+    assert all(correction != 0 for correction in corrections[0])
+    torch.testing.assert_close(*corrections, rtol=1e-3, atol=1e-4)
 
 
 def test_two_processes_whose_images_differ_take_part_in_the_same_collectives(tmp_path):

@@ -78,6 +78,21 @@ def test_batches_follow_the_contract(roots):
     assert datamodule.protocol == Protocol()
 
 
+def test_whole_training_images_come_evenly_and_once_over_all_ranks(roots, monkeypatch):
+    datamodule = SegmentationDataModule("camvid", roots["camvid"], on_error="skip", **SMALL)
+    pairs = datamodule.dataset("train").pairs
+    assert len(pairs) == 5
+    for count, expected in ((3, [0, 1, 3]), (100, range(5))):
+        seen = []
+        for rank in range(2):
+            monkeypatch.setattr(datamodule, "_rank_and_world", lambda rank=rank: (rank, 2))
+            seen += list(datamodule.whole_train_images(count))
+        assert {tuple(batch["image"].shape) for batch in seen} == {(1, 3, 48, 64)}  # no crops
+        names = sorted(name for batch in seen for name in batch["name"])
+        assert names == [pairs[row].name for row in expected]
+    assert list(datamodule.whole_train_images(1)) == []  # the second of two ranks
+
+
 def test_settings_may_be_plain_values_or_objects(roots):
     plain = SegmentationDataModule(
         "camvid",

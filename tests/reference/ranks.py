@@ -6,7 +6,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from stepseg.dcts.classifier import fit_corrections
 from stepseg.losses import LossWeights, head_loss, mean_over_ranks, policy_loss
+from stepseg.metrics.joining import join_ranks
 
 Batch = dict[str, Tensor]
 WEIGHTS = LossWeights(pixel=1.0)
@@ -31,6 +33,14 @@ def gradients(batch: Batch) -> dict[str, Tensor]:
     return result
 
 
+def corrections(batch: Batch) -> Tensor:
+    """Fitted by the windows of both sizes; every process has its share, or all of them."""
+    sizes = ("2", "4")
+    logits = [batch[f"windows{side}"].flatten() for side in sizes]
+    targets = [batch[f"targets{side}"].flatten() for side in sizes]
+    return fit_corrections(logits, targets, lambda sums: join_ranks("windows", sums))
+
+
 def run(rank: int, world_size: int, folder: str, batches: list[list[Batch]]) -> None:
     """Compute the gradients of this rank's share of every batch and save them."""
     torch.set_num_threads(1)
@@ -39,6 +49,10 @@ def run(rank: int, world_size: int, folder: str, batches: list[list[Batch]]) -> 
     try:
         mean = mean_over_ranks(torch.tensor([1.0 + rank, 10.0 * rank]))
         results = [gradients(shares[rank]) for shares in batches]
-        torch.save({"mean": mean, "results": results}, Path(folder) / f"rank{rank}.pt")
+        fitted = [corrections(shares[rank]) for shares in batches]
+        nothing = {key: value[:0] for key, value in batches[0][1].items()}
+        fitted.append(corrections(nothing if rank else batches[0][0]))  # an image for one of two
+        saved = {"mean": mean, "results": results, "fitted": fitted}
+        torch.save(saved, Path(folder) / f"rank{rank}.pt")
     finally:
         dist.destroy_process_group()

@@ -70,8 +70,9 @@ def policy_scores(model: StepSegmenter, image_3HW: Tensor) -> merging.Scores:
     rows, columns = -(-height // 16), -(-width // 16)
     scores = {}
     for side in policy.windows:
-        weight = policy.classifier[str(side)].weight.flatten()
-        bias = policy.classifier[str(side)].bias
+        classifier = policy.classifier[str(side)]
+        weight = classifier.weight.flatten()
+        bias = classifier.bias + getattr(classifier, "correction", 0)  # folded, it is in the bias
         cells = side // 2
         scores[side] = [
             [

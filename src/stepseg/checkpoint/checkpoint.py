@@ -19,6 +19,7 @@ from stepseg.build import ModelConfig, build_segmenter
 from stepseg.checkpoint.entry import KEY, Entry, parse_entry
 from stepseg.checkpoint.place import find_checkpoint
 from stepseg.data.specs import DatasetSpec
+from stepseg.dcts.classifier import add_corrections
 from stepseg.model import StepSegmenter
 from stepseg.protocol import Protocol
 from stepseg.weights.fit import check_fit
@@ -142,10 +143,12 @@ def without_local_paths(config: ModelConfig) -> ModelConfig:
 
 
 def _of_model(file: WeightFile) -> dict[str, Tensor]:
-    """The model's weights; a trainer keeps others beside them."""
-    if not file.content:
-        return file.state
-    return {k.removeprefix(PREFIX): v for k, v in file.state.items() if k.startswith(PREFIX)}
+    """The model's weights, with what older files lack; a trainer keeps others beside them."""
+    state = dict(file.state)
+    if file.content:
+        state = {k.removeprefix(PREFIX): v for k, v in state.items() if k.startswith(PREFIX)}
+    add_corrections(state)
+    return state
 
 
 def _with_position_grid(config: ModelConfig, state: Mapping[str, Tensor]) -> ModelConfig:

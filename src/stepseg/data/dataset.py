@@ -47,6 +47,11 @@ class Batch(TypedDict):
 Transform = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
+def unchanged(image: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+    """The transform that leaves a sample as it is."""
+    return image, label
+
+
 class SegmentationDataset(Dataset[Sample]):
     """Images and labels of one split, full size, in name order.
 

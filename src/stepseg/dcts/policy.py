@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stepseg.dcts.batch_norm import share_batch_norm
+from stepseg.dcts.classifier import CORRECTION, WindowClassifier
 from stepseg.dcts.fold import fold_batch_norm
 from stepseg.dcts.merge import check_windows
 from stepseg.dcts.targets import HomogeneityRule, pad_to_multiple
@@ -66,7 +67,7 @@ class PolicyNetwork(nn.Module):
         self.name, self.windows, self.patch_size = name, tuple(windows), patch_size
         self.stride, self.training_mode = stride, training
         self.classifier = nn.ModuleDict(
-            {str(window): nn.Conv2d(info.channels()[-1], 1, 1) for window in windows}
+            {str(window): WindowClassifier(info.channels()[-1]) for window in windows}
         )
         config: Any = self.features.default_cfg
         self.register_buffer("mean", torch.tensor(config["mean"]).view(3, 1, 1), persistent=False)
@@ -80,7 +81,7 @@ class PolicyNetwork(nn.Module):
         return super().train(mode and self.training_mode == "joint")
 
     def forward(self, images_B3HW: Tensor) -> dict[int, Tensor]:
-        """Logits per window size, float32 ``[B, Y // s, X // s]``.
+        """Logits per window size, float32 ``[B, Y // s, X // s]``; corrected in evaluation mode.
 
         Args:
             images_B3HW: RGB in [0, 1]; this network normalises by its own statistics.
@@ -114,12 +115,20 @@ class PolicyNetwork(nn.Module):
         finally:
             self.train()
 
-    def fold_batch_norm(self) -> None:
-        """Fold every BatchNorm into the convolution before it, in place: for inference only."""
+    def fold(self) -> None:
+        """Fold BatchNorms and corrections into convolutions, in place: for inference only."""
         weight = next(self.parameters())
         side = 2 * self.stride
         example = torch.zeros(1, 3, side, side, device=weight.device, dtype=weight.dtype)
         fold_batch_norm(self.features, example)
+        for window, classifier in self.classifier.items():
+            if isinstance(classifier, WindowClassifier):
+                self.classifier[window] = classifier.folded()
+
+    @property
+    def corrections(self) -> dict[int, Tensor]:
+        """Per window side what is added to logits outside of the loss, ``[1]``; to be set."""
+        return {side: self.classifier[str(side)].get_buffer(CORRECTION) for side in self.windows}
 
     def _logits(self, features_BFyx: Tensor, window: int, rows: int, columns: int) -> Tensor:
         step = window // self.cell

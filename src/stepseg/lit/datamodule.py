@@ -19,9 +19,10 @@ from stepseg.data.dataset import (
     SegmentationDataset,
     choose_on_error,
     collate,
+    unchanged,
 )
 from stepseg.data.loader import TrainLoader
-from stepseg.data.sampler import EvaluationSampler, InfiniteBatchSampler
+from stepseg.data.sampler import EvaluationSampler, InfiniteBatchSampler, SampleKey
 from stepseg.data.specs import DatasetSpec, get_spec
 from stepseg.data.synthetic import SceneParameters, ensure_scenes, scene_root
 from stepseg.data.transforms import Augmentation, TrainTransform
@@ -134,6 +135,23 @@ class SegmentationDataModule(L.LightningDataModule):
     def test_dataloader(self) -> DataLoader[Any]:
         """Full-size test samples, every one on exactly one rank."""
         return self._evaluation_loader("test", self._seen)
+
+    def whole_train_images(self, count: int) -> DataLoader[Any]:
+        """Full-size training samples one by one, evenly from all of them: this rank's share.
+
+        Ranks may have different numbers of them, and none.
+        """
+        dataset = AugmentedDataset(self.dataset("train"), unchanged, self.seed, self.on_error)
+        count = min(count, len(dataset))
+        keys = [SampleKey(row * len(dataset) // count, position=0) for row in range(count)]
+        rank, world = self._rank_and_world()
+        return DataLoader(
+            dataset,
+            sampler=keys[rank::world],
+            num_workers=self.num_workers,
+            pin_memory=self.pin_memory,
+            collate_fn=collate,
+        )
 
     def skip(self, names: Iterable[str]) -> None:
         """Leave these images out of the tests that follow: they have been counted before."""

@@ -20,8 +20,9 @@ from stepseg.lit.callbacks.non_finite import poison
 from stepseg.lit.metrics import is_logging_step, write_metrics
 from stepseg.lit.optim import OptimConfig, lr_factor
 from stepseg.losses import LossWeights, local_count, mean_over_ranks, policy_loss
-from stepseg.metrics.calibration import CalibrationMetric, errors_by_size
+from stepseg.metrics.calibration import CalibrationMetric, errors_by_size, judge
 from stepseg.metrics.loss import LossMetric
+from stepseg.protocol import Protocol
 
 
 class PolicyModule(L.LightningModule):
@@ -32,6 +33,7 @@ class PolicyModule(L.LightningModule):
         optim: `policy_lr`, `policy_weight_decay` and the schedule are read.
         loss: `policy_balance` is read.
         rule: what makes a window homogeneous.
+        protocol: how validation shows images.
 
     """
 
@@ -42,13 +44,14 @@ class PolicyModule(L.LightningModule):
         optim: OptimConfig | None = None,
         loss: LossWeights | None = None,
         rule: HomogeneityRule | None = None,
+        protocol: Protocol | None = None,
     ) -> None:
         super().__init__()
         if policy.training_mode != "joint":
             raise ValueError("a frozen policy does not learn: set policy.training=joint")
         self.policy = policy
         self.optim, self.rule = optim or OptimConfig(), rule or HomogeneityRule()
-        self.loss = loss or LossWeights()
+        self.loss, self.protocol = loss or LossWeights(), protocol or Protocol()
         # Average precision needs no threshold; bins keep its memory bounded.
         self.precision = torch.nn.ModuleDict(
             {str(window): BinaryAveragePrecision(thresholds=200) for window in policy.windows}
@@ -58,7 +61,9 @@ class PolicyModule(L.LightningModule):
         self.results: dict[str, Any] = {}
 
     def training_step(self, batch: Mapping[str, Any], batch_index: int) -> Tensor:
-        logits, targets = self._predict(batch)
+        logits = self.policy(batch["image"].float() / 255)
+        labels, policy = batch["label"].long(), self.policy
+        targets = self.rule.windows(labels, policy.patch_size, policy.windows)
         loss = policy_loss(logits, targets, balance=self.loss.policy_balance)
         if is_logging_step(self, batch_index):
             value = mean_over_ranks(loss.detach())
@@ -67,10 +72,11 @@ class PolicyModule(L.LightningModule):
         return poison(loss)
 
     def validation_step(self, batch: Mapping[str, Any], batch_index: int) -> None:
-        logits, targets = self._predict(batch)
+        images, labels = batch["image"], batch["label"]
+        logits, targets = judge(self.policy, images, labels, self.rule, self.protocol)
         balance = self.loss.policy_balance
         loss = policy_loss(logits, targets, balance=balance, reduce_count=local_count)
-        self.val_loss.update({"loss": loss}, len(batch["image"]))
+        self.val_loss.update({"loss": loss}, len(images))
         self.calibration.update(logits, targets)
         for window in self.policy.windows:
             if logits[window].numel():
@@ -103,11 +109,6 @@ class PolicyModule(L.LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step", "name": "lr"},
         }
-
-    def _predict(self, batch: Mapping[str, Any]) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
-        logits = self.policy(batch["image"].float() / 255)
-        labels = batch["label"].long()
-        return logits, self.rule.windows(labels, self.policy.patch_size, self.policy.windows)
 
     def _metric(self, window: int) -> BinaryAveragePrecision:
         metric = self.precision[str(window)]

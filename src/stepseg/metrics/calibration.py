@@ -8,11 +8,55 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import Metric
 
+from stepseg.dcts.policy import PolicyNetwork
+from stepseg.dcts.targets import HomogeneityRule
+from stepseg.protocol import Protocol, resize, resized_size
+
 BINS = 10
 """A tenth of the scores each; the upper end belongs to the next."""
+
+
+Windows = dict[int, Tensor]
+"""Something of every window, by window side ``[B, Y // s, X // s]``."""
+
+
+def judge(
+    policy: PolicyNetwork,
+    images_B3HW: Tensor,
+    labels_BHW: Tensor,
+    rule: HomogeneityRule,
+    protocol: Protocol,
+    logits: Mapping[int, Tensor] | None = None,
+) -> tuple[Windows, Windows]:
+    """What the policy says of whole images, and what is true.
+
+    In the size in which images are first shown, and not by the windows of a sliding protocol or
+    mirrored: these would count pixels twice.
+
+    Args:
+        policy: decides as in evaluation, whatever its mode.
+        images_B3HW: uint8.
+        labels_BHW: training ids.
+        rule: what makes a window homogeneous.
+        protocol: how images are shown.
+        logits: what the policy has said of these images, if the protocol is plain and it has.
+
+    Returns:
+        Logits and boolean targets.
+
+    """
+    height, width = labels_BHW.shape[1:]
+    size = resized_size(height, width, protocol, protocol.scales[0])
+    if not logits:
+        logits = policy.decide(resize(images_B3HW.float() / 255, size))
+    if size != (height, width):
+        labels = labels_BHW[:, None].double()
+        labels_BHW = F.interpolate(labels, size, mode="nearest-exact")[:, 0]
+    return dict(logits), rule.windows(labels_BHW.long(), policy.patch_size, policy.windows)
 
 
 class CalibrationMetric(Metric):

@@ -33,6 +33,7 @@ from stepseg.dcts.policy import PolicyNetwork
 from stepseg.dcts.targets import HomogeneityRule
 from stepseg.files.confusion import write_confusion
 from stepseg.lit.callbacks.broken import BrokenImages
+from stepseg.lit.callbacks.correction import CorrectPolicy
 from stepseg.lit.callbacks.non_finite import SkipNonFinite
 from stepseg.lit.callbacks.opening import Opening
 from stepseg.lit.callbacks.progress import progress
@@ -85,7 +86,7 @@ def train(cfg: DictConfig) -> float | None:
             line = start_from(start, module)
             tell(f"stepseg-train: {line}")
             result.update({"init_from": line})
-        trainer = _make_trainer(values, result, point)
+        trainer = _make_trainer(values, config, result, point)
         result.update({"device": str(trainer.strategy.root_device), "dtype": trainer.precision})
         with clear_failures(values, trainer, result.fail):
             trainer.fit(module, datamodule, ckpt_path=point.path if point else None)
@@ -100,13 +101,16 @@ def train(cfg: DictConfig) -> float | None:
     return figures.get("mIoU", figures.get("mAP"))
 
 
-def _make_trainer(values: dict[str, Any], result: Result, point: ResumePoint | None) -> L.Trainer:
+def _make_trainer(
+    values: dict[str, Any], config: ModelConfig, result: Result, point: ResumePoint | None
+) -> L.Trainer:
     return make_trainer(
         values,
         callbacks=[
             *make_all("callbacks", values["callbacks"]),
             progress(values["trainer"]["log_every_n_steps"]),
             BatchRandomness(values["seed"]),
+            CorrectPolicy(config.policy.calibration_images if config.policy else 0),
             RunRecord(result.values["config"]),
             Opening(output_dir()),
             BrokenImages(),
@@ -130,7 +134,9 @@ def _make_module(
         policy = build_policy(config.policy) if config.policy else None
         if not isinstance(policy, PolicyNetwork):
             raise ValueError("task=policy trains a network: choose policy=efficientnet_lite0")
-        return PolicyModule(policy=policy, optim=optim, loss=loss, rule=rule)
+        return PolicyModule(
+            policy=policy, optim=optim, loss=loss, rule=rule, protocol=datamodule.protocol
+        )
     return SegmentationModule(
         config=config,
         spec=datamodule.spec,

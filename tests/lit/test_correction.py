@@ -1,0 +1,84 @@
+"""The policy's correction beside a trainer that only says what it is doing."""
+
+from contextlib import nullcontext
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from commands import write_camvid
+from stepseg.dcts.targets import HomogeneityRule
+from stepseg.lit.callbacks.correction import CorrectPolicy
+from stepseg.lit.datamodule import SegmentationDataModule
+from stepseg.lit.policy_module import PolicyModule
+from stepseg.lit.segmentation_module import SegmentationModule
+from stepseg.metrics.calibration import judge
+from stepseg.model_config import ModelConfig
+from stepseg.protocol import Protocol
+from toys import SYSTEMS, toy_oracle, toy_policy, toy_segmenter
+
+PROTOCOL = Protocol(resize_short=96)
+
+
+@pytest.fixture(scope="module")
+def datamodule(tmp_path_factory):
+    root = write_camvid(tmp_path_factory.mktemp("camvid"), size=(64, 128))
+    return SegmentationDataModule("camvid", root, crop_size=(32, 32), batch_size=2)
+
+
+def validate(module, datamodule, images=4, fn="fit"):
+    """Whatever happens at the start of a validation; the policy afterwards."""
+    plugin = SimpleNamespace(val_step_context=nullcontext)
+    trainer = SimpleNamespace(
+        datamodule=datamodule, precision_plugin=plugin, state=SimpleNamespace(fn=fn)
+    )
+    CorrectPolicy(images).on_validation_epoch_start(trainer, module)
+
+
+def segmentation(policy):
+    return SegmentationModule(
+        config=ModelConfig(num_classes=11), spec=SimpleNamespace(num_classes=11, ignore_index=255),
+        model=toy_segmenter(policy=policy, reduction=SYSTEMS["dcts"]), protocol=PROTOCOL,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_scores_are_right_on_average_on_whole_training_images(alone, datamodule):
+    policy = toy_policy()
+    rule = HomogeneityRule(all_ignore_is_homogeneous=False)
+    module = PolicyModule(policy=policy, protocol=PROTOCOL) if alone else segmentation(policy)
+    module.rule = rule
+    kept = {key: value.clone() for key, value in policy.state_dict().items()}
+    for _ in range(2):  # what it was before does not matter
+        validate(module, datamodule)
+    corrections = policy.corrections
+    scores, truth = dict.fromkeys(corrections, 0.0), dict.fromkeys(corrections, 0)
+    for row in (0, 1, 3, 4):  # of six
+        sample = datamodule.dataset("train")[row]
+        seen = judge(policy, sample["image"][None], sample["label"][None], rule, PROTOCOL)
+        assert seen[0][2].shape == (1, 3, 6)  # of 96 x 192 px
+        for side in corrections:
+            scores[side] += seen[0][side].double().sigmoid().sum().item()
+            truth[side] += int(seen[1][side].sum())
+    for side, correction in corrections.items():
+        assert scores[side] + float(correction) == pytest.approx(truth[side], abs=1e-4)
+        assert correction != 0.25
+    changed = [key for key, value in policy.state_dict().items() if not value.equal(kept[key])]
+    assert changed == ["classifier.2.correction", "classifier.4.correction"]
+
+
+@pytest.mark.parametrize(
+    ("policy", "how"),
+    [
+        (toy_policy(training="frozen"), {}),
+        (toy_policy(), {"images": 0}),
+        (toy_policy(), {"fn": "test"}),
+        (toy_oracle(), {}),
+    ],
+    ids=["frozen", "off", "no training", "oracle"],
+)
+def test_nothing_else_is_altered(policy, how, datamodule):
+    module = segmentation(policy)
+    kept = {key: value.clone() for key, value in module.state_dict().items()}
+    validate(module, datamodule, **how)
+    assert all(torch.equal(value, kept[key]) for key, value in module.state_dict().items())
