@@ -14,7 +14,7 @@ from stepseg.dcts.policy import OraclePolicy, PolicyNetwork
 from stepseg.heads.atm import AtmHead
 from stepseg.heads.cascade import CascadedHead
 from stepseg.model import StepSegmenter
-from stepseg.model_config import BACKBONES, PATCH_SIZE, ModelConfig, PolicyConfig
+from stepseg.model_config import BACKBONES, PATCH_SIZE, BackboneConfig, ModelConfig, PolicyConfig
 from stepseg.vit.architecture import Architecture
 from stepseg.vit.normalisation import Normalisation, of_file, of_pretrained
 from stepseg.vit.staged import StagedViT
@@ -41,26 +41,6 @@ def build_segmenter(config: ModelConfig, *, load_weights: bool = True) -> StepSe
     if load_weights:
         config = resolved(config)
     sizes = BACKBONES[config.backbone.name]
-    default = Normalisation()
-    vit = StagedViT(
-        Architecture(
-            dim=sizes["dim"],
-            depth=config.backbone.depth or sizes["depth"],
-            num_heads=sizes["num_heads"],
-            hidden_dim=4 * sizes["dim"],
-            patch_size=PATCH_SIZE,
-            pos_grid=config.backbone.pos_grid,
-        ),
-        drop_path=config.backbone.drop_path,
-        checkpoint_blocks=config.backbone.checkpoint_blocks,
-        mean=config.backbone.mean or default.mean,
-        std=config.backbone.std or default.std,
-    )
-    if load_weights and config.backbone.pretrained:
-        load_timm_pretrained(vit, config.backbone.pretrained)
-    elif load_weights and config.backbone.checkpoint:
-        load_timm_checkpoint(vit, config.backbone.checkpoint)
-
     numbers: dict[str, Any] = {
         "dim": sizes["dim"],
         "num_classes": config.num_classes,
@@ -73,7 +53,7 @@ def build_segmenter(config: ModelConfig, *, load_weights: bool = True) -> StepSe
     cascade = config.heads.cascade
     exit_ = config.reduction.exit
     return StepSegmenter(
-        backbone=vit,
+        backbone=_build_backbone(config.backbone, load_weights),
         decoder=(
             CascadedHead(earlier_blocks=cascade, **numbers) if cascade else AtmHead(**numbers)
         ),
@@ -82,6 +62,29 @@ def build_segmenter(config: ModelConfig, *, load_weights: bool = True) -> StepSe
         reduction=config.reduction.build(),
         class_source=config.heads.class_source,
     )
+
+
+def _build_backbone(config: BackboneConfig, load_weights: bool) -> StagedViT:
+    sizes, default = BACKBONES[config.name], Normalisation()
+    vit = StagedViT(
+        Architecture(
+            dim=sizes["dim"],
+            depth=config.depth or sizes["depth"],
+            num_heads=sizes["num_heads"],
+            hidden_dim=4 * sizes["dim"],
+            patch_size=PATCH_SIZE,
+            pos_grid=config.pos_grid,
+        ),
+        drop_path=config.drop_path,
+        checkpoint_blocks=config.checkpoint_blocks,
+        mean=config.mean or default.mean,
+        std=config.std or default.std,
+    )
+    if load_weights and config.pretrained:
+        load_timm_pretrained(vit, config.pretrained)
+    elif load_weights and config.checkpoint:
+        load_timm_checkpoint(vit, config.checkpoint)
+    return vit
 
 
 def resolved(config: ModelConfig) -> ModelConfig:

@@ -94,9 +94,9 @@ def test_losses(name, tmp_path):
 
 @pytest.mark.parametrize("name", [name for name in choices("trainer") if "cpu" in name])
 def test_trainers(name, tmp_path):
-    cfg = compose_config("train", [f"trainer={name}"], tmp_path)
-    assert fit_to_length(cfg) == []
-    trainer = instantiate(cfg.trainer)
+    values = plain(compose_config("train", [f"trainer={name}"], tmp_path))
+    assert fit_to_length(values) == []
+    trainer = instantiate(values["trainer"])
     assert (trainer.max_steps, trainer.val_check_interval) == (450, 90)
     assert trainer.num_devices == (2 if name == "ddp_cpu" else 1)
 

@@ -205,7 +205,7 @@ def test_a_best_checkpoint_that_is_none_is_not_copied(run, stopped, tmp_path_fac
     best.unlink()
     best.symlink_to(private)
     run(folder, f"ckpt_path={stopped / 'checkpoints' / 'last.ckpt'}")
-    assert "best.ckpt' cannot be read safely" in capfd.readouterr().out
+    assert "best.ckpt' cannot be read safely" in capfd.readouterr().err
     assert load(folder, "best.ckpt")["global_step"] in (6, 7)
 
 

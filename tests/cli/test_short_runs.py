@@ -2,12 +2,14 @@
 
 import json
 import sys
+from copy import deepcopy
 
 import pytest
 from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.callbacks import ProgressBar
 
 from commands import SMALL, compose_config, write_camvid
+from stepseg.cli.config import plain
 from stepseg.cli.train.job import train
 from stepseg.cli.train.length import fit_to_length
 from stepseg.lit.callbacks.progress import LineProgress, progress
@@ -43,12 +45,14 @@ def short(output, data, *overrides):
     ],
 )
 def test_the_recipe_is_cut_to_the_length(overrides, told, kept, tmp_path):
-    cfg = compose_config("train", overrides, tmp_path)
-    lines = " ".join(fit_to_length(cfg))
+    values = plain(compose_config("train", overrides, tmp_path))
+    record = deepcopy(values)
+    lines = " ".join(fit_to_length(values, record))
     assert all(part in lines for part in told)
     assert bool(lines) == bool(told)
-    trainer = cfg.trainer
-    assert (cfg.optim.warmup_steps, trainer.val_check_interval, trainer.log_every_n_steps) == kept
+    trainer, warmup = values["trainer"], values["optim"]["warmup_steps"]
+    assert (warmup, trainer["val_check_interval"], trainer["log_every_n_steps"]) == kept
+    assert record == values
 
 
 def test_fast_dev_run_goes_through_to_the_table(data, tmp_path, capsys):
@@ -70,7 +74,7 @@ def test_the_profiler_prints(data, tmp_path, capsys):
     assert "run_training_batch" in capsys.readouterr().err
 
 
-def test_overfitting_sees_one_batch_again_and_again(data, tmp_path):
+def test_overfitting_sees_one_batch_again_and_again(data, tmp_path, recwarn):
     still = ["optim.lr=1e-30", "optim.policy_lr=1e-30", "heads.dropout=0", "backbone.drop_path=0"]
     dense = ["schedule.merge_from=1", "schedule.exit_from=1", "policy.training=frozen"]
     options = ["trainer.max_steps=3", "trainer.log_every_n_steps=1", *still, *dense]
@@ -79,6 +83,7 @@ def test_overfitting_sees_one_batch_again_and_again(data, tmp_path):
     losses = [float(loss) for loss in losses if loss]
     assert len(losses) == 3
     assert losses == pytest.approx([losses[0]] * 3, rel=1e-4)
+    assert not [w for w in recwarn if "overfit" in str(w.message) or "interval" in str(w.message)]
 
 
 def test_a_terminal_is_told_as_much_as_a_file(data, tmp_path, capsys, monkeypatch):
@@ -98,10 +103,13 @@ def test_a_terminal_is_told_as_much_as_a_file(data, tmp_path, capsys, monkeypatc
         assert part in said
 
 
-@pytest.mark.parametrize("command", ["train", "eval"])
+@pytest.mark.parametrize("command", ["train", "eval", "benchmark", "export", "predict"])
 def test_the_log_file_takes_what_is_told(command, tmp_path):
     compose_config(command, [], tmp_path)
     chosen = HydraConfig.get().job_logging
     assert chosen.root.level == "INFO"
-    assert chosen.handlers.file.filename.startswith(str(tmp_path))
     assert chosen.handlers.console.level == "WARNING"  # `tell` speaks there itself
+    if command == "predict":  # its folder holds results only
+        assert list(chosen.handlers) == ["console"]
+    else:
+        assert chosen.handlers.file.filename.startswith(str(tmp_path))

@@ -33,6 +33,15 @@ EXPECTED_ERRORS = (ValueError, FileNotFoundError, NotADirectoryError)
 """What bad input raises: shown as one message, without a traceback."""
 
 
+UNTRUE = (
+    "LeafSpec",  # Lightning 2.6 asks PyTorch 2.15 for a name that it renamed
+    "exists and is not empty",  # kept or replaced on purpose (`stepseg.cli.resume`)
+    "smaller than the logging interval",  # an epoch is no measure here
+    "requested to overfit but enabled val",  # validation data are in order already
+)
+"""Warnings of Lightning that would mislead."""
+
+
 def plain(cfg: DictConfig) -> dict[str, Any]:
     """The whole configuration, resolved, as plain values."""
     values = OmegaConf.to_container(cfg, resolve=True)
@@ -125,10 +134,8 @@ def make_all(name: str, group: Mapping[str, Any] | None) -> list[Any]:
 def make_trainer(values: Mapping[str, Any], **extra: Any) -> L.Trainer:
     """Make the trainer of `trainer=...`, without Lightning's greetings."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    # Lightning 2.6 asks PyTorch 2.15 for a name that it renamed.
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-    # What stands there is kept or replaced on purpose (`stepseg.cli.resume`).
-    warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
+    for text in UNTRUE:
+        warnings.filterwarnings("ignore", message=f".*{text}.*")
     if values["trainer"].get("strategy") == "ddp":
         extra = {"strategy": WatchedDDP(values["ranks"]["timeout_seconds"]), **extra}
     trainer: L.Trainer = _instantiate("trainer", values["trainer"], **extra)

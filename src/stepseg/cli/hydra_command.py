@@ -9,6 +9,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -58,27 +59,35 @@ def hydra_command(command: str, *, config_name: str) -> Callable[[Task], Callabl
             # Hydra then hands errors on instead of printing them.
             os.environ.setdefault("HYDRA_FULL_ERROR", "1")
             sys.argv[1:] = [as_experiment(argument) for argument in sys.argv[1:]]
-            try:
+            with _one_line_errors(command, config_name):
                 said = None if args else answer(command, config_name, sys.argv[1:])
-                if said is not None:
-                    print(said)
-                    return None
-                return run(*args)
-            except JobFailed as error:  # the request was fine: not the code of bad input
-                print(f"{command}: {error}", file=sys.stderr)
-                sys.exit(1)
-            except (HydraException, OmegaConfBaseException) as error:
-                message = composition_message(error, config_name)
-            except OSError as error:
-                if error.filename is None or isinstance(error, ConnectionError):
-                    raise
-                message = f"{error.strerror}: {error.filename}"
-            print(f"{command}: error: {message}", file=sys.stderr)
-            sys.exit(2)
+                if said is None:
+                    return run(*args)
+                print(said)
 
         return main
 
     return decorate
+
+
+@contextmanager
+def _one_line_errors(command: str, config_name: str) -> Iterator[None]:
+    """What goes wrong before a job or around the jobs of a sweep, told before the exit."""
+    try:
+        yield
+    except JobFailed as error:  # the request was fine: not the code of bad input
+        print(f"{command}: {error}", file=sys.stderr)
+        sys.exit(1)
+    except (HydraException, OmegaConfBaseException) as error:
+        message = composition_message(error, config_name)
+    except OSError as error:
+        if error.filename is None or isinstance(error, ConnectionError):
+            raise
+        message = f"{error.strerror}: {error.filename}"
+    else:
+        return
+    print(f"{command}: error: {message}", file=sys.stderr)
+    sys.exit(2)
 
 
 def as_experiment(argument: str) -> str:

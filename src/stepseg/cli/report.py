@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from stepseg import __version__
 
@@ -48,15 +49,7 @@ def report(arguments: Sequence[str] | None = None) -> int:
         done = build_report(
             given.folders,
             out,
-            Options(
-                columns=_list(given.columns),
-                sort=given.sort,
-                group=given.group,
-                where=_pairs(given.where),
-                ignore=_list(given.ignore) or [],
-                title=given.title,
-                formats=_list(given.formats) or [],
-            ),
+            Options(**_options(given)),
             published,
             made=f"stepseg {__version__}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         )
@@ -73,6 +66,18 @@ def report(arguments: Sequence[str] | None = None) -> int:
         f"{done.summary} The report is {out / 'index.html'}", markup=False, soft_wrap=True
     )
     return SOME_LEFT_OUT if done.problems else 0
+
+
+def _options(given: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "columns": _list(given.columns),
+        "sort": given.sort,
+        "group": given.group,
+        "where": _pairs(given.where),
+        "ignore": _list(given.ignore) or [],
+        "title": given.title,
+        "formats": _list(given.formats) or [],
+    }
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -16,7 +16,8 @@ Not here: what is run, and what its time is worth (`stepseg.profile.benchmark`).
 
 import gc
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
 from typing import NamedTuple
@@ -97,19 +98,14 @@ def time_interleaved(
         )
     device = torch.device(device)
     clocked: dict[str, list[_Reading]] = {name: [] for name in calls}
-    was_collecting = gc.isenabled()
     with torch.no_grad():
-        try:
+        with _collecting_between_rounds() as collect:
             for done in range(warmup + iterations):
-                gc.collect()  # between rounds rather than within a call
-                gc.disable()
+                collect()
                 for name, call in calls.items():
                     clocked[name].append(_clock(call, device))
                 if progress is not None:
                     progress(done + 1, warmup + iterations)
-        finally:
-            if was_collecting:
-                gc.enable()
         peaks = {
             name: peak_memory_mb(call, device) if memory else None for name, call in calls.items()
         }
@@ -152,6 +148,18 @@ def percentile(values: tuple[float, ...], percent: float) -> float:
     low = int(position)
     high = min(low + 1, len(ordered) - 1)
     return ordered[low] + (ordered[high] - ordered[low]) * (position - low)
+
+
+@contextmanager
+def _collecting_between_rounds() -> Iterator[Callable[[], object]]:
+    """Garbage is collected when the yielded function is called, and never within a call."""
+    was_collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield gc.collect
+    finally:
+        if was_collecting:
+            gc.enable()
 
 
 class _Reading(NamedTuple):

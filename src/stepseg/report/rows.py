@@ -191,20 +191,7 @@ def _row(
     *,
     prescribed: bool = False,
 ) -> Row:
-    figures = {}
-    for name, keys in FIGURES.items():
-        found = [n for key in keys if (n := number(entry, key)) is not None]
-        if found:
-            figures[name] = found[0]
     tokens = tuple(numbers(entry, "tokens_per_stage"))
-    if tokens:
-        figures |= {"tokens_in": tokens[0], "tokens_out": tokens[-1]}
-        figures["exited_percent"] = 100 * (1 - tokens[-1] / tokens[0]) if tokens[0] else 0.0
-    for side, calibration in mapping(entry.get("policy_calibration")).items():
-        if (error := number(mapping(calibration), "ece")) is not None:
-            figures[f"ece_{side}x{side}"] = error
-    if views != 1.0:
-        figures["views"] = views
     system = system_of(reduction, prescribed=prescribed)
     fields.setdefault("backbone", None)
     counts = mapping(entry.get("superpatches"))
@@ -215,7 +202,7 @@ def _row(
         arena=tuple((key, plain(value)) for key, value in arena.items()),
         fields={"system": str(system), **{key: plain(value) for key, value in fields.items()}},
         seed=seed,
-        figures=figures,
+        figures=_figures(entry, tokens) | ({"views": views} if views != 1.0 else {}),
         tokens=tuple(t / views for t in tokens),
         superpatches={int(s): (number(counts, s) or 0.0) / views for s in counts},
         extremes=_extremes(entry, views),
@@ -226,6 +213,21 @@ def _row(
         },
         per_class=tuple(entry.get("per_class_IoU") or ()),
     )
+
+
+def _figures(entry: Mapping[str, Any], tokens: Tokens) -> dict[str, float]:
+    figures = {}
+    for name, keys in FIGURES.items():
+        found = [n for key in keys if (n := number(entry, key)) is not None]
+        if found:
+            figures[name] = found[0]
+    if tokens:
+        figures |= {"tokens_in": tokens[0], "tokens_out": tokens[-1]}
+        figures["exited_percent"] = 100 * (1 - tokens[-1] / tokens[0]) if tokens[0] else 0.0
+    for side, calibration in mapping(entry.get("policy_calibration")).items():
+        if (error := number(mapping(calibration), "ece")) is not None:
+            figures[f"ece_{side}x{side}"] = error
+    return figures
 
 
 def _extremes(entry: Mapping[str, Any], views: float) -> dict[str, tuple[float, float]]:

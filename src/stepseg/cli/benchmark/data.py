@@ -59,30 +59,11 @@ def measure_data(
         name: _TrainingStep(config, checkpoint, reduction, datamodule, batch, dtype)
         for name, reduction in reductions.items()
     }
-    timings = time_interleaved(
-        steps,
-        warmup=2,
-        iterations=iterations,
-        device=device,
-    )
-    first, *_ = timings
-    macs = {name: step.forward_gmacs() for name, step in steps.items()}
-    training = [
-        {
-            "name": name,
-            "system": label_of(name, reductions[name].exit_blocks),
-            "images_per_s": timing.images_per_s(datamodule.batch_size),
-            "step_ms_p50": timing.p50_ms,
-            "peak_memory_mb": timing.peak_memory_mb,
-            "forward_gmacs": macs[name],
-            "speedup": (gain := speedup(timings[first], timing)),
-            "realisation": gain / (macs[first] / macs[name]),
-            "workers_needed": math.ceil(
-                timing.images_per_s(datamodule.batch_size) / loading["images_per_s_per_worker"]
-            ),
-        }
-        for name, timing in timings.items()
-    ]
+    training = _training_rows(steps, iterations, device, datamodule.batch_size)
+    for row in training:
+        row["system"] = label_of(row["name"], reductions[row["name"]].exit_blocks)
+        needed = row["images_per_s"] / loading["images_per_s_per_worker"]
+        row["workers_needed"] = math.ceil(needed)
     return {
         "name": datamodule.spec.name,
         "crop_size": list(datamodule.crop_size),
@@ -90,6 +71,30 @@ def measure_data(
         "loader": loading,
         "training": training,
     }
+
+
+def _training_rows(
+    steps: Mapping[str, "_TrainingStep"], iterations: int, device: torch.device, batch_size: int
+) -> list[dict[str, Any]]:
+    """Time and operations of the steps, in turns; compared with the first."""
+    timings = time_interleaved(steps, warmup=2, iterations=iterations, device=device)
+    macs = {name: step.forward_gmacs() for name, step in steps.items()}
+    first, *_ = timings
+    rows = []
+    for name, timing in timings.items():
+        gain = speedup(timings[first], timing)
+        rows.append(
+            {
+                "name": name,
+                "images_per_s": timing.images_per_s(batch_size),
+                "step_ms_p50": timing.p50_ms,
+                "peak_memory_mb": timing.peak_memory_mb,
+                "forward_gmacs": macs[name],
+                "speedup": gain,
+                "realisation": gain / (macs[first] / macs[name]),
+            }
+        )
+    return rows
 
 
 def table_of_data(figures: Mapping[str, Any]) -> Table:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,7 +20,7 @@ from stepseg.cli.tracking import make_loggers, tracked_result
 from stepseg.lit.tracking.final import log_final
 from stepseg.lit.tracking.record import log_config
 from stepseg.model import Reduction, StepSegmenter
-from stepseg.model_config import PATCH_SIZE, ModelConfig, ReductionConfig
+from stepseg.model_config import PATCH_SIZE, ModelConfig
 from stepseg.profile.benchmark import (
     CLOCKS,
     Rounds,
@@ -43,7 +42,6 @@ from stepseg.telling import show_table, tell
 def run(cfg: DictConfig) -> None:
     """Check the request, count, time, and write `result.json`, CSV files and plots."""
     values = plain(cfg)
-    console = Console()
     with tracked_result("stepseg-benchmark", recorded(cfg)) as result:
         options = Options.from_values(values)
         datamodule = make_datamodule(values) if values.get("data") else None
@@ -53,34 +51,27 @@ def run(cfg: DictConfig) -> None:
         result.update({"model": config.to_dict()})
         if checkpoint is not None and datamodule is not None:
             check_data(checkpoint, datamodule.num_classes, datamodule.spec.name)
-        reductions = with_tokens(
-            {name: system.build() for name, system in chosen.items()}, options, PATCH_SIZE
-        )
+        built = {name: system.build() for name, system in chosen.items()}
+        reductions = with_tokens(built, options, PATCH_SIZE)
         _check(config, reductions)
         if not values["speed"] and options.tokens != "measured":
-            rows = _count(config, reductions, options)
-            result.update({"rows": rows, "device": None, "dtype": values["dtype"]})
-            _show(rows, output_dir())
-            _track(values, rows, result)
+            result.update({"device": None, "dtype": values["dtype"]})
+            _publish(_count(config, reductions, options), values, result)
             return
-        images = _images(values, options)
+        images = _images(values, options).to(options.device, options.dtype)
         if values["threads"]:
             torch.set_num_threads(values["threads"])
         model = _model(config, checkpoint, options, values)
         place = environment(options.device, model, options.dtype)
         result.update({"device": place["device"], "dtype": values["dtype"], "environment": place})
-        images = images.to(options.device, options.dtype)
-        rows = _rows(model, reductions, images, options, values, place, console)
-        result.update({"rows": rows})
-        _show(rows, output_dir())
-        _track(values, rows, result)
+        _publish(_rows(model, reductions, images, options, values, place), values, result)
         if datamodule is not None:
             crop = replace(options, image_size=datamodule.crop_size)
             figures = measure_data(
                 datamodule,
                 config,
                 checkpoint,
-                with_tokens({name: s.build() for name, s in chosen.items()}, crop, PATCH_SIZE),
+                with_tokens(built, crop, PATCH_SIZE),
                 device=options.device,
                 dtype=options.dtype,
                 iterations=values["iterations"],
@@ -88,13 +79,7 @@ def run(cfg: DictConfig) -> None:
             result.update({"data": figures})
             show_table(table_of_data(figures))
         if values["parts"]:
-            batch = images[: options.batch_sizes[0]]
-            rounds = options.protocols[0]
-            parts = profile_parts(
-                model, reductions, batch, warmup=rounds.warmup, iterations=rounds.iterations
-            )
-            result.update({"parts": parts})
-            _show_parts(parts, chosen, output_dir())
+            result.update({"parts": _parts(model, reductions, images, options)})
 
 
 def _check(config: ModelConfig, reductions: Mapping[str, Reduction]) -> None:
@@ -146,7 +131,6 @@ def _rows(
     options: Options,
     values: Mapping[str, Any],
     place: Row,
-    console: Console,
 ) -> list[Row]:
     rows = []
     for batch_size in options.batch_sizes:
@@ -155,17 +139,14 @@ def _rows(
         for rounds in options.protocols:
             if values["speed"]:
                 title = f"batch {batch_size}, {'with' if rounds.with_map else 'without'} map"
-                figures = _timed(model, reductions, batches, rounds, title, console)
+                figures = _timed(model, reductions, batches, rounds, title)
             else:
                 figures = {n: measured_cost(model, r, batches) for n, r in reductions.items()}
                 compare_costs(figures)
             for name, row in figures.items():
                 described = _describe(name, row, options, reductions[name], rounds)
                 described |= {"batch_size": batch_size, "images": whole}
-                described["protocol"] |= {
-                    "runtime": options.runtime,
-                    **place,
-                }
+                described["protocol"] |= {"runtime": options.runtime, **place}
                 if values["speed"]:
                     used = described["gmacs"] * described["images_per_s"]
                     described["mfu"] = used / place["matmul_gmacs_per_s"]
@@ -179,10 +160,9 @@ def _timed(
     batches: Sequence[Tensor],
     rounds: Rounds,
     title: str,
-    console: Console,
 ) -> dict[str, Row]:
     """`benchmark` with a progress bar, where there is a terminal."""
-    with Progress(transient=True, disable=not console.is_terminal) as bar:
+    with Progress(transient=True, disable=not Console().is_terminal) as bar:
         task = bar.add_task(title, total=None)
 
         def progress(done: int, total: int) -> None:
@@ -218,15 +198,13 @@ def _describe(
     }
 
 
-def _show(rows: list[Row], folder: Path) -> None:
+def _publish(rows: list[Row], values: Mapping[str, Any], result: Result) -> None:
+    """The rows in `result.json`, as a table, as files, and to the loggers, if there are any."""
+    result.update({"rows": rows})
     show_table(table_of_rows(rows))
-    write_csv(rows, folder / "benchmark.csv")
-    plot_rows(rows, folder / "benchmark.png")
-    tell(f"result.json, benchmark.csv and benchmark.png are in {folder}")
-
-
-def _track(values: Mapping[str, Any], rows: list[Row], result: Result) -> None:
-    """Hand the rows to the loggers, if there are any."""
+    write_csv(rows, output_dir() / "benchmark.csv")
+    plot_rows(rows, output_dir() / "benchmark.png")
+    tell(f"result.json, benchmark.csv and benchmark.png are in {output_dir()}")
     loggers = make_loggers(values, "benchmark")
     if not loggers:
         return
@@ -236,12 +214,24 @@ def _track(values: Mapping[str, Any], rows: list[Row], result: Result) -> None:
     log_final(loggers, output_dir(), result.described(), named, step=0, each=not several)
 
 
-def _show_parts(
-    parts: Mapping[str, list[Row]], systems: Mapping[str, ReductionConfig], folder: Path
-) -> None:
-    labels = {name: label_of(name, systems[name].build().exit_blocks) for name in parts}
-    shown = {labels[name]: list_ for name, list_ in parts.items()}
+def _parts(
+    model: StepSegmenter,
+    reductions: Mapping[str, Reduction],
+    images_N3HW: Tensor,
+    options: Options,
+) -> dict[str, list[Row]]:
+    """Operations and time of every part of each system, also as a table and files."""
+    rounds = options.protocols[0]
+    parts = profile_parts(
+        model,
+        reductions,
+        images_N3HW[: options.batch_sizes[0]],
+        warmup=rounds.warmup,
+        iterations=rounds.iterations,
+    )
+    shown = {label_of(name, reductions[name].exit_blocks): rows for name, rows in parts.items()}
     show_table(table_of_parts(shown))
     rows = [{"name": name, **part} for name, list_ in parts.items() for part in list_]
-    write_csv(rows, folder / "parts.csv")
-    plot_parts(shown, folder / "parts.png")
+    write_csv(rows, output_dir() / "parts.csv")
+    plot_parts(shown, output_dir() / "parts.png")
+    return parts

@@ -21,7 +21,7 @@ from stepseg.cli.config import (
 from stepseg.cli.evaluate.grid import GridRun
 from stepseg.cli.failures import clear_failures
 from stepseg.cli.protocol import choose_protocol
-from stepseg.cli.result import is_first_process
+from stepseg.cli.result import Result, is_first_process
 from stepseg.cli.tracking import make_loggers, tracked_result
 from stepseg.dcts.policy import OraclePolicy
 from stepseg.grid.points import Point, grid_points
@@ -51,11 +51,7 @@ def evaluate(cfg: DictConfig) -> float | None:
             raise ValueError("ckpt_path= is missing: give a checkpoint of stepseg-train")
         L.seed_everything(values["seed"], workers=True, verbose=False)
         checkpoint = read_checkpoint(values["ckpt_path"])
-        protocol = choose_protocol(
-            "stepseg-eval", checkpoint, values["data"]["evaluation"] or {}, "data.evaluation"
-        )
-        datamodule = make_datamodule(values, evaluation=protocol.as_dict())
-        check_data(checkpoint, datamodule.num_classes, datamodule.spec.name)
+        datamodule = _make_data(values, checkpoint)
         model = _make_model(checkpoint, values["policy"]["name"])
         result.update({"model": checkpoint.config.to_dict(), "data_name": datamodule.spec.name})
         points = _points(values, checkpoint, model)
@@ -65,27 +61,16 @@ def evaluate(cfg: DictConfig) -> float | None:
             protocol=datamodule.protocol,
             model=model,
         )
-        trainer = make_trainer(
-            values,
-            callbacks=[
-                progress(),
-                Opening(output_dir()),
-                SnapshotCallback(values["grid"]["snapshot_seconds"]),
-                RunConfig(result.described()),
-            ],
-            logger=make_loggers(values, "eval", tags=[checkpoint.config.backbone.name]),
-            default_root_dir=str(output_dir()),
-        )
+        trainer = _make_trainer(values, checkpoint, result)
         device = trainer.strategy.root_device
         runtime = choose_runtime(values["runtime"], device)
         apply_runtime(model.prepare_for_inference(), runtime)
         result.update({"device": str(device), "dtype": trainer.precision, "runtime": runtime})
-        store = _open_store(values, checkpoint, datamodule, points, runtime)
         grid = GridRun(
             trainer=trainer,
             module=module,
             datamodule=datamodule,
-            store=store,
+            store=_open_store(values, checkpoint, datamodule, points, runtime),
             points=points,
             output=output_dir(),
             predictions=output_dir() / "predictions" if values["save_predictions"] else None,
@@ -94,18 +79,32 @@ def evaluate(cfg: DictConfig) -> float | None:
             rows = grid.run(values["grid"]["points_per_pass"], result)
         if trainer.is_global_zero:
             _show(rows, points, f"{datamodule.spec.name}, {checkpoint.path.name}")
-            write_grid_csv(output_dir() / "results.csv", rows, datamodule.spec.classes)
-            log_final(
-                trainer.loggers,
-                output_dir(),
-                result.described(),
-                {row["name"]: row for row in rows},
-                step=0,
-                classes=datamodule.spec.classes,
-                each=values["reductions"] is not None,
-            )
+            _publish(rows, trainer, datamodule.spec.classes, result, values["reductions"])
         _check_figures(rows)
     return rows[-1]["mIoU"]
+
+
+def _make_trainer(values: Mapping[str, Any], checkpoint: Checkpoint, result: Result) -> L.Trainer:
+    return make_trainer(
+        values,
+        callbacks=[
+            progress(),
+            Opening(output_dir()),
+            SnapshotCallback(values["grid"]["snapshot_seconds"]),
+            RunConfig(result.described()),
+        ],
+        logger=make_loggers(values, "eval", tags=[checkpoint.config.backbone.name]),
+        default_root_dir=str(output_dir()),
+    )
+
+
+def _make_data(values: Mapping[str, Any], checkpoint: Checkpoint) -> SegmentationDataModule:
+    """The data as they are shown to this checkpoint's model, which must know their classes."""
+    given = values["data"]["evaluation"] or {}
+    protocol = choose_protocol("stepseg-eval", checkpoint, given, "data.evaluation")
+    datamodule = make_datamodule(values, evaluation=protocol.as_dict())
+    check_data(checkpoint, datamodule.num_classes, datamodule.spec.name)
+    return datamodule
 
 
 def _open_store(
@@ -135,6 +134,26 @@ def _check_figures(rows: Sequence[Mapping[str, Any]]) -> None:
     problems = {problem: row["name"] for row in rows for problem in row.get("problems", ())}
     if problems:
         raise ValueError("; ".join(f"{name}: {text}" for text, name in problems.items()))
+
+
+def _publish(
+    rows: Sequence[Mapping[str, Any]],
+    trainer: L.Trainer,
+    classes: Sequence[str],
+    result: Result,
+    systems: Sequence[str] | None,
+) -> None:
+    """The rows as a CSV file, and to the loggers."""
+    write_grid_csv(output_dir() / "results.csv", rows, classes)
+    log_final(
+        trainer.loggers,
+        output_dir(),
+        result.described(),
+        {row["name"]: row for row in rows},
+        step=0,
+        classes=classes,
+        each=systems is not None,
+    )
 
 
 def _show(rows: Sequence[Mapping[str, Any]], points: Sequence[Point], title: str) -> None:

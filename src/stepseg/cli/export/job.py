@@ -1,6 +1,5 @@
 """An export: weights with a card, or a file for another runtime."""
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from stepseg.data.files import read_image
 from stepseg.export.job import StaticExport, export_static
 from stepseg.model_config import ReductionConfig
 from stepseg.profile.images import image_files
+from stepseg.telling import tell
 
 SUFFIXES = {"safetensors": ".safetensors", "onnx": ".onnx", "torch": ".pt2"}
 
@@ -76,7 +76,7 @@ def _share(checkpoint: Checkpoint, target: Path, values: Mapping[str, Any]) -> d
         license_=values["license"],
     )
     for problem in shared.problems:
-        print(f"stepseg-export: the card lacks {problem}", file=sys.stderr)
+        tell(f"stepseg-export: the card lacks {problem}")
     return shared.files
 
 

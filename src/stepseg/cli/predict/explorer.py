@@ -1,6 +1,5 @@
 """`explorer=true` of `stepseg-predict`: the page of `stepseg.explorer` for its inputs."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from stepseg.explorer import write_explorer
 from stepseg.predict.inputs import File
 from stepseg.predict.segmenter import Segmenter
 from stepseg.protocol import Protocol, TooMuchWorkError, check_work, resized_size
+from stepseg.telling import tell
 
 MOST_IMAGES = 12
 
@@ -54,10 +54,10 @@ def write_page(
     if not images:
         return None
 
-    def tell(done: int, total: int) -> None:
+    def progress(done: int, total: int) -> None:
         runs = total // len(images)
         if done % runs == 0:
-            print(f"explorer: {done // runs}/{len(images)} images", file=sys.stderr, flush=True)
+            tell(f"explorer: {done // runs}/{len(images)} images")
 
     return write_explorer(
         segmenter.model,
@@ -69,7 +69,7 @@ def write_page(
         title=f"{checkpoint.data['name']}, {checkpoint.config.backbone.name}",
         notes=[*_about_protocol(segmenter.protocol), *notes],
         command=f"stepseg-predict ckpt_path={checkpoint.path.name} input=IMAGE",
-        progress=tell,
+        progress=progress,
     )
 
 

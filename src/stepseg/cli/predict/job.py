@@ -1,6 +1,5 @@
 """A prediction: every input to its label map and pictures."""
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,6 +36,7 @@ from stepseg.predict.statistics import (
 from stepseg.predict.submission import check_file_names, published_ids, write_submission
 from stepseg.predict.summary import summarise, write_table
 from stepseg.predict.truth import TruthFolder
+from stepseg.telling import tell
 
 
 def predict(cfg: DictConfig) -> None:
@@ -62,18 +62,9 @@ def predict(cfg: DictConfig) -> None:
         checkpoint = read_checkpoint(values["ckpt_path"])
         reduction = checkpoint_reduction(values["reduction"], checkpoint.config)
         truths = _truths(values, checkpoint, files)
-        segmenter = Segmenter(
-            checkpoint.build(),
-            classes=checkpoint.data["classes"],
-            palette=checkpoint.data["palette"],
-            protocol=choose_protocol("stepseg-predict", checkpoint, _protocol(values)),
-            reduction=ReductionConfig.from_dict(reduction).build(),
-            device=values["device"],
-            dtype=values["dtype"],
-            runtime=values["runtime"],
-        )
-        result.update(_about(segmenter, checkpoint, reduction, values))
         ids = _submitted_ids(values, checkpoint, files)
+        segmenter = _segmenter(values, checkpoint, reduction)
+        result.update(_about(segmenter, checkpoint, reduction, values))
         runner = Runner(
             segmenter,
             _outputs(values, checkpoint, segmenter, reduction),
@@ -82,37 +73,41 @@ def predict(cfg: DictConfig) -> None:
             batch_size=values["batch_size"],
             frames=values["frames"],
         )
-        try:
-            with Progress(files) as progress:
-                runner.on_done = progress.advance
-                runner.run(files)
-        finally:  # an interrupted run says what it did
-            result.update(_figures(runner))
-            write_table(output_dir() / "images.csv", runner.records, runner.failures)
-        if values["mp4"]:
-            joined = _join_videos(files, runner, values["frames"])
-            result.update({"videos": joined, "failed": runner.failures})
-        if values["statistics"] and runner.records:
-            result.update({"statistics": _write_statistics(runner)})
-        if ids is not None:
-            path = output_dir() / "submission.zip"
-            write_submission(path, _label_maps(runner), ids)
-            result.update({"submission": path.name})
+        _run(runner, files, result)
+        result.update(_beside(values, runner, files, ids))
         if values["explorer"]:
             page = write_page(output_dir() / "explorer.html", segmenter, files, checkpoint)
             result.update({"explorer": page.name if page else None})
         _tell(runner, result.values.get("problems", ()))
-        if runner.failures:
-            first = runner.failures[0]
-            raise ValueError(
-                f"{len(runner.failures)} input(s) failed, {len(runner.records)} done; the first: "
-                f"{first['error']}; all are in {output_dir() / 'result.json'}"
-            )
+        _check_failures(runner)
 
 
-def _protocol(values: Mapping[str, Any]) -> dict[str, Any]:
+def _run(runner: Runner, files: Sequence[File], result: Result) -> None:
+    """Segment; an interrupted run says what it did."""
+    try:
+        with Progress(files) as progress:
+            runner.on_done = progress.advance
+            runner.run(files)
+    finally:
+        result.update(_figures(runner))
+        write_table(output_dir() / "images.csv", runner.records, runner.failures)
+
+
+def _segmenter(
+    values: Mapping[str, Any], checkpoint: Checkpoint, reduction: Mapping[str, Any]
+) -> Segmenter:
     keys = ("resize_short", "crop", "stride", "scales", "flip", "window_batch")
-    return {"mode": values["protocol"], **{key: values[key] for key in keys}}
+    protocol = {"mode": values["protocol"], **{key: values[key] for key in keys}}
+    return Segmenter(
+        checkpoint.build(),
+        classes=checkpoint.data["classes"],
+        palette=checkpoint.data["palette"],
+        protocol=choose_protocol("stepseg-predict", checkpoint, protocol),
+        reduction=ReductionConfig.from_dict(reduction).build(),
+        device=values["device"],
+        dtype=values["dtype"],
+        runtime=values["runtime"],
+    )
 
 
 def _kinds(values: Mapping[str, Any]) -> list[str]:
@@ -197,6 +192,26 @@ def _figures(runner: Runner) -> dict[str, Any]:
     return figures
 
 
+def _beside(
+    values: Mapping[str, Any],
+    runner: Runner,
+    files: Sequence[File],
+    ids: NDArray[np.integer] | None,
+) -> dict[str, Any]:
+    """Make one of many, as far as it was asked for: videos, statistics, a submission."""
+    figures: dict[str, Any] = {}
+    if values["mp4"]:
+        figures["videos"] = _join_videos(files, runner, values["frames"])
+        figures["failed"] = runner.failures
+    if values["statistics"] and runner.records:
+        figures["statistics"] = _write_statistics(runner)
+    if ids is not None:
+        path = output_dir() / "submission.zip"
+        write_submission(path, _label_maps(runner), ids)
+        figures["submission"] = path.name
+    return figures
+
+
 def _join_videos(files: Sequence[File], runner: Runner, frames: int) -> list[str]:
     """Overlays of each video's finished frames as a video of their own."""
     written = []
@@ -249,6 +264,15 @@ def _tell(runner: Runner, problems: Sequence[str]) -> None:
     if runner.records:
         tokens = " > ".join(f"{n:.0f}" for n in figures["tokens_per_stage"])
         done += f"; tokens {tokens}; {figures['gmacs_mean']:.3f} GMACs"
-    print(f"{done}; written to {output_dir()}", file=sys.stderr)
+    tell(f"{done}; written to {output_dir()}")
     for problem in problems:
-        print(f"stepseg-predict: {problem}", file=sys.stderr)
+        tell(f"stepseg-predict: {problem}")
+
+
+def _check_failures(runner: Runner) -> None:
+    """Refuse to end well where inputs failed."""
+    if runner.failures:
+        raise ValueError(
+            f"{len(runner.failures)} input(s) failed, {len(runner.records)} done; the first: "
+            f"{runner.failures[0]['error']}; all are in {output_dir() / 'result.json'}"
+        )

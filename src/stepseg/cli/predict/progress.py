@@ -1,6 +1,5 @@
 """Progress over images: a bar in a terminal, a line now and then in a log."""
 
-import sys
 import time
 from collections.abc import Sequence
 from types import TracebackType
@@ -11,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 
 from stepseg.predict.inputs import File
+from stepseg.telling import tell
 
 EVERY = 10.0
 """Seconds between lines in a log."""
@@ -60,4 +60,4 @@ class Progress:
         if self.plain and time.monotonic() - self._told > EVERY:
             self._told = time.monotonic()
             of = f"/{self.total}" if self.total else ""
-            print(f"{self.done}{of}  {name}", file=sys.stderr, flush=True)
+            tell(f"{self.done}{of}  {name}")

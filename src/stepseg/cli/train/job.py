@@ -64,15 +64,9 @@ def train(cfg: DictConfig) -> float | None:
     with tracked_result("stepseg-train", recorded(cfg)) as result:
         check_sweep(values)
         check_training(values)
-        for line in fit_to_length(cfg):
+        for line in fit_to_length(values, result.values["config"]):
             tell(f"stepseg-train: {line}")
-        values = plain(cfg)
-        result.update({"config": recorded(cfg)})
-        point = find_point(values["ckpt_path"], output_dir())
-        if point is not None:
-            check_steps(point, values["trainer"]["max_steps"])
-            check_config(point, result.values["config"], values["resume"]["on_change"])
-            result.update({"resumed_from": {"checkpoint": str(point.path), "step": point.step}})
+        point = _resumed(values, result)
         L.seed_everything(values["seed"], workers=True, verbose=False)
         datamodule = make_datamodule(values)
         config = model_config(values, datamodule.num_classes)
@@ -94,11 +88,21 @@ def train(cfg: DictConfig) -> float | None:
             result.update(_faults(trainer))
             figures = _finish(trainer, module, datamodule, values["compare"])
             result.update(figures)
-            if values["card"] and trainer.is_global_zero and isinstance(module, SegmentationModule):
-                result.update(_share(trainer, datamodule, result))
             if trainer.is_global_zero:
+                if values["card"] and isinstance(module, SegmentationModule):
+                    result.update(_share(trainer, datamodule, result))
                 _log_final(trainer, module, figures, result)
     return figures.get("mIoU", figures.get("mAP"))
+
+
+def _resumed(values: dict[str, Any], result: Result) -> ResumePoint | None:
+    """Where an earlier training ended, if this one goes on with it."""
+    point = find_point(values["ckpt_path"], output_dir())
+    if point is not None:
+        check_steps(point, values["trainer"]["max_steps"])
+        check_config(point, result.values["config"], values["resume"]["on_change"])
+        result.update({"resumed_from": {"checkpoint": str(point.path), "step": point.step}})
+    return point
 
 
 def _make_trainer(

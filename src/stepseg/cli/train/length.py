@@ -1,38 +1,43 @@
 """What depends on the length of a training: a short one shall run, whatever its recipe is for."""
 
-from omegaconf import DictConfig
+from typing import Any
 
 
-def fit_to_length(cfg: DictConfig) -> list[str]:
+def fit_to_length(values: dict[str, Any], *copies: dict[str, Any]) -> list[str]:
     """Turn shares into numbers of batches, and shorten what is longer than the training; in place.
 
     Args:
-        cfg: with `trainer` and `optim`, checked.
+        values: with `trainer` and `optim`, checked.
+        copies: of the same configuration, which change alike.
 
     Returns:
         A line for everything that is not as it was asked for.
 
     """
-    trainer, optim = cfg.trainer, cfg.optim
+    trainer, optim = values["trainer"], values["optim"]
     fast = int(trainer.get("fast_dev_run") or 0)  # so many batches, and nothing is saved
-    steps = fast or trainer.max_steps
-    batches = steps * trainer.accumulate_grad_batches
-    length = f"trainer.fast_dev_run={fast}" if fast else f"trainer.max_steps={trainer.max_steps}"
+    steps = fast or trainer["max_steps"]
+    batches = steps * trainer["accumulate_grad_batches"]
+    length = f"trainer.fast_dev_run={fast}" if fast else f"trainer.max_steps={steps}"
+    interval, warmup = trainer["val_check_interval"], optim["warmup_steps"]
     lines = []
-    if isinstance(trainer.val_check_interval, float):
-        trainer.val_check_interval = max(1, round(trainer.val_check_interval * batches))
-    elif trainer.val_check_interval > batches:
+    if isinstance(interval, float):
+        interval = max(1, round(interval * batches))
+    elif interval > batches:
         lines.append(
-            f"trainer.val_check_interval={trainer.val_check_interval} is longer than the training "
-            f"({length}): one validation, at its end"
+            f"trainer.val_check_interval={interval} is longer than the training ({length}): one "
+            f"validation, at its end"
         )
-        trainer.val_check_interval = batches
-    if isinstance(optim.warmup_steps, int) and optim.warmup_steps >= steps:
+        interval = batches
+    if isinstance(warmup, int) and warmup >= steps:
         shorter = steps // 10
         lines.append(
-            f"optim.warmup_steps={optim.warmup_steps} is longer than the training ({length}): "
-            f"shortened to {shorter}"
+            f"optim.warmup_steps={warmup} is longer than the training ({length}): shortened to "
+            f"{shorter}"
         )
-        optim.warmup_steps = shorter
-    trainer.log_every_n_steps = min(trainer.log_every_n_steps, steps)
+        warmup = shorter
+    for config in (values, *copies):
+        config["trainer"]["val_check_interval"] = interval
+        config["trainer"]["log_every_n_steps"] = min(trainer["log_every_n_steps"], steps)
+        config["optim"]["warmup_steps"] = warmup
     return lines

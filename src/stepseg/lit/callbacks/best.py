@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from stepseg.files.writing import write_atomically
 from stepseg.lit.resume import read_point
+from stepseg.telling import tell
 
 BEST = "best.ckpt"
 
@@ -83,7 +84,7 @@ class BestCheckpoint(ModelCheckpoint):
         else:
             problem = self._copy(before)
         if problem:
-            print(f"{problem}: the best validation counts from here on", flush=True)
+            tell(f"{problem}: the best validation counts from here on")
         return problem is None
 
     def _copy(self, before: Path) -> str | None:

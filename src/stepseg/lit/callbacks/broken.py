@@ -6,6 +6,8 @@ from typing import Any
 import lightning as L
 import torch
 
+from stepseg.telling import tell
+
 LISTED = 100
 
 
@@ -20,7 +22,7 @@ class BrokenImages(L.Callback):
     ) -> None:
         for file in batch.get("broken", ()):
             if file not in self.counts:
-                print(f"left out: {file}", flush=True)
+                tell(f"left out: {file}")
             self.counts[file] += 1
 
     def on_save_checkpoint(

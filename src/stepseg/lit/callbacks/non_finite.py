@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from stepseg.telling import tell
+
 
 class TrainingDivergedError(ValueError):
     """Too many steps without a finite loss and gradient."""
@@ -87,7 +89,7 @@ class SkipNonFinite(L.Callback):
         names = _of_all_ranks(self._names)
         what = f"loss or gradient is not finite in step {step} (images: {', '.join(names)})"
         if trainer.is_global_zero:
-            print(f"{what}: step skipped, {len(self.steps)} so far", flush=True)
+            tell(f"{what}: step skipped, {len(self.steps)} so far")
         total = self.max_total
         if self.in_row > self.max_in_row or (total is not None and len(self.steps) > total):
             saved = [getattr(c, "saved", None) for c in trainer.checkpoint_callbacks]

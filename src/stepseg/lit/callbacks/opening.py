@@ -44,7 +44,7 @@ class Opening(L.Callback):
         if "train" in splits:
             interval = trainer.val_check_interval
             often = f", a validation every {interval} batches" if interval != 1.0 else ""
-            tell(f"length  {trainer.max_steps} steps{often}")
+            tell(f"length  {trainer.max_steps} step{'s' * (trainer.max_steps != 1)}{often}")
 
 
 def parameters(module: nn.Module) -> str:

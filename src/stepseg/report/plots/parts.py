@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
+from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullLocator
 
 from stepseg.pictures.looks import HATCHES, INK, SETTINGS
@@ -43,30 +44,13 @@ def layer_profile(
         upper, lower = figure.subplots(2, 1, sharex=True)
         tips: dict[str, str] = {}
         for place, part in enumerate(shown):
-            kind = kind_of(part["part"])
-            look = {
-                "color": KINDS[kind],
-                "hatch": HATCHES[list(KINDS).index(kind)],
-                "edgecolor": "white",
-                "linewidth": 0.5,
-            }
-            gmacs, speed = part.get("gmacs") or 0.0, 1000 * batch / part["ms"]
-            words = f"{part['part'].replace('_', ' ')}: {gmacs:.3g} GMACs, {part['ms']:.3g} ms"
-            words += f", {speed:.3g} images/s"
-            (bar,) = upper.bar([place], [gmacs], **look)
-            bar.set_gid(f"{name}-macs-{place}")
-            mark = MARKS[kind]
-            lower.vlines(place, 0, speed, color=KINDS[kind], linewidth=1.2)
-            gid = f"{name}-speed-{place}"
-            lower.plot([place], [speed], mark, color=KINDS[kind], markersize=7, gid=gid)
-            tips |= {f"{name}-macs-{place}": words, gid: words}
+            tips |= _draw_part(upper, lower, part, place, batch, name)
         lower.set_yscale("log")
         lower.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         lower.yaxis.set_major_formatter("{x:g}")
         lower.yaxis.set_minor_locator(NullLocator())
-        fills = {k: (KINDS[k], HATCHES[i]) for i, k in enumerate(KINDS)}
-        there = dict.fromkeys(kind_of(p["part"]) for p in shown)
-        fills = {kind: fills[kind] for kind in there}
+        kinds = dict.fromkeys(kind_of(p["part"]) for p in shown)
+        fills = {kind: (KINDS[kind], _hatch(kind)) for kind in kinds}
         legend_of_fills(upper, fills, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=4)
         upper.set_ylabel("GMACs per image")
         lower.set_ylabel("images/s of this part (log)")
@@ -84,3 +68,26 @@ def layer_profile(
         f"{worst['part'].replace('_', ' ')} with {worst['ms']:.3g} ms."
     )
     return Plot(name, figure, f"{system}, part by part", description, tips)
+
+
+def _draw_part(
+    upper: Axes, lower: Axes, part: Mapping[str, Any], place: int, batch: int, name: str
+) -> dict[str, str]:
+    """A bar of GMACs above, a mark of speed below, and what to say about them."""
+    kind = kind_of(part["part"])
+    colour = KINDS[kind]
+    gmacs, speed = part.get("gmacs") or 0.0, 1000 * batch / part["ms"]
+    (bar,) = upper.bar(
+        [place], [gmacs], color=colour, hatch=_hatch(kind), edgecolor="white", linewidth=0.5
+    )
+    bar.set_gid(f"{name}-macs-{place}")
+    lower.vlines(place, 0, speed, color=colour, linewidth=1.2)
+    gid = f"{name}-speed-{place}"
+    lower.plot([place], [speed], MARKS[kind], color=colour, markersize=7, gid=gid)
+    words = f"{part['part'].replace('_', ' ')}: {gmacs:.3g} GMACs, {part['ms']:.3g} ms"
+    words += f", {speed:.3g} images/s"
+    return {f"{name}-macs-{place}": words, gid: words}
+
+
+def _hatch(kind: str) -> str:
+    return HATCHES[list(KINDS).index(kind)]

@@ -49,57 +49,68 @@ def only_2x2(summary: Summary) -> float | None:
     return used[0][1] if [w for w, _ in used] == [2] else None
 
 
+AXES = (("tau", "mIoU"), ("tau", "gmacs"), ("gmacs", "mIoU"))
+"""What the three panels show."""
+WORDS = {"tau": "threshold τ", "mIoU": "mIoU, percent", "gmacs": "GMACs per image"}
+
+
 def _draw(
     panels: Sequence,
     curves: dict[str, list[tuple[float, Summary]]],
     fixed: Sequence[Summary],
     name: str,
 ) -> dict[str, str]:
-    tips = {}
-    colour, star = COLOURS["dCTS"], COLOURS["CTS"]
-    styles = ("-", "--", ":", "-.")
+    tips: dict[str, str] = {}
     for line, (rest, points) in enumerate(curves.items()):
-        look = {"color": colour, "linestyle": styles[line % 4], "label": f"dCTS {rest}".strip()}
-        taus = [t for t, _ in points]
-        accuracy = [s.figures["mIoU"].mean for _, s in points]
-        cost = [s.figures["gmacs"].mean for _, s in points]
-        panels[0].plot(taus, accuracy, **look)
-        panels[1].plot(taus, cost, **look)
-        panels[2].plot(cost, accuracy, **look)
-        for index, (tau, summary) in enumerate(points):
-            for panel, x, y in (
-                (0, tau, accuracy[index]),
-                (1, tau, cost[index]),
-                (2, cost[index], accuracy[index]),
-            ):
-                gid = f"{name}-{line}-{index}-{panel}"
-                panels[panel].plot([x], [y], MARKERS["dCTS"], color=colour, gid=gid, markersize=6)
-                tips[gid] = tip(summary)
-        for index in {0, len(points) // 2, len(points) - 1}:
-            panels[2].annotate(
-                f"{taus[index]:g}", (cost[index], accuracy[index]), (0, 7),
-                textcoords="offset points", ha="center", fontsize=8,
-            )  # fmt: skip
+        tips |= _draw_curve(panels, rest, points, line, name)
     for index, summary in enumerate(fixed):
-        accuracy_, cost_ = summary.figures["mIoU"].mean, summary.figures["gmacs"].mean
-        for panel, y in ((0, accuracy_), (1, cost_)):
-            panels[panel].axhline(y, color=star, linestyle=":", linewidth=1)
-        # CTS has no threshold: its star stands at the right edge of the panels over tau
-        right = panels[0].get_xlim()[1]
-        for panel, x, y in ((0, right, accuracy_), (1, right, cost_), (2, cost_, accuracy_)):
-            gid = f"{name}-cts-{index}-{panel}"
-            label = summary.label if index == 0 else None
-            panels[panel].plot(
-                [x], [y], "*", color=star, markersize=14, gid=gid, label=label, clip_on=False
-            )
-            tips[gid] = tip(summary)
-    for panel, label_x, label_y in (
-        (0, "threshold τ", "mIoU, percent"),
-        (1, "threshold τ", "GMACs per image"),
-        (2, "GMACs per image", "mIoU, percent"),
-    ):
-        panels[panel].set_xlabel(label_x)
-        panels[panel].set_ylabel(label_y)
+        tips |= _draw_star(panels, summary, index, name)
+    for panel, (x, y) in zip(panels, AXES, strict=True):
+        panel.set_xlabel(WORDS[x])
+        panel.set_ylabel(WORDS[y])
     panels[2].margins(x=0.12, y=0.15)
     panels[1].legend(loc="best")
     return tips
+
+
+def _draw_curve(
+    panels: Sequence, rest: str, points: Sequence[tuple[float, Summary]], line: int, name: str
+) -> dict[str, str]:
+    """The points of one set of weights, each with a tip, and three of them with their tau."""
+    tips = {}
+    style = ("-", "--", ":", "-.")[line % 4]
+    look = {"color": COLOURS["dCTS"], "linestyle": style, "label": f"dCTS {rest}".strip()}
+    values = [{"tau": tau} | _means(summary) for tau, summary in points]
+    for number, (panel, (x, y)) in enumerate(zip(panels, AXES, strict=True)):
+        panel.plot([v[x] for v in values], [v[y] for v in values], **look)
+        for index, (value, (_, summary)) in enumerate(zip(values, points, strict=True)):
+            gid = f"{name}-{line}-{index}-{number}"
+            mark = {"color": COLOURS["dCTS"], "gid": gid, "markersize": 6}
+            panel.plot([value[x]], [value[y]], MARKERS["dCTS"], **mark)
+            tips[gid] = tip(summary)
+    for value in (values[0], values[len(values) // 2], values[-1]):
+        panels[2].annotate(
+            f"{value['tau']:g}", (value["gmacs"], value["mIoU"]), (0, 7),
+            textcoords="offset points", ha="center", fontsize=8,
+        )  # fmt: skip
+    return tips
+
+
+def _draw_star(panels: Sequence, summary: Summary, index: int, name: str) -> dict[str, str]:
+    """CTS, which has no threshold: lines over tau, with its star at the right edge."""
+    tips = {}
+    values = _means(summary)
+    for panel, y in zip(panels, ("mIoU", "gmacs"), strict=False):
+        panel.axhline(values[y], color=COLOURS["CTS"], linestyle=":", linewidth=1)
+    values["tau"] = panels[0].get_xlim()[1]
+    look = {"color": COLOURS["CTS"], "markersize": 14, "clip_on": False}
+    for number, (panel, (x, y)) in enumerate(zip(panels, AXES, strict=True)):
+        gid = f"{name}-cts-{index}-{number}"
+        label = summary.label if index == 0 else None
+        panel.plot([values[x]], [values[y]], "*", gid=gid, label=label, **look)
+        tips[gid] = tip(summary)
+    return tips
+
+
+def _means(summary: Summary) -> dict[str, float]:
+    return {key: summary.figures[key].mean for key in ("mIoU", "gmacs")}
