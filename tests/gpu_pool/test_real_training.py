@@ -18,7 +18,7 @@ TESTS = Path(__file__).parents[1]
 
 def environment():
     """Variables under which a job finds `killer` and starts no threads."""
-    paths = [str(TESTS / "launcher"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    paths = [str(TESTS / "gpu_pool"), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
 
 

@@ -1,4 +1,5 @@
 import gc
+import weakref
 
 import numpy as np
 import pytest
@@ -51,6 +52,27 @@ def test_gradients_are_off_and_the_garbage_collector_comes_back():
     )
     assert modes == [(False, False)]
     assert gc.isenabled()
+
+
+class Circle:
+    """Garbage that only the collector finds."""
+
+    itself: "Circle"
+
+
+def test_rounds_collect_what_they_left_and_walk_nothing_older():
+    walked, left = [], []
+
+    def litter():
+        walked.append(len(gc.get_objects()))
+        circle = Circle()
+        circle.itself = circle
+        left.append(weakref.ref(circle))
+
+    time_interleaved({"a": litter}, warmup=0, iterations=2, memory=False)
+    assert left[0]() is None, "the second round began with a collection"
+    assert max(walked) < 10_000 < len(gc.get_objects()), "what lived before is set aside"
+    assert gc.get_freeze_count() == 0
 
 
 def test_a_failing_call_leaves_the_garbage_collector_on():

@@ -36,7 +36,7 @@ def print_grid(rows: Sequence[Row], axes: Sequence[Mapping[str, Any]], title: st
         title: of the table.
 
     """
-    table = Table(title=f"{title} (* no point has more mIoU for fewer GMACs)")
+    table = Table(title=title, caption="* none has more mIoU for fewer GMACs")
     names = list(dict.fromkeys(name for values in axes for name in values))
     for name in (*names, "mIoU", "tokens in", "tokens out", "GMACs", ""):
         table.add_column(name, justify="left" if name in names else "right")

@@ -74,7 +74,7 @@ def plot_statistics(records: Sequence[Record]) -> Figure:
             axis.set_title(f"{name}: mean {values.mean():.4g}", fontsize=10)
             axis.set_xlabel(_TITLES[kind])
         axes[row, 0].set_ylabel("images")
-    figure.suptitle(f"Where the tokens go: counts per image, {len(records)} image(s)")
+    figure.suptitle("Where the tokens go: number of images by their counts")
     return figure
 
 
@@ -89,8 +89,8 @@ def _histogram(axis: Axes, values: NDArray[np.int64], colour: str) -> None:
     edges = [edge - 0.5 for edge in range(low, high + step + 1, step)]
     axis.hist(values, edges, color=colour, alpha=0.7)
     axis.axvline(values.mean(), color="black", linestyle="--", linewidth=1)
-    axis.yaxis.set_major_locator(MaxNLocator(integer=True))
-    axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axis.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axis.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
 
 
 def _series(records: Sequence[Record]) -> dict[str, dict[str, NDArray[np.int64]]]:

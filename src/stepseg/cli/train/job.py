@@ -28,6 +28,7 @@ from stepseg.cli.resume import check_config, check_steps, find_point, finished_r
 from stepseg.cli.share import examples_of, share_best
 from stepseg.cli.tracking import make_loggers, tracked_result
 from stepseg.cli.train.length import fit_to_length
+from stepseg.cli.train.profiler import show_profile
 from stepseg.cli.train.start import normalised_alike, read_start, start_from
 from stepseg.dcts.policy import PolicyNetwork
 from stepseg.dcts.targets import HomogeneityRule
@@ -84,7 +85,7 @@ def train(cfg: DictConfig) -> float | None:
         result.update({"device": str(trainer.strategy.root_device), "dtype": trainer.precision})
         with clear_failures(values, trainer, result.fail):
             trainer.fit(module, datamodule, ckpt_path=point.path if point else None)
-            _show_profile(trainer)
+            show_profile(trainer)
             result.update(_faults(trainer))
             figures = _finish(trainer, module, datamodule, values["compare"])
             result.update(figures)
@@ -224,13 +225,6 @@ def _timing_images(datamodule: SegmentationDataModule, count: int = 12) -> torch
     dataset = datamodule.dataset("test")
     images = [dataset[i]["image"] for i in range(min(count, len(dataset)))]
     return torch.stack([i for i in images if i.shape == images[0].shape]).float() / 255
-
-
-def _show_profile(trainer: L.Trainer) -> None:
-    """The times that `trainer.profiler` took, which Lightning tells to nobody at our log level."""
-    profile = trainer.profiler.summary()  # type: ignore[attr-defined]
-    if profile and trainer.is_global_zero:
-        tell(profile)
 
 
 def _best_checkpoint(trainer: L.Trainer) -> str | None:

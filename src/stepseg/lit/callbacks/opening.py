@@ -53,7 +53,8 @@ def parameters(module: nn.Module) -> str:
     counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts(model)}
     learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
     listed = ", ".join(f"{name} {count / 1e6:.2f}" for name, count in counts.items() if count)
-    return f"{sum(counts.values()) / 1e6:.2f} M parameters ({listed}), {learning / 1e6:.2f} M learn"
+    learn = f", {learning / 1e6:.2f} M learn" if learning else ""
+    return f"{sum(counts.values()) / 1e6:.2f} M parameters ({listed}){learn}"
 
 
 def parts(model: nn.Module) -> list[tuple[str, nn.Module]]:
