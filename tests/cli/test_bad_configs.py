@@ -4,9 +4,11 @@ import sys
 
 import pytest
 
-from commands import SMALL, write_camvid
+from commands import SMALL, compose_config, write_camvid
 from stepseg.cli import benchmark, evaluate, export, predict, train
+from stepseg.cli.config import checkpoint_reduction, plain
 from stepseg.lit.datamodule import SegmentationDataModule
+from stepseg.model_config import ModelConfig
 
 BAD = {
     # overrides that Hydra refuses
@@ -128,6 +130,21 @@ def test_so_do_the_other_commands(module, override, tmp_path, monkeypatch, capfd
     command = {"evaluate": "stepseg-eval"}.get(module, f"stepseg-{module}")
     monkeypatch.setattr(sys, "argv", [command, *place, override])
     check_refusal(MAINS[module], OTHERS[module, override], monkeypatch, capfd)
+
+
+@pytest.mark.parametrize("name", ["step", "dtop"])
+def test_exits_of_a_checkpoint_without_heads_are_refused(name, tmp_path):
+    """Not evaluated as dCTS or dense without a word."""
+    typed = [f"reduction={name}"]
+    without = ModelConfig.from_dict({"num_classes": 11})
+    values = plain(compose_config("eval", typed, tmp_path))["reduction"]
+    with pytest.raises(ValueError, match=f"reduction={name} lets .* has no exit heads: choose"):
+        checkpoint_reduction(values, without)
+    exit_ = {"blocks": [], "heads": [2]}  # a placement to come, from sweep.exit_blocks
+    heads = ModelConfig.from_dict({"num_classes": 11, "reduction": {"exit": exit_}})
+    checkpoint_reduction(values, heads)
+    chosen = compose_config("eval", [*typed, "reduction.exit=null"], tmp_path)
+    assert checkpoint_reduction(plain(chosen)["reduction"], without)["exit"] is None
 
 
 def quiet(folder):

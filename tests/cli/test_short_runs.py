@@ -40,6 +40,11 @@ def short(output, data, *overrides):
             ["one validation"],
             (40, 90, 25),
         ),
+        (
+            ["trainer.max_steps=100", "trainer.val_check_interval=0.3"],
+            ["the last 10 of 100 batches"],
+            (40, 30, 25),
+        ),
         (["+trainer.fast_dev_run=true"], ["trainer.fast_dev_run=1"], (0, 1, 1)),
         (["trainer.accumulate_grad_batches=4"], [], (40, 360, 25)),
     ],

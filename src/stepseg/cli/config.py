@@ -103,7 +103,18 @@ def reduction_config(values: Mapping[str, Any]) -> ReductionConfig:
 
 
 def checkpoint_reduction(values: Mapping[str, Any], config: ModelConfig) -> dict[str, Any]:
-    """The reduction to use with a checkpoint; what is null within a part is the checkpoint's."""
+    """The reduction to use with a checkpoint; what is null within a part is the checkpoint's.
+
+    Raises:
+        ValueError: tokens are to leave a model that has no exit heads.
+
+    """
+    exit_ = config.reduction.exit
+    if values["name"] != "checkpoint" and values["exit"] and not (exit_ and exit_.head_blocks):
+        raise ValueError(
+            f"reduction={values['name']} lets tokens leave, and the checkpoint has no exit heads: "
+            f"choose a reduction without exits, such as dcts, or train with this one"
+        )
     own = config.to_dict()["reduction"]
     chosen: dict[str, Any] = {}
     for part, given in reduction_values(values).items():

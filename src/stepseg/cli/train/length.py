@@ -29,6 +29,11 @@ def fit_to_length(values: dict[str, Any], *copies: dict[str, Any]) -> list[str]:
             f"validation, at its end"
         )
         interval = batches
+    if rest := batches % interval:
+        lines.append(
+            f"the last {rest} of {batches} batches ({length}) come after the last validation: "
+            f"trainer.val_check_interval={interval} does not divide them"
+        )
     if isinstance(warmup, int) and warmup >= steps:
         shorter = steps // 10
         lines.append(
