@@ -2,7 +2,7 @@
 
 from rich.table import Table
 
-from stepseg.telling import show_table, tell
+from stepseg.telling import counted, show_table, tell
 
 
 def test_a_piped_table_keeps_all_its_columns(capsys, caplog):
@@ -22,3 +22,7 @@ def test_told_lines_are_logged(caplog, capsys):
         tell("a line")
     assert capsys.readouterr().err == "a line\n"
     assert caplog.messages == ["a line"]
+
+
+def test_one_of_a_thing_is_no_number_of_things():
+    assert [counted(n, "image") for n in (0, 1, 2)] == ["0 images", "1 image", "2 images"]

@@ -9,9 +9,9 @@ from commands import SMALL
 
 TINY = [
     *SMALL, "trainer.max_steps=7", "trainer.val_check_interval=3", "trainer.log_every_n_steps=2",
-    "backbone=vit_tiny_d6", "backbone.depth=3", "reduction.exit.blocks=[1,2]",
-    "heads.num_layers=1", "backbone.drop_path=0.2", "heads.dropout=0.2", "compare=false",
-    "callbacks.last.every_n_steps=2", "schedule.dense_share=0.3",
+    "backbone.depth=3", "reduction.exit.blocks=[1,2]", "backbone.drop_path=0.2",
+    "heads.dropout=0.2", "compare=false", "callbacks.last.every_n_steps=2",
+    "schedule.dense_share=0.3",
 ]  # fmt: skip
 
 

@@ -22,6 +22,11 @@ MOST = 1000
 """Columns of the widest table."""
 
 
+def counted(number: int, word: str) -> str:
+    """``1 thread``, ``2 threads``."""
+    return f"{number} {word}{'' if number == 1 else 's'}"
+
+
 def tell(line: str) -> None:
     """Tell one line, without secrets; progress bars make room for it."""
     line = masked_text(line)

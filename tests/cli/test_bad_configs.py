@@ -1,5 +1,6 @@
 """Wrong configurations: each ends in one line that names the key and the remedy."""
 
+import json
 import sys
 
 import pytest
@@ -46,7 +47,7 @@ BAD = {
     "reduction.merge.thresholds=0.5": ["reduction.merge.thresholds is 0.5, expected tuple"],
     "reduction.merge.windows=[2,3]": ["window sizes", "each divide the next"],
     "reduction.exit.threshold=-0.1": ["exit threshold", "[0, 1], got -0.1"],
-    "reduction.exit.blocks=[12]": ["exit block 12 is outside 1..11"],
+    "reduction.exit.blocks=[6]": ["exit block 6 is outside 1..5"],
     "reduction.exit.blocks=[4,2]": ["exit blocks must ascend", "(4, 2)"],
     "reduction.exit.rule=confident": ["reduction.exit.rule", "did you mean 'confidence'"],
     "optim.lr=0": ["optim.lr must be positive, got 0"],
@@ -81,7 +82,7 @@ BAD = {
     "backbone.checkpoint=/nowhere/v.pth": ["backbone.checkpoint='/nowhere/v.pth'", "not a file"],
     "policy.checkpoint=/nowhere/p.ckpt": ["policy.checkpoint='/nowhere/p.ckpt'", "not a file"],
     "policy.name=lcnet_51": ["timm has no model 'lcnet_51'"],
-    "policy.windows=[2]": ["windows"],
+    "policy.windows=[2]": ["policy scores windows"],
     "ckpt_path=/nowhere/last.ckpt": ["ckpt_path='/nowhere/last.ckpt' is not a file", "last"],
     "hydra.run.dir=/dev/null/out": ["/dev/null"],
 }
@@ -103,6 +104,8 @@ def test_one_line_names_the_key_and_the_remedy(override, data, tmp_path, monkeyp
     arguments = [argument for argument in arguments if argument.partition("=")[0] != key]
     monkeypatch.setattr(sys, "argv", ["stepseg-train", *arguments, *quiet(tmp_path), override])
     check_refusal(train.main, BAD[override], monkeypatch, capfd)
+    result = tmp_path / "result.json"  # not of what Hydra refuses
+    assert not result.exists() or json.loads(result.read_text())["status"] == "failed"
 
 
 OTHERS = {

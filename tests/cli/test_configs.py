@@ -10,13 +10,14 @@ from hydra.utils import instantiate
 from commands import compose_config
 from gpu_pool.options import Options
 from hydra_plugins.stepseg_launcher.launcher import register_launchers
-from stepseg.cli.config import make_all, model_config, plain, reduction_config
+from stepseg.cli.config import make_all, model_config, plain, reduction_values
 from stepseg.cli.paths import config_dir
 from stepseg.cli.train.length import fit_to_length
 from stepseg.data.specs import get_spec
 from stepseg.data.transforms import Augmentation
 from stepseg.lit.optim import OptimConfig
 from stepseg.losses import LossWeights
+from stepseg.model_config import ReductionConfig
 
 
 def choices(group):
@@ -48,7 +49,7 @@ def test_backbones(name, tmp_path):
 )
 def test_reductions(name, merges, exits, tmp_path):
     values = plain(compose_config("train", [f"reduction={name}", "backbone=vit_base"], tmp_path))
-    reduction = reduction_config(values["reduction"]).build()
+    reduction = ReductionConfig.from_dict(reduction_values(values["reduction"])).build()
     assert (reduction.merge is not None) is merges
     assert reduction.exit_blocks == ((6, 8) if exits else ())
     assert set(choices("reduction")) >= {name}

@@ -10,12 +10,13 @@ import torch
 
 from commands import compose_config
 from stepseg.build import build_segmenter
-from stepseg.cli.config import model_config, plain, reduction_config
+from stepseg.cli.config import model_config, plain, reduction_values
 from stepseg.cli.hydra_command import check_root
 from stepseg.cli.paths import config_dir, experiments_dir
 from stepseg.data.specs import get_spec
 from stepseg.grid.systems import named_system
 from stepseg.lit.schedule import ReductionSchedule
+from stepseg.model_config import ReductionConfig
 
 FOLDER = Path(config_dir()) / "experiment"
 PAGES = Path(experiments_dir())
@@ -77,7 +78,7 @@ def test_a_system_is_trained_as_it_is_evaluated(experiment, system, tmp_path):
     overrides = [f"experiment={experiment}", f"reduction={system}", "policy.checkpoint=p.ckpt"]
     values = plain(compose_config("train", [*overrides, "backbone=vit_base"], tmp_path))
     windows, blocks = SYSTEMS[system]
-    full = reduction_config(values["reduction"]).build()
+    full = ReductionConfig.from_dict(reduction_values(values["reduction"])).build()
     assert (len(full.merge.windows) if full.merge else None, full.exit_blocks) == (windows, blocks)
     assert values["policy"]["training"] == "frozen"
     schedule = ReductionSchedule(**values["schedule"])

@@ -247,10 +247,10 @@ def open_with_rank_1(deed, data, tmp_path, *options):
 def test_all_ranks_skip_together(data, tmp_path):
     spoilt = 'terms["policy"] = terms["policy"] * float("inf")'
     process = open_with_rank_1(spoilt, data, tmp_path)
-    out, err = process.communicate(timeout=200)
+    err = process.communicate(timeout=200)[1]
     assert process.returncode == 0, err[-2000:]
     assert result_of(tmp_path / "run")["skipped_steps"] == [3]
-    assert out.count("step skipped") == 1  # told once
+    assert err.count("step skipped") == 1  # told once
     assert all(torch.isfinite(v).all() for v in load(tmp_path / "run")["state_dict"].values())
 
 

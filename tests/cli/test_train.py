@@ -236,41 +236,6 @@ def test_other_systems_on_the_same_weights(trained, data, tmp_path):
     assert result_of(tmp_path / "oracle")["tokens_per_stage"] == [3 * 4 + 3]
 
 
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        (["reduction.merge.thresholds=[0.5,1.5]"], r"\[0, 1\], got 1.5"),
-        (["reduction.exit.threshold=-0.1"], r"\[0, 1\], got -0.1"),
-        (["reduction.exit.blocks=[12]"], "exit block 12 is outside 1..11"),
-        (["reduction.exit.rule=confident"], "did you mean 'confidence'"),
-        (["reduction.merge.windows=[2,3]"], "each divide the next"),
-        (["policy.windows=[2,4,8]", "reduction.merge.windows=[2,4,8]",
-          "reduction.merge.thresholds=[0.5,0.5,0.5]"], "needs 128 px, data.crop_size is"),
-        (["policy.windows=[2]"], "policy scores windows"),
-        (["data.root=/nowhere/camvid"], "/nowhere/camvid"),
-        (["policy.name=lcnet_51"], "timm has no model 'lcnet_51'"),
-        (["backbone.checkpoint=/nowhere/vit.pth"], "'/nowhere/vit.pth' is not a file"),
-        (["ckpt_path=/nowhere/last.ckpt"], "'/nowhere/last.ckpt' is not a file"),
-        (["optim.schedule=step"], "choose one of cosine, poly, constant"),
-        (["task=dance"], "known: segmentation, policy"),
-    ],
-)  # fmt: skip
-def test_bad_configuration_is_refused(overrides, message, data, tmp_path):
-    cfg = compose_config(
-        "train", ["data=camvid", f"data.root={data}", *SMALL, *overrides], tmp_path
-    )
-    with pytest.raises((ValueError, FileNotFoundError), match=message):
-        train(cfg)
-    assert result_of(tmp_path)["status"] == "failed"
-
-
-def test_corrupt_image_is_named(tmp_path):
-    root = write_camvid(tmp_path / "data")
-    (root / "images" / "train" / "002.png").write_bytes(b"\x89PNG no image")
-    with pytest.raises(ValueError, match=r"002\.png"):
-        train(compose_config("train", ["data=camvid", f"data.root={root}", *SMALL], tmp_path / "o"))
-
-
 def test_wrong_checkpoints_are_refused(trained, data, tmp_path):
     best = trained / "checkpoints" / "best.ckpt"
 
@@ -282,7 +247,7 @@ def test_wrong_checkpoints_are_refused(trained, data, tmp_path):
     with pytest.raises(ValueError, match=r"predicts 11 classes \(camvid\), data 'synthetic' has 8"):
         run(f"ckpt_path={best}", "data=synthetic")
     with pytest.raises(ValueError, match="no exit head after block"):
-        run(f"ckpt_path={best}", "data=camvid", f"data.root={data}", "sweep.exit_blocks=[[6]]")
+        run(f"ckpt_path={best}", "data=camvid", f"data.root={data}", "sweep.exit_blocks=[[3]]")
     foreign = tmp_path / "foreign.ckpt"
     torch.save({"state_dict": {}}, foreign)
     with pytest.raises(ValueError, match="is not a stepseg checkpoint"):

@@ -25,7 +25,7 @@ from stepseg.lit.datamodule import SegmentationDataModule
 from stepseg.lit.interrupt import REQUEUE_EXIT_CODE, TrainingInterrupted
 from stepseg.lit.ranks import WatchedDDP
 from stepseg.masking import is_secret, masked, masked_text
-from stepseg.model_config import ModelConfig, ReductionConfig, change_merge
+from stepseg.model_config import ModelConfig, change_merge
 from stepseg.plain_types import check_keys
 from stepseg.telling import tell
 
@@ -95,11 +95,6 @@ def model_config(values: Mapping[str, Any], num_classes: int) -> ModelConfig:
 def reduction_values(values: Mapping[str, Any]) -> dict[str, Any]:
     """The reduction without its name, which only picks the file."""
     return {key: value for key, value in values.items() if key != "name"}
-
-
-def reduction_config(values: Mapping[str, Any]) -> ReductionConfig:
-    """The reduction's part of the configuration."""
-    return ReductionConfig.from_dict(reduction_values(values))
 
 
 def checkpoint_reduction(values: Mapping[str, Any], config: ModelConfig) -> dict[str, Any]:

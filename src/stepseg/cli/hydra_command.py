@@ -47,12 +47,14 @@ def hydra_command(command: str, *, config_name: str) -> Callable[[Task], Callabl
         def checked(cfg: DictConfig) -> Any:
             from stepseg.cli.config import run_command  # Lightning: not needed for --help
 
-            run_command(command, lambda: check_root(cfg, config_name))
-            return task(cfg)
+            def run() -> Any:
+                check_root(cfg, config_name)
+                return task(cfg)
 
-        run = hydra.main(config_path=config_dir(), config_name=config_name, version_base="1.3")(
-            checked
-        )
+            return run_command(command, run)
+
+        start = hydra.main(config_path=config_dir(), config_name=config_name, version_base="1.3")
+        run = start(checked)
 
         @functools.wraps(run)
         def main(*args: Any) -> Any:

@@ -23,7 +23,3 @@ class DropPath(nn.Module):
         kept = torch.rand(num_images, device=branch_TD.device) >= self.rate
         scale_B = kept.to(branch_TD.dtype) / (1 - self.rate)
         return branch_TD * scale_B[image_ids_T, None]
-
-    def extra_repr(self) -> str:
-        """What `repr` shows."""
-        return f"rate={self.rate}"

@@ -26,6 +26,7 @@ from stepseg.profile.macs import count_macs, macs_of_stages, policy_macs, total_
 from stepseg.profile.peak import matmul_peak
 from stepseg.profile.speed import Timing, speedup, time_interleaved
 from stepseg.profile.tokens import stage_tokens
+from stepseg.telling import counted
 
 Row = dict[str, Any]
 
@@ -202,5 +203,4 @@ def hardware(device: torch.device) -> str:
     """The device in words."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    threads = torch.get_num_threads()
-    return f"{cpu_name()}, {threads} thread{'s' if threads > 1 else ''}"
+    return f"{cpu_name()}, {counted(torch.get_num_threads(), 'thread')}"

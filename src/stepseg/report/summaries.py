@@ -13,6 +13,7 @@ from typing import Any
 
 from stepseg.report.rows import Row
 from stepseg.report.systems import KINDS, System
+from stepseg.telling import counted
 
 SHORT = {"exit_threshold": "θ", "edge_weight": "w", "keep_per_class": "keep"}
 PLAIN = ("exit_rule", "backbone", "policy", "device", "dtype")
@@ -80,14 +81,14 @@ class Arena:
         if not self.is_benchmark:
             size = key["resolution"]
             size = f"{size} x {size} px" if str(size).isdigit() else size
-            words = [key["data"], f"{key['classes']} classes", f"{key['images']} images"]
+            words = [key["data"], f"{key['classes']} classes", counted(key["images"], "image")]
             return ", ".join(map(str, [*words, *([size] if size else []), key["protocol"]]))
         size = str(key["resolution"])
         words = [f"{size} x {size} px" if size.isdigit() else f"{size} px"]
         words += [f"{key['classes']} classes", f"tokens: {_show_tokens(key['tokens'])}"]
         if key["clock"]:
             words += [f"batch {key['batch']}", str(key["hardware"] or "unknown machine")]
-            words += [count_words(key["threads"], "thread")] if key["threads"] else []
+            words += [counted(key["threads"], "thread")] if key["threads"] else []
             words += [str(key["dtype"]), str(key["clock"])]
             words += [str(key["runtime"])] if key["runtime"] not in (None, "eager") else []
         else:
@@ -224,11 +225,6 @@ def _word(name: str, value: Any) -> str:
     if name in PLAIN:
         return str(value)
     return f"{SHORT.get(name, name.removeprefix('train.'))}={show(value)}"
-
-
-def count_words(number: int, word: str) -> str:
-    """``1 thread``, ``2 threads``."""
-    return f"{number} {word}{'' if number == 1 else 's'}"
 
 
 def show(value: Any) -> str:

@@ -19,6 +19,5 @@ def main(cfg: DictConfig) -> None:
     """Benchmark."""
     # here, because --help needs nothing of it
     from stepseg.cli.benchmark.job import run
-    from stepseg.cli.config import run_command
 
-    run_command("stepseg-benchmark", lambda: run(cfg))
+    run(cfg)

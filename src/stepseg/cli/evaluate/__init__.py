@@ -19,7 +19,6 @@ register_launchers()
 def main(cfg: DictConfig) -> float | None:
     """Evaluate; returns the mIoU of the last point, for sweepers."""
     # here, because --help needs nothing of it
-    from stepseg.cli.config import run_command
     from stepseg.cli.evaluate.job import evaluate
 
-    return run_command("stepseg-eval", lambda: evaluate(cfg))
+    return evaluate(cfg)

@@ -14,7 +14,6 @@ from stepseg.cli.hydra_command import hydra_command
 def main(cfg: DictConfig) -> None:
     """Export."""
     # here, because --help needs nothing of it
-    from stepseg.cli.config import run_command
     from stepseg.cli.export.job import export
 
-    run_command("stepseg-export", lambda: export(cfg))
+    export(cfg)

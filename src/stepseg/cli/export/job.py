@@ -17,7 +17,7 @@ from stepseg.data.files import read_image
 from stepseg.export.job import StaticExport, export_static
 from stepseg.model_config import ReductionConfig
 from stepseg.profile.images import image_files
-from stepseg.telling import tell
+from stepseg.telling import counted, tell
 
 SUFFIXES = {"safetensors": ".safetensors", "onnx": ".onnx", "torch": ".pt2"}
 
@@ -122,6 +122,6 @@ def _summary(result: Mapping[str, Any]) -> list[str]:
         )
         lines.append(
             f"{result['exported_ms_p50']:.1f} ms against {result['model_ms_p50']:.1f} ms of the "
-            f"model itself, {result['threads']} thread(s)"
+            f"model itself, {counted(result['threads'], 'thread')}"
         )
     return lines

@@ -14,7 +14,6 @@ from stepseg.cli.hydra_command import hydra_command
 def main(cfg: DictConfig) -> None:
     """Predict."""
     # here, because --help needs nothing of it
-    from stepseg.cli.config import run_command
     from stepseg.cli.predict.job import predict
 
-    run_command("stepseg-predict", lambda: predict(cfg))
+    predict(cfg)

@@ -36,7 +36,7 @@ from stepseg.predict.statistics import (
 from stepseg.predict.submission import check_file_names, published_ids, write_submission
 from stepseg.predict.summary import summarise, write_table
 from stepseg.predict.truth import TruthFolder
-from stepseg.telling import tell
+from stepseg.telling import counted, tell
 
 
 def predict(cfg: DictConfig) -> None:
@@ -258,7 +258,7 @@ def _write_statistics(runner: Runner) -> list[dict[str, Any]]:
 
 def _tell(runner: Runner, problems: Sequence[str]) -> None:
     figures = summarise(runner.records)
-    done = f"{figures['images']} image(s)"
+    done = counted(figures["images"], "image")
     if runner.finished_before:
         done += f", {runner.finished_before} of them from before"
     if runner.records:

@@ -15,7 +15,6 @@ register_launchers()
 def main(cfg: DictConfig) -> float | None:
     """Train; returns the best value of the monitored figure, for sweepers."""
     # here, because --help needs nothing of it
-    from stepseg.cli.config import run_command
     from stepseg.cli.train.job import train
 
-    return run_command("stepseg-train", lambda: train(cfg))
+    return train(cfg)

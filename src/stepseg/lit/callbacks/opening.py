@@ -7,7 +7,7 @@ from torch import nn
 
 from stepseg.lit.datamodule import SegmentationDataModule
 from stepseg.profile.benchmark import hardware
-from stepseg.telling import tell
+from stepseg.telling import counted, tell
 
 
 class Opening(L.Callback):
@@ -44,7 +44,7 @@ class Opening(L.Callback):
         if "train" in splits:
             interval = trainer.val_check_interval
             often = f", a validation every {interval} batches" if interval != 1.0 else ""
-            tell(f"length  {trainer.max_steps} step{'s' * (trainer.max_steps != 1)}{often}")
+            tell(f"length  {counted(trainer.max_steps, 'step')}{often}")
 
 
 def parameters(module: nn.Module) -> str:

@@ -37,12 +37,7 @@ class LineProgress(ProgressBar):
         self._started = (time.perf_counter(), trainer.global_step)
 
     def on_train_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
+        self, trainer: L.Trainer, pl_module: L.LightningModule, *batch: Any
     ) -> None:
         step = trainer.global_step
         if step == 0 or (step % self.every_n_steps and step != trainer.max_steps):

@@ -8,8 +8,8 @@ from urllib.parse import quote
 
 from stepseg.report.page.gallery import run_pictures
 from stepseg.report.runs import Run
-from stepseg.report.summaries import count_words
 from stepseg.report.values import mapping
+from stepseg.telling import counted
 
 
 class Link(NamedTuple):
@@ -44,7 +44,7 @@ def _facts(run: Run) -> dict[str, Any]:
     versions = mapping(values.get("versions"))
     machine = [environment.get("device_name"), values.get("device"), values.get("dtype")]
     threads = environment.get("threads")
-    machine += [count_words(threads, "thread")] if threads else []
+    machine += [counted(threads, "thread")] if threads else []
     seconds = values.get("seconds")
     return {
         "status": run.status,
