@@ -7,7 +7,7 @@ import pytest
 import timm
 import torch
 
-from stepseg.build import build_policy, build_segmenter, resolved
+from stepseg.build import atm_heads, build_policy, build_segmenter, resolved
 from stepseg.checkpoint import Checkpoint, without_local_paths
 from stepseg.dcts.merge import MergeRule
 from stepseg.dcts.policy import OraclePolicy, PolicyNetwork
@@ -21,6 +21,7 @@ from stepseg.model_config import (
     PolicyConfig,
     ReductionConfig,
 )
+from stepseg.vit import timm_models
 from stepseg.vit.weights import load_timm_state
 from toys import toy_images
 
@@ -50,15 +51,15 @@ class TestNumbers:
             "vit_base": (768, 12, 12),
             "vit_large": (1024, 24, 16),
         }
-        assert {n: b["atm_heads"] for n, b in BACKBONES.items()}["vit_base"] == 6
-        assert {n: b["atm_heads"] for n, b in BACKBONES.items()}["vit_large"] == 8
+        assert [atm_heads(b["dim"]) for b in BACKBONES.values()] == [3, 3, 6, 8]
+        assert [atm_heads(dim) for dim in (1536, 1280, 1152, 48, 416)] == [12, 10, 9, 1, 2]
 
     @pytest.mark.parametrize("name", ["vit_tiny", "vit_small"])
     def test_weights_of_timm_fit(self, name):
         model = build_segmenter(ModelConfig.from_dict(DENSE | {"backbone": {"name": name}}))
         theirs = timm.create_model(f"{name}_patch16_224", pretrained=False)
         load_timm_state(model.backbone, theirs.state_dict(), name)
-        assert model.backbone.num_heads == theirs.blocks[0].attn.num_heads  # type: ignore[union-attr, index]
+        assert model.backbone.numbers.num_heads == theirs.blocks[0].attn.num_heads  # type: ignore[union-attr, index]
 
     def test_heads_have_half_the_channels(self):
         model = build_segmenter(ModelConfig.from_dict(DENSE))
@@ -236,6 +237,56 @@ class TestWeights:
             build_policy(PolicyConfig(name="lcnet_050", checkpoint=str(tmp_path / "other.ckpt")))
 
 
+DINOV3: dict[str, Any] = {"name": "vit_tiny_patch16_dinov3_qkvb", "depth": 2}
+
+
+class TestTimmBackbones:
+    def config(self, **backbone: Any) -> ModelConfig:
+        return resolved(ModelConfig.from_dict(DENSE | {"backbone": DINOV3 | backbone}))
+
+    def test_numbers_and_normalisation_are_timms(self):
+        config = self.config(rope_jitter=1.5, rope_bfloat16=True)
+        model = build_segmenter(config)
+        numbers = model.backbone.numbers
+        assert (numbers.dim, numbers.depth, numbers.prefix, numbers.eps) == (192, 2, 5, 1e-5)
+        assert numbers.rope is not None
+        assert (numbers.rope.jitter, numbers.rope.bfloat16_periods) == (1.5, True)
+        assert config.backbone.mean == (0.485, 0.456, 0.406)
+        assert model(toy_images(1)).prediction().shape == (1, 80, 112)
+
+    def test_a_checkpoint_needs_no_timm(self, monkeypatch):
+        """It says all numbers itself, whatever timm makes of the name later."""
+        config = self.config()
+        model = build_segmenter(config)
+        entry = without_local_paths(config).to_dict()
+        monkeypatch.setattr(timm_models, "architecture_of", lambda name: 1 / 0)
+        again = build_segmenter(ModelConfig.from_dict(entry), load_weights=False)
+        again.load_state_dict(model.state_dict())
+        assert again.backbone.numbers == model.backbone.numbers
+
+    def test_a_file_of_weights_for_other_patches(self, tmp_path):
+        theirs = timm.create_model("vit_small_patch14_reg4_dinov2", depth=1)
+        torch.save(theirs.state_dict(), tmp_path / "dinov2.pth")
+        backbone = {"name": "vit_small_patch14_reg4_dinov2", "depth": 1}
+        config = self.config(**backbone, checkpoint=str(tmp_path / "dinov2.pth"))
+        vit = build_segmenter(config).backbone
+        assert vit.patch_embed.proj.weight.shape == (384, 3, 16, 16)
+        assert vit.pos_embed is not None
+        assert vit.pos_embed.shape == (1, 37 * 37, 384)
+        assert config.backbone.mean == (0.485, 0.456, 0.406)
+
+    def test_patches_that_no_policy_tiles(self):
+        values = changed(backbone={"name": "vit_small_patch14_dinov2", "patch_size": 14})
+        with pytest.raises(ValueError, match=r"resampled with backbone\.patch_size=16"):
+            build_segmenter(ModelConfig.from_dict(values), load_weights=False)
+
+    def test_widths_that_only_an_attack_claims(self):
+        entry = self.config().to_dict()
+        entry["backbone"]["architecture"]["dim"] = 2**30
+        with pytest.raises(ValueError, match="1073741824 channels is none"):
+            ModelConfig.from_dict(entry)
+
+
 class TestPlainData:
     @pytest.mark.parametrize("values", [STEP, DENSE], ids=["step", "dense"])
     def test_a_configuration_survives_a_checkpoint(self, values, tmp_path):
@@ -285,6 +336,16 @@ class TestWrongConfigurations:
             (changed(backbone={"name": "vit_bass"}), "backbone.name='vit_bass': .*'vit_base'"),
             (changed(backbone={"depth": 0}), "backbone.depth .* must be positive, got 0"),
             (changed(backbone={"name": "resnet"}), "choose one of vit_tiny, vit_small, vit_base"),
+            (
+                changed(backbone={"name": "vit_base_patch16_dinov4"}),
+                "supported model of timm .*near it: vit_base_patch16_dinov3",
+            ),
+            (changed(backbone={"name": "hf-hub:a/b"}), "name='hf-hub:a/b': choose one of vit_tiny"),
+            (
+                changed(backbone={"name": "swin_tiny_patch4_window7_224"}),
+                "needs a model of the class SwinTransformer, which is not supported",
+            ),
+            (changed(backbone={"rope_jitter": 1.1}), "rotary positions, .*'vit_tiny' has not"),
             (
                 changed(backbone={"pretrained": "a", "checkpoint": "b"}),
                 "pretrained='a' and backbone.checkpoint='b' exclude",

@@ -1,16 +1,17 @@
 """stepseg: fast semantic segmentation with plain Vision Transformers (STEP, arXiv 2509.14165).
 
-`Segmenter` segments any image with a trained model, `stepseg.build` makes models, `stepseg.packed`
-holds the tokens, `stepseg.cli` the commands. Importing this package alone imports none of them, so
-that ``import stepseg`` stays cheap.
+`Segmenter` segments any image with a trained model, `from_timm` puts a live timm model on packed
+tokens, `stepseg.build` makes models, `stepseg.packed` holds the tokens, `stepseg.cli` the commands.
+Importing this package alone imports none of them, so that ``import stepseg`` stays cheap.
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from stepseg.predict.segmenter import Segmenter
+    from stepseg.vit.from_timm import from_timm
 
-__all__ = ["Segmenter", "__version__"]
+__all__ = ["Segmenter", "__version__", "from_timm"]
 
 __version__ = "0.1.0"
 
@@ -20,4 +21,8 @@ def __getattr__(name: str) -> Any:
         from stepseg.predict.segmenter import Segmenter
 
         return Segmenter
+    if name == "from_timm":
+        from stepseg.vit.from_timm import from_timm
+
+        return from_timm
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -15,7 +15,6 @@ from stepseg.heads.atm import AtmHead
 from stepseg.heads.cascade import CascadedHead
 from stepseg.model import StepSegmenter
 from stepseg.model_config import BACKBONES, PATCH_SIZE, BackboneConfig, ModelConfig, PolicyConfig
-from stepseg.vit.architecture import Architecture
 from stepseg.vit.normalisation import Normalisation, of_file, of_pretrained
 from stepseg.vit.staged import StagedViT
 from stepseg.vit.weights import checkpoint_file, load_timm_checkpoint, load_timm_pretrained
@@ -40,12 +39,12 @@ def build_segmenter(config: ModelConfig, *, load_weights: bool = True) -> StepSe
     """
     if load_weights:
         config = resolved(config)
-    sizes = BACKBONES[config.backbone.name]
+    vit = _build_backbone(config.backbone, load_weights)
     numbers: dict[str, Any] = {
-        "dim": sizes["dim"],
+        "dim": vit.dim,
         "num_classes": config.num_classes,
-        "head_dim": config.heads.dim or sizes["dim"] // 2,
-        "num_heads": config.heads.num_heads or sizes["atm_heads"],
+        "head_dim": config.heads.dim or vit.dim // 2,
+        "num_heads": config.heads.num_heads or atm_heads(vit.dim),
         "num_layers": config.heads.num_layers,
         "dropout": config.heads.dropout,
         "init": config.heads.init,
@@ -53,28 +52,25 @@ def build_segmenter(config: ModelConfig, *, load_weights: bool = True) -> StepSe
     cascade = config.heads.cascade
     exit_ = config.reduction.exit
     return StepSegmenter(
-        backbone=_build_backbone(config.backbone, load_weights),
+        backbone=vit,
         decoder=(
             CascadedHead(earlier_blocks=cascade, **numbers) if cascade else AtmHead(**numbers)
         ),
         exit_heads={b: AtmHead(**numbers) for b in (exit_.head_blocks if exit_ else ())},
-        policy=build_policy(config.policy, load_weights=load_weights) if config.policy else None,
+        policy=(
+            build_policy(config.policy, load_weights=load_weights, patch_size=vit.patch_size)
+            if config.policy
+            else None
+        ),
         reduction=config.reduction.build(),
         class_source=config.heads.class_source,
     )
 
 
 def _build_backbone(config: BackboneConfig, load_weights: bool) -> StagedViT:
-    sizes, default = BACKBONES[config.name], Normalisation()
+    default = Normalisation()
     vit = StagedViT(
-        Architecture(
-            dim=sizes["dim"],
-            depth=config.depth or sizes["depth"],
-            num_heads=sizes["num_heads"],
-            hidden_dim=4 * sizes["dim"],
-            patch_size=PATCH_SIZE,
-            pos_grid=config.pos_grid,
-        ),
+        config.numbers(),
         drop_path=config.drop_path,
         checkpoint_blocks=config.checkpoint_blocks,
         mean=config.mean or default.mean,
@@ -83,25 +79,42 @@ def _build_backbone(config: BackboneConfig, load_weights: bool) -> StagedViT:
     if load_weights and config.pretrained:
         load_timm_pretrained(vit, config.pretrained)
     elif load_weights and config.checkpoint:
-        load_timm_checkpoint(vit, config.checkpoint)
+        timm_name = None if config.name in BACKBONES else config.name
+        load_timm_checkpoint(vit, config.checkpoint, timm_name)
     return vit
 
 
+def atm_heads(dim: int) -> int:
+    """Attention heads of ATM heads for an encoder of so many channels, as in SegViT and DToP.
+
+    They have half the encoder's channels, 64 to a head, but 32 where there are few.
+    """
+    most = dim // 128 if dim >= 384 else max(1, dim // 64)
+    return next(heads for heads in range(most, 0, -1) if dim // 2 % heads == 0)
+
+
 def resolved(config: ModelConfig) -> ModelConfig:
-    """The configuration with the normalisation that its pretrained weights need, told or known.
+    """The configuration with all that its backbone's name and weights stand for.
+
+    Numbers of timm's model, and the normalisation that pretrained weights need, told or known.
 
     Raises:
         ValueError: timm has no such weights, or a file does not say how it was trained.
 
     """
     backbone = config.backbone
+    plain = backbone.name in BACKBONES
+    if not plain:
+        backbone = replace(backbone, architecture=backbone.numbers())
     if backbone.mean and backbone.std:
-        return config
+        return replace(config, backbone=backbone)
     known: Normalisation | None = Normalisation()
     if backbone.pretrained:
         known = of_pretrained(backbone.pretrained)
     elif backbone.checkpoint:
         known = of_file(checkpoint_file(backbone.checkpoint))
+    if not plain and not backbone.pretrained and (known is None or not backbone.checkpoint):
+        known = of_pretrained(backbone.name)  # all weights of such a model are of its family
     if known is None:
         raise ValueError(
             f"backbone.checkpoint={backbone.checkpoint!r} does not say how its images were "
@@ -114,15 +127,15 @@ def resolved(config: ModelConfig) -> ModelConfig:
 
 
 def build_policy(
-    config: PolicyConfig, *, load_weights: bool = True
+    config: PolicyConfig, *, load_weights: bool = True, patch_size: int = PATCH_SIZE
 ) -> PolicyNetwork | OraclePolicy:
     """Build a policy network, or the oracle that reads labels."""
     if config.name == "oracle":
-        return OraclePolicy(windows=config.windows, patch_size=PATCH_SIZE)
+        return OraclePolicy(windows=config.windows, patch_size=patch_size)
     policy = PolicyNetwork(
         name=POLICY_ALIASES.get(config.name, config.name),
         windows=config.windows,
-        patch_size=PATCH_SIZE,
+        patch_size=patch_size,
         training=config.training,  # type: ignore[arg-type]
         pretrained=config.pretrained and load_weights,
     )

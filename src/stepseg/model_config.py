@@ -5,7 +5,7 @@ configuration out of a foreign checkpoint is only numbers and words.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar, Self
 
 from stepseg.dcts.merge import MergeRule
@@ -13,16 +13,17 @@ from stepseg.heads.cascade import check_cascade
 from stepseg.heads.exit import BudgetExit, ConfidenceExit, ExitRule, RandomExit, UniformExit
 from stepseg.plain_types import check_keys, choices, from_values
 from stepseg.reduction import Reduction
+from stepseg.vit.architecture import Architecture, RopeNumbers
 
 PATCH_SIZE = 16
 
 BACKBONES: dict[str, dict[str, int]] = {
-    "vit_tiny": {"dim": 192, "depth": 12, "num_heads": 3, "atm_heads": 3},
-    "vit_small": {"dim": 384, "depth": 12, "num_heads": 6, "atm_heads": 3},
-    "vit_base": {"dim": 768, "depth": 12, "num_heads": 12, "atm_heads": 6},
-    "vit_large": {"dim": 1024, "depth": 24, "num_heads": 16, "atm_heads": 8},
+    "vit_tiny": {"dim": 192, "depth": 12, "num_heads": 3},
+    "vit_small": {"dim": 384, "depth": 12, "num_heads": 6},
+    "vit_base": {"dim": 768, "depth": 12, "num_heads": 12},
+    "vit_large": {"dim": 1024, "depth": 24, "num_heads": 16},
 }
-"""timm's ViTs; the ATM heads have half the channels, as in SegViT and DToP."""
+"""Plain ViTs, without class token and final norm, as in SegViT and DToP."""
 
 EXIT_RULES = ("confidence", "random", "uniform", "budget")
 
@@ -46,7 +47,7 @@ class BackboneConfig(_Config):
     WHERE: ClassVar[str] = "backbone"
 
     name: str = "vit_base"
-    """One of `BACKBONES`."""
+    """One of `BACKBONES`, or any supported model of timm, without a tag."""
     depth: int | None = None
     """Number of blocks; None: the standard one."""
     pretrained: str | None = None
@@ -59,16 +60,91 @@ class BackboneConfig(_Config):
     std: tuple[float, float, float] | None = None
     """Likewise."""
     drop_path: float = 0.0
-    pos_grid: int = 14
-    """Side of the position grid when training from scratch; checkpoints bring their own."""
+    patch_size: int = PATCH_SIZE
+    """Side of a patch in pixels; kernels for patches of another size are resampled."""
+    pos_grid: int | None = None
+    """Side of the learned position grid when training from scratch; None: 14, or that of timm's
+    model. Weights bring their own."""
+    pos_antialias: bool = False
+    """Resize that grid with antialiasing, as timm does."""
+    rope_bfloat16: bool = False
+    """Round periods of rotary positions to bfloat16, as the authors of DINOv3 do."""
+    rope_shift: float = 0.0
+    """Augmentation of rotary positions in training, as `RopeNumbers.shift`; 0: none."""
+    rope_jitter: float = 1.0
+    """As `RopeNumbers.jitter`; 1: none."""
+    rope_rescale: float = 1.0
+    """As `RopeNumbers.rescale`; 1: none."""
     checkpoint_blocks: bool = False
     """Recompute blocks in the backward pass to save memory."""
+    architecture: Architecture | None = None
+    """The encoder's numbers; None: as `name` says. `stepseg.build.resolved` fills in those of timm,
+    so that a checkpoint says them."""
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """As of every part; the architecture of a checkpoint is a mapping, too."""
+        values = dict(values)
+        where, given = f"{cls.WHERE}.architecture", values.get("architecture")
+        if isinstance(given, Mapping):
+            given = dict(given)
+            if isinstance(given.get("rope"), Mapping):
+                given["rope"] = from_values(RopeNumbers, given["rope"], f"{where}.rope")
+            values["architecture"] = from_values(Architecture, given, where)
+        return from_values(cls, values, cls.WHERE)
+
+    def numbers(self) -> Architecture:
+        """What the encoder is: as a checkpoint says, a plain ViT, or read from timm's model.
+
+        Raises:
+            ValueError: timm's model has features that are missing here, or no rotary positions to
+                change.
+
+        """
+        numbers = self.architecture or self._named()
+        changes: dict[str, Any] = {
+            "patch_size": self.patch_size,
+            "pos_antialias": self.pos_antialias,
+            "depth": self.depth or numbers.depth,
+        }
+        if numbers.pos_grid is not None:
+            changes["pos_grid"] = self.pos_grid or numbers.pos_grid
+        rope = {
+            "bfloat16_periods": self.rope_bfloat16,
+            "shift": self.rope_shift,
+            "jitter": self.rope_jitter,
+            "rescale": self.rope_rescale,
+        }
+        if numbers.rope is not None:
+            changes["rope"] = replace(numbers.rope, **rope)
+        elif rope != dict(zip(rope, (False, 0, 1, 1), strict=True)):
+            raise ValueError(
+                f"backbone.rope_* change rotary positions, which backbone.name={self.name!r} has "
+                f"not"
+            )
+        return replace(numbers, **changes)
+
+    def _named(self) -> Architecture:
+        if self.name in BACKBONES:
+            sizes = BACKBONES[self.name]
+            return Architecture(**sizes, hidden_dim=4 * sizes["dim"])
+        from stepseg.vit.timm_models import architecture_of, is_known, near_names  # bring timm
+
+        if not is_known(self.name):
+            near = ", ".join(near_names(self.name)) or "vit_base_patch14_reg4_dinov2"
+            raise ValueError(
+                f"backbone.name={self.name!r}: {choices(self.name, BACKBONES)}, or a supported "
+                f"model of timm without its tag (near it: {near}); a tag chooses weights and goes "
+                f"to backbone.pretrained"
+            )
+        return architecture_of(self.name)
 
     def __post_init__(self) -> None:
-        _choose("backbone.name", self.name, BACKBONES)
+        if self.patch_size < 1:
+            raise ValueError(f"backbone.patch_size must be positive, got {self.patch_size}")
         if self.depth is not None and self.depth < 1:
             raise ValueError(f"backbone.depth counts blocks and must be positive, got {self.depth}")
-        if self.pos_grid < 1:
+        if self.pos_grid is not None and self.pos_grid < 1:
             raise ValueError(f"backbone.pos_grid must be at least 1, got {self.pos_grid}")
         if self.pretrained and self.checkpoint:
             raise ValueError(
@@ -262,8 +338,8 @@ class ModelConfig(_Config):
                 f"count what is not of it, the background"
             )
         exit_ = self.reduction.exit
-        depth = self.backbone.depth or BACKBONES[self.backbone.name]["depth"]
-        check_cascade(self.heads.cascade or (), depth, exit_.head_blocks if exit_ else ())
+        numbers = self.backbone.numbers()  # refuses what is not supported
+        check_cascade(self.heads.cascade or (), numbers.depth, exit_.head_blocks if exit_ else ())
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested mappings and lists, the inverse of `from_dict`."""

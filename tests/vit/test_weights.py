@@ -7,11 +7,15 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from timm.layers import resample_patch_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
+from stepseg import from_timm
 from stepseg.vit.staged import StagedViT
+from stepseg.vit.timm_models import read_architecture
 from stepseg.vit.weights import load_timm_checkpoint, load_timm_pretrained, load_timm_state
+from timm_families import timm_model
 from toys import new_vit
 
 
@@ -115,12 +119,12 @@ class TestState:
         with pytest.raises(ValueError, match=r"pos_embed has shape .*64\), expected .*32\)"):
             load_timm_state(our_vit(), timm_state(embed_dim=64), "test")
 
-    def test_another_patch_size(self):
+    def test_patches_of_another_size_are_resampled(self):
         state = timm_state(patch_size=8, img_size=(24, 24))
-        with pytest.raises(
-            ValueError, match=r"patch_embed\.proj\.weight has shape \(32, 3, 8, 8\)"
-        ):
-            load_timm_state(our_vit(), state, "test")
+        vit = our_vit()
+        load_timm_state(vit, state, "test")
+        kernel = resample_patch_embed(state["patch_embed.proj.weight"], [16, 16])
+        torch.testing.assert_close(vit.patch_embed.proj.weight.detach(), kernel)
 
     def test_a_grid_that_is_not_square(self):
         state = timm_state(grid=(6, 10))
@@ -136,6 +140,49 @@ class TestState:
         after = vit.state_dict()
         assert before.keys() == after.keys()
         assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+class TestFamilies:
+    def test_what_is_left_out_is_listed_by_its_reason(self):
+        model = timm_model("siglip2")
+        state = model.state_dict() | {"mask_token": torch.zeros(1, 48)}
+        left_out = load_timm_state(blank(model), state, "test")
+        assert left_out["mask token"] == ["mask_token"]
+        assert "attn_pool.latent" in left_out["attention pooling"]
+        assert left_out["classifier"] == ["head.weight", "head.bias"]
+        plain = load_timm_state(our_vit(), timm_state(reg_tokens=4), "test")
+        assert plain["class token and registers"] == ["cls_token", "reg_token"]
+        assert plain["final norm"] == ["norm.weight", "norm.bias"]
+
+    @pytest.mark.parametrize(
+        "family", ["dinov2_reg", "dinov3_plus", "eva02_base", "deit_distilled"]
+    )
+    def test_a_missing_key_is_named(self, family):
+        model = timm_model(family)
+        for key in model.state_dict():
+            if key.startswith(("blocks.1.", "cls_token", "norm.weight")):
+                state = {name: value for name, value in model.state_dict().items() if name != key}
+                with pytest.raises(ValueError, match=r"missing|shape|unknown|register tokens"):
+                    load_timm_state(blank(model), state, "test")
+
+    def test_files_of_the_authors(self, tmp_path, monkeypatch):
+        """DINOv3 as Meta publishes it: other names, and a bias of keys that is masked."""
+        model = timm_model("dinov3")
+        theirs = {}
+        for key, value in model.state_dict().items():
+            key = key.replace("reg_token", "storage_tokens").replace("gamma_1", "ls1.gamma")
+            theirs[key.replace("gamma_2", "ls2.gamma")] = value
+        theirs |= {"mask_token": torch.zeros(1, 48), "rope_embed.periods": torch.ones(4)}
+        torch.save(theirs, tmp_path / "dinov3.pth")
+        monkeypatch.setattr("stepseg.vit.weights.blank_model", lambda name: model)
+        ours = blank(model)
+        load_timm_checkpoint(ours, tmp_path / "dinov3.pth", "vit_small_patch16_dinov3")
+        for key, value in from_timm(model).state_dict().items():
+            assert torch.equal(ours.state_dict()[key], value), key
+
+
+def blank(model: VisionTransformer) -> StagedViT:
+    return StagedViT(read_architecture(model))
 
 
 class TestFiles:

@@ -12,7 +12,7 @@ from stepseg.card.facts import main_figures
 from stepseg.card.front_matter import front_matter
 from stepseg.checkpoint import Checkpoint
 from stepseg.files.markdown import code, code_block, escape, table
-from stepseg.model_config import BACKBONES, ReductionConfig
+from stepseg.model_config import ReductionConfig
 
 CURVE = "the curve of the training"
 
@@ -136,12 +136,13 @@ def _classes(checkpoint: Checkpoint) -> str:
 
 def _model(checkpoint: Checkpoint) -> str:
     config, reduction = checkpoint.config, checkpoint.config.reduction
-    depth = config.backbone.depth or BACKBONES[config.backbone.name]["depth"]
+    numbers = config.backbone.numbers()
+    side = numbers.patch_size
     parameters = sum(v.numel() for v in checkpoint.state.values() if v.is_floating_point())
     pretrained = config.backbone.pretrained or "no (random weights, or a local file)"
     rows = [
         ["part", "value"],
-        ["backbone", f"{config.backbone.name}, {depth} blocks, patches of 16 pixels"],
+        ["backbone", f"{config.backbone.name}, {numbers.depth} blocks, patches of {side} pixels"],
         ["pretrained", pretrained],
         ["policy network", f"{config.policy.name}" if config.policy else "none"],
         ["merging", _merging(reduction)],

@@ -164,7 +164,7 @@ def _check_counts(config: ModelConfig, state: Mapping[str, Tensor], problem: str
     """Refuse to build more parts than the file has weights for, whatever the entry claims."""
     exit_ = config.reduction.exit
     claims = {
-        "backbone.blocks.": config.backbone.depth or 0,
+        "backbone.blocks.": config.backbone.numbers().depth,
         "decoder.layers.": config.heads.num_layers,
         "decoder.further.": len(config.heads.cascade or ()),
         "exit_heads.": len(exit_.head_blocks) if exit_ else 0,

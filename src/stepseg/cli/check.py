@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from stepseg.lit.datamodule import SegmentationDataModule
-from stepseg.model_config import PATCH_SIZE, ModelConfig
+from stepseg.model_config import ModelConfig
 from stepseg.plain_types import nearest
 
 MONITORED = {
@@ -61,12 +61,12 @@ def check_model(config: ModelConfig, datamodule: SegmentationDataModule) -> None
     if datamodule.scenes is None:
         for split in ("train", "val"):
             datamodule.dataset(split)
-    merge = config.reduction.merge
+    merge, patch = config.reduction.merge, config.backbone.patch_size
     # A window that no training crop can hold would never be trained.
-    if merge is not None and max(merge.windows) > min(datamodule.crop_size) // PATCH_SIZE:
+    if merge is not None and max(merge.windows) > min(datamodule.crop_size) // patch:
         raise ValueError(
             f"reduction.merge.windows={list(merge.windows)}: a window of {max(merge.windows)} "
-            f"patches needs {max(merge.windows) * PATCH_SIZE} px, data.crop_size is "
+            f"patches needs {max(merge.windows) * patch} px, data.crop_size is "
             f"{list(datamodule.crop_size)}; enlarge the crop or drop that window and its threshold"
         )
 

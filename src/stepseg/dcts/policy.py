@@ -62,7 +62,8 @@ class PolicyNetwork(nn.Module):
         if stride % patch_size or windows[0] % self.cell:
             raise ValueError(
                 f"policy {name!r} has stride {stride}: its cells do not tile windows of "
-                f"{windows[0]} patches of {patch_size} px"
+                f"{windows[0]} patches of {patch_size} px; weights for patches of another size are "
+                f"resampled with backbone.patch_size={stride // 2}"
             )
         self.name, self.windows, self.patch_size = name, tuple(windows), patch_size
         self.stride, self.training_mode = stride, training

@@ -11,6 +11,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from stepseg.model import StepSegmenter
 from stepseg.plain_types import choices
 
+UNDECAYED = ("pos_embed", "prefix", "query_Cd")
+"""Learned tokens and positions: besides norms, biases and factors."""
 SCHEDULES = ("cosine", "poly", "constant")
 
 
@@ -72,7 +74,7 @@ def parameter_groups(model: StepSegmenter, config: OptimConfig) -> list[dict]:
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             part, lr, decay = _settings(name, model.backbone.depth, config)
-            decays = parameter.ndim > 1 and not name.endswith(("pos_embed", "query_Cd"))
+            decays = parameter.ndim > 1 and not name.endswith(UNDECAYED)
             groups[part, lr, decay if decays else 0.0].append(parameter)
     return [
         {"name": f"{part}{'' if decay else ' (no decay)'}", "params": params, "lr": lr,
@@ -103,9 +105,11 @@ def _settings(name: str, depth: int, config: OptimConfig) -> tuple[str, float, f
         return "policy", config.policy_lr, config.policy_weight_decay
     if not name.startswith("backbone."):
         return "heads", config.lr * config.head_lr_scale, config.weight_decay
-    # embeddings are layer 0, block i is layer i + 1; the last block learns at full rate
-    in_block = name.startswith("backbone.blocks.")
-    layer = int(name.split(".")[2]) + 1 if in_block else 0
+    # embeddings and prefix tokens are layer 0, block i is layer i + 1; the last block and the
+    # final norm learn at full rate
+    layer = depth if name.startswith("backbone.norm.") else 0
+    if name.startswith("backbone.blocks."):
+        layer = int(name.split(".")[2]) + 1
     lr = config.lr * config.layer_decay ** (depth - layer)
     part = "backbone" if config.layer_decay == 1 else f"backbone layer {layer}"
     return part, lr, config.weight_decay

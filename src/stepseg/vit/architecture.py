@@ -9,6 +9,8 @@ from dataclasses import dataclass
 ACTIVATIONS = ("gelu", "gelu_tanh", "quick_gelu", "swiglu")
 QKV_BIASES = ("all", "qv", "none")
 PLACES = ("centred", "index")
+WIDEST = 2**16
+"""Channels; more are claimed only by files that want to fill the memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +32,21 @@ class RopeNumbers:
     """Rows and columns that all grids are stretched to; None: not stretched. `index` only."""
     bfloat16_periods: bool = False
     """Round periods to bfloat16, as the authors' DINOv3 does; timm does not."""
+    shift: float = 0.0
+    """In training all places of a batch move along either axis by up to this much, at random."""
+    jitter: float = 1.0
+    """In training they spread along either axis by a random factor within [1 / jitter, jitter]."""
+    rescale: float = 1.0
+    """Likewise, along both axes by one factor."""
 
     def __post_init__(self) -> None:
         if self.places not in PLACES:
             raise ValueError(f"places of rotary positions are one of {PLACES}: {self.places!r}")
+        if self.shift < 0 or self.jitter < 1 or self.rescale < 1:
+            raise ValueError(
+                f"rotary positions shift by 0 or more, and jitter and rescale by factors of 1 or "
+                f"more, got {self.shift}, {self.jitter} and {self.rescale}"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +92,8 @@ class Architecture:
         for key in ("dim", "num_heads", "hidden_dim", "patch_size"):
             if getattr(self, key) < 1:
                 raise ValueError(f"{key} of an encoder must be positive, got {getattr(self, key)}")
+        if self.dim > WIDEST:
+            raise ValueError(f"an encoder of {self.dim} channels is none: at most {WIDEST}")
         if self.dim % self.num_heads:
             raise ValueError(
                 f"{self.dim} channels do not divide into {self.num_heads} attention heads"

@@ -61,18 +61,30 @@ class Rope(nn.Module):
         self.register_buffer("frequencies_F", self._frequencies(), persistent=False)
 
     def places(self, layout: TokenLayout) -> Tensor:
-        """Where the tokens of a layout lie, (y, x), float32 ``[T0, 2]``."""
-        numbers, centres_T02 = self.numbers, layout.centres()
-        rows, columns = layout.grid
+        """Where the tokens of a layout lie, (y, x), float32 ``[T0, 2]``; at random in training."""
+        numbers, sides = self.numbers, layout.grid
+        y, x = layout.centres().unbind(1)
         if numbers.places == "centred":
-            y, x = (
-                2 * centre / side - 1
-                for centre, side in zip(centres_T02.unbind(1), layout.grid, strict=True)
-            )
-            return torch.stack([y, x], 1)
-        ref_rows, ref_columns = numbers.ref_grid or layout.grid
-        y, x = (centres_T02 - 0.5 + numbers.offset).unbind(1)
-        return torch.stack([y * (ref_rows / rows), x * (ref_columns / columns)], 1)
+            places_T2 = torch.stack([2 * y / sides[0] - 1, 2 * x / sides[1] - 1], 1)
+        else:
+            rows, columns = numbers.ref_grid or sides
+            y, x = y - 0.5 + numbers.offset, x - 0.5 + numbers.offset
+            places_T2 = torch.stack([y / sides[0] * rows, x / sides[1] * columns], 1)
+        return self._moved(places_T2) if self.training else places_T2
+
+    def _moved(self, places_T2: Tensor) -> Tensor:
+        """DINOv3's augmentation: one movement for all places of a batch."""
+        numbers = self.numbers
+
+        def draw(most: float, count: int) -> Tensor:
+            return places_T2.new_empty(count).uniform_(-most, most)
+
+        if numbers.shift:
+            places_T2 = places_T2 + draw(numbers.shift, 2)
+        for factor, count in ((numbers.jitter, 2), (numbers.rescale, 1)):
+            if factor != 1:
+                places_T2 = places_T2 * draw(math.log(factor), count).exp()
+        return places_T2
 
     def rotation(self, places_T2: Tensor) -> Rotation:
         """Of rows at these places."""

@@ -8,6 +8,8 @@ Letters: B images, H x W pixels, Y x X cells of the patch grid, P prefix rows, T
 after merging, D channels.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -139,6 +141,46 @@ class StagedViT(nn.Module):
         """What heads read: the patches, after the final norm if the encoder has one."""
         patches = tokens.patches()
         return patches.with_values(self.norm(patches.values_TD))
+
+    def features(
+        self,
+        images_B3HW: Tensor,
+        blocks: Sequence[int] | None = None,
+        norm: bool = True,
+        layout: TokenLayout | None = None,
+    ) -> list[Tensor]:
+        """Maps of features, for probes, depth, or whatever else is not a head of this project.
+
+        Args:
+            images_B3HW: RGB in [0, 1], sides multiples of the patch.
+            blocks: after which ones, counted from 1, ascending; None: after the last.
+            norm: after the final norm, where the encoder has one.
+            layout: superpatches; None: every patch is a token. Cells of a superpatch are alike.
+
+        Returns:
+            ``[B, Y, X, D]`` for each of the blocks.
+
+        Raises:
+            ValueError: images that patches do not tile, or blocks that do not exist.
+
+        """
+        blocks = [self.depth] if blocks is None else list(blocks)
+        if blocks != sorted({*blocks}) or not all(1 <= block <= self.depth for block in blocks):
+            raise ValueError(f"blocks={blocks}: ascending numbers within 1..{self.depth}")
+        batch, side = images_B3HW.shape[0], self.patch_size
+        height, width = images_B3HW.shape[2:]
+        if height % side or width % side or not height * width:
+            raise ValueError(
+                f"images of {height} x {width} px do not divide into patches of {side}"
+            )
+        if layout is None:
+            layout = TokenLayout.full(batch, (height // side, width // side), images_B3HW.device)
+        tokens, start, maps = self.embed(images_B3HW, layout, "bilinear"), 0, []
+        for block in blocks:
+            tokens, start = self.run_blocks(tokens, start, block), block
+            seen = self.read(tokens) if norm else tokens.patches()
+            maps.append(layout.unmerge(seen.values_TD))
+        return maps
 
 
 def _values_of(

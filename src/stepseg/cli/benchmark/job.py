@@ -20,7 +20,7 @@ from stepseg.cli.tracking import make_loggers, tracked_result
 from stepseg.lit.tracking.final import log_final
 from stepseg.lit.tracking.record import log_config
 from stepseg.model import Reduction, StepSegmenter
-from stepseg.model_config import PATCH_SIZE, ModelConfig
+from stepseg.model_config import ModelConfig
 from stepseg.profile.benchmark import (
     CLOCKS,
     Rounds,
@@ -51,8 +51,9 @@ def run(cfg: DictConfig) -> None:
         result.update({"model": config.to_dict()})
         if checkpoint is not None and datamodule is not None:
             check_data(checkpoint, datamodule.num_classes, datamodule.spec.name)
+        patch = config.backbone.patch_size
         built = {name: system.build() for name, system in chosen.items()}
-        reductions = with_tokens(built, options, PATCH_SIZE)
+        reductions = with_tokens(built, options, patch)
         _check(config, reductions)
         if not values["speed"] and options.tokens != "measured":
             result.update({"device": None, "dtype": values["dtype"]})
@@ -71,7 +72,7 @@ def run(cfg: DictConfig) -> None:
                 datamodule,
                 config,
                 checkpoint,
-                with_tokens(built, crop, PATCH_SIZE),
+                with_tokens(built, crop, patch),
                 device=options.device,
                 dtype=options.dtype,
                 iterations=values["iterations"],

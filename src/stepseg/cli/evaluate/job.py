@@ -36,7 +36,6 @@ from stepseg.lit.datamodule import SegmentationDataModule
 from stepseg.lit.segmentation_module import SegmentationModule
 from stepseg.lit.tracking.final import log_final
 from stepseg.model import StepSegmenter
-from stepseg.model_config import PATCH_SIZE
 from stepseg.runtime.apply import apply_runtime
 from stepseg.runtime.choice import check_runtime, choose_runtime
 
@@ -189,7 +188,7 @@ def _make_model(checkpoint: Checkpoint, policy: str) -> StepSegmenter:
     model = checkpoint.build()
     if policy == "oracle":
         windows = model.policy.windows if model.policy else (2, 4, 8, 16)
-        model.policy = OraclePolicy(windows=windows, patch_size=PATCH_SIZE)
+        model.policy = OraclePolicy(windows=windows, patch_size=model.patch_size)
     elif policy != "checkpoint":
         raise ValueError(
             f"policy={policy!r}: stepseg-eval knows 'checkpoint' and 'oracle'; another network "
