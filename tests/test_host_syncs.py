@@ -22,7 +22,16 @@ from stepseg.heads.exit import ConfidenceExit
 from stepseg.losses import LossWeights, head_loss, policy_loss
 from stepseg.model import Reduction, StepSegmenter
 from stepseg.packed import PackedTokens
-from toys import DCTS, SYSTEMS, toy_images, toy_labels, toy_oracle, toy_segmenter
+from toys import (
+    DCTS,
+    FOUNDATION,
+    SYSTEMS,
+    toy_images,
+    toy_labels,
+    toy_oracle,
+    toy_segmenter,
+    toy_vit,
+)
 
 WAITING_OPERATORS = {
     "_local_scalar_dense",  # item, bool, int, float, index, is_nonzero, and scalars from tensors
@@ -205,6 +214,13 @@ class TestModel:
         with torch.set_grad_enabled(grad):
             seen = syncs_of(forward(model, reduction))
         assert seen == ["tolist"] * allowed(reduction)
+
+    @pytest.mark.parametrize("system", ["dense", "step", "step_all_leave"])
+    def test_prefix_rows_and_rotary_positions(self, system):
+        model = toy_segmenter(backbone=toy_vit(**FOUNDATION))
+        with torch.no_grad():
+            seen = syncs_of(forward(model, SYSTEMS[system]))
+        assert seen == ["tolist"] * allowed(SYSTEMS[system])
 
     def test_dense_has_none(self):
         assert syncs_of(forward(toy_segmenter(), Reduction())) == []

@@ -15,7 +15,7 @@ from stepseg.heads.cascade import CascadedHead
 from stepseg.heads.exit import BudgetExit, ConfidenceExit, ExitRule, RandomExit, UniformExit
 from stepseg.model import Reduction, StepSegmenter
 from stepseg.packed import PackedTokens, Segments
-from stepseg.vit.architecture import Architecture
+from stepseg.vit.architecture import Architecture, RopeNumbers
 from stepseg.vit.block import LayerScale
 from stepseg.vit.staged import StagedViT
 
@@ -61,6 +61,20 @@ def new_vit(**numbers: Any) -> StagedViT:
     own = {field.name for field in fields(Architecture)}
     known = {key: numbers.pop(key) for key in own & set(numbers)}
     return StagedViT(Architecture(**{"hidden_dim": 4 * known["dim"]} | known), **numbers)
+
+
+FOUNDATION: dict[str, Any] = {
+    "prefix": 3,
+    "rope": RopeNumbers(),
+    "layer_scale": True,
+    "activation": "swiglu",
+    "mlp_norm": True,
+    "qkv_bias": "qv",
+    "norm_pre": True,
+    "final_norm": True,
+    "eps": 1e-5,
+}
+"""All that a foundation ViT may have and a plain one has not; for `toy_vit`."""
 
 
 def toy_vit(**changes: Any) -> StagedViT:

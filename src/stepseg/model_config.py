@@ -109,7 +109,7 @@ class BackboneConfig(_Config):
         }
         if numbers.pos_grid is not None:
             changes["pos_grid"] = self.pos_grid or numbers.pos_grid
-        rope = {
+        rope: dict[str, Any] = {
             "bfloat16_periods": self.rope_bfloat16,
             "shift": self.rope_shift,
             "jitter": self.rope_jitter,
@@ -126,7 +126,7 @@ class BackboneConfig(_Config):
 
     def _named(self) -> Architecture:
         if self.name in BACKBONES:
-            sizes = BACKBONES[self.name]
+            sizes: dict[str, Any] = dict(BACKBONES[self.name])
             return Architecture(**sizes, hidden_dim=4 * sizes["dim"])
         from stepseg.vit.timm_models import architecture_of, is_known, near_names  # bring timm
 

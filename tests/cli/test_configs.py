@@ -27,12 +27,18 @@ def choices(group):
 @pytest.mark.parametrize("name", choices("backbone"))
 def test_backbones(name, tmp_path):
     config = model_config(plain(compose_config("train", [f"backbone={name}"], tmp_path)), 19)
-    assert config.backbone.name in name
+    if name.startswith("vit_"):
+        assert config.backbone.name in name
+    elif name != "timm":  # an alias: family and size are those of timm's model
+        words = name.replace("siglip2", "siglip").split("_")
+        assert all(word in config.backbone.name for word in words)
     assert config.reduction.exit is not None
     # the paper's placement: 1/2 and 2/3 of the depth for ViT-Base, 1/3 and 2/3 for ViT-Large
-    depth = config.backbone.depth or (24 if name == "vit_large" else 12)
-    expected = (8, 16) if depth == 24 else (depth // 2, depth * 2 // 3)
+    depth = config.backbone.numbers().depth
+    third = round(depth / 3)
+    expected = (third, 2 * third) if depth > 12 else (depth // 2, depth * 2 // 3)
     assert config.reduction.exit.blocks == expected
+    assert config.backbone.numbers().patch_size == 16
 
 
 @pytest.mark.parametrize(

@@ -188,7 +188,9 @@ def test_exits_are_the_same_with_ties_and_confidences_on_the_threshold(page):
     assert any(0 in stages and 1 in stages for stages in expected)
 
 
-@pytest.mark.parametrize("name", ["vit_base", "vit_large"])
+@pytest.mark.parametrize(
+    "name", ["vit_base", "vit_large", "eva02_base_patch14_448", "vit_pe_spatial_base_patch16_512"]
+)
 def test_multiply_accumulates_are_the_same_to_the_digit(name, page):
     numbers = {
         "num_classes": 150,

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from stepseg.heads.atm import AtmHead
 from stepseg.heads.module import AtmLayer
 from stepseg.vit.block import Block
+from stepseg.vit.rotary import Rotation
 
 
 def take_rows(x_BTD: Tensor, index_BS: Tensor) -> Tensor:
@@ -24,13 +25,19 @@ def take_rows(x_BTD: Tensor, index_BS: Tensor) -> Tensor:
     return x_BTD.flatten(0, 1)[(index_BS + offset_B1).flatten()].unflatten(0, index_BS.shape)
 
 
-def run_block(block: nn.Module, x_BTD: Tensor) -> Tensor:
-    """A block of the ViT."""
+def run_block(block: nn.Module, x_BTD: Tensor, rotation: Rotation | None = None) -> Tensor:
+    """A block of the ViT; `rotation` has cosines and sines ``[B, 1, T, K / 2]``."""
     assert isinstance(block, Block)
-    qkv = block.attn.qkv(block.norm1(x_BTD)).unflatten(2, (3, block.attn.num_heads, -1))
-    q_BNTK, k_BNTK, v_BNTK = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-    x_BTD = x_BTD + block.attn.proj(_attend(q_BNTK, k_BNTK, v_BNTK))
-    return x_BTD + block.mlp(block.norm2(x_BTD))
+
+    def attended(x_BTD: Tensor) -> Tensor:
+        qkv = block.attn.project(x_BTD).unflatten(2, (3, block.attn.num_heads, -1))
+        q_BNTK, k_BNTK, v_BNTK = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        if rotation is not None:
+            q_BNTK, k_BNTK = rotation.turn(q_BNTK), rotation.turn(k_BNTK)
+        return block.attn.proj(_attend(q_BNTK, k_BNTK, v_BNTK))
+
+    x_BTD = x_BTD + block.ls1(attended(block.norm1(x_BTD)))
+    return x_BTD + block.ls2(block.mlp(block.norm2(x_BTD)))
 
 
 def run_head(head: AtmHead, x_BTD: Tensor) -> tuple[Tensor, Tensor]:

@@ -23,7 +23,7 @@ from stepseg.heads.atm import AtmHead, presence_probability
 from stepseg.heads.exit import BudgetExit
 from stepseg.model import Reduction, StepSegmenter
 from stepseg.vit.patch_embed import shrink_image
-from stepseg.vit.pos_embed import pool_pos_embed, resize_pos_embed
+from stepseg.vit.rotary import Rotation
 
 
 def check_static(reduction: Reduction) -> None:
@@ -76,7 +76,9 @@ class StaticSegmenter(nn.Module):
 
     """
 
-    position_ND: Tensor
+    position_ND: Tensor | None
+    angles_N2A: Tensor | None
+    """Cosines and sines of rotary positions, rows as of `position_ND`."""
 
     def __init__(
         self,
@@ -112,6 +114,7 @@ class StaticSegmenter(nn.Module):
         cells = self.grid[0] * self.grid[1]
         self.num_tokens = cells - sum((w * w - 1) * n for w, n in self.merged.items())
         self.register_buffer("position_ND", self._positions())
+        self.register_buffer("angles_N2A", self._angles())
 
     @property
     def tokens_per_stage(self) -> list[int]:
@@ -132,8 +135,8 @@ class StaticSegmenter(nn.Module):
             float32 ``[B, C, H, W]``.
 
         """
-        x_BTD, cell_to_token_BN = self._embed(images)
-        p_BTC = self._stages(x_BTD)
+        x_BTD, row_BT, cell_to_token_BN = self._embed(images)
+        p_BTC = self._stages(*self._with_prefix(x_BTD, row_BT))
         if cell_to_token_BN is not None:
             p_BTC = take_rows(p_BTC, cell_to_token_BN)
         p_BCYX = p_BTC.transpose(1, 2).unflatten(2, self.grid)
@@ -143,21 +146,42 @@ class StaticSegmenter(nn.Module):
         labels_BHW = p_BCHW.argmax(1)
         return (labels_BHW, p_BCHW) if self.with_scores else labels_BHW
 
-    def _embed(self, images_B3HW: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Tokens in raster order, and for every cell the token that covers it (None: itself)."""
+    def _embed(self, images_B3HW: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Tokens in raster order, their rows among all levels, and the token that covers each cell.
+
+        None for both: every cell is a token.
+        """
         vit = self.backbone
         padded = (pad_to_multiple(images_B3HW, vit.patch_size, 0.5) - vit.mean) / vit.std
         pixels_BNP = [vit.patch_embed.patches(padded).flatten(1, 2)]
-        if self.policy is None:
-            return vit.patch_embed(pixels_BNP[0]) + self.position_ND, None
-        assert self.reduction.merge is not None
-        for window in self.merged:
-            fitting = padded[:, :, : self._pixels(0, window), : self._pixels(1, window)]
-            shrunk = shrink_image(fitting, window, self.reduction.merge.resize)
-            pixels_BNP.append(vit.patch_embed.patches(shrunk).flatten(1, 2))
-        row_BT, cell_to_token_BN = self._layout(images_B3HW)
-        x_BTD = vit.patch_embed(take_rows(torch.cat(pixels_BNP, 1), row_BT))
-        return x_BTD + self.position_ND[row_BT], cell_to_token_BN
+        row_BT = cell_to_token_BN = None
+        if self.policy is not None:
+            assert self.reduction.merge is not None
+            for window in self.merged:
+                fitting = padded[:, :, : self._pixels(0, window), : self._pixels(1, window)]
+                shrunk = shrink_image(fitting, window, self.reduction.merge.resize)
+                pixels_BNP.append(vit.patch_embed.patches(shrunk).flatten(1, 2))
+            row_BT, cell_to_token_BN = self._layout(images_B3HW)
+        pixels = torch.cat(pixels_BNP, 1)
+        x_BTD = vit.patch_embed(pixels if row_BT is None else take_rows(pixels, row_BT))
+        if self.position_ND is not None:
+            x_BTD = x_BTD + (self.position_ND if row_BT is None else self.position_ND[row_BT])
+        return x_BTD, row_BT, cell_to_token_BN
+
+    def _with_prefix(self, x_BTD: Tensor, row_BT: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """The rows of every image with class token and registers first, and their angles."""
+        vit, batch = self.backbone, x_BTD.shape[0]
+        angles_BT2A = None
+        if self.angles_N2A is not None:
+            angles = self.angles_N2A[None] if row_BT is None else self.angles_N2A[row_BT]
+            angles_BT2A = angles.expand(batch, -1, -1, -1)
+        if vit.prefix is not None:
+            x_BTD = torch.cat([vit.prefix.expand(batch, -1, -1), x_BTD], 1)
+            if angles_BT2A is not None:  # they do not turn
+                still = torch.tensor([1.0, 0.0], device=x_BTD.device)[:, None]
+                still = still.expand(batch, vit.numbers.prefix, 2, angles_BT2A.shape[3])
+                angles_BT2A = torch.cat([still, angles_BT2A], 1)
+        return vit.norm_pre(x_BTD), angles_BT2A
 
     def _layout(self, images_B3HW: Tensor) -> tuple[Tensor, Tensor]:
         """Where in the concatenated levels each token stands, and the token of each cell."""
@@ -181,8 +205,9 @@ class StaticSegmenter(nn.Module):
         anchor_BT = first_true(is_anchor_BN, self.num_tokens)
         return row_BN.flatten(1).gather(1, anchor_BT), cell_to_token_BN
 
-    def _stages(self, x_BTD: Tensor) -> Tensor:
+    def _stages(self, x_BTD: Tensor, angles_BT2A: Tensor | None) -> Tensor:
         """Blocks, heads and exits; p of every token after merging, ``[B, T0, C]``."""
+        prefix = self.backbone.numbers.prefix
         mask_BTC = presence_BTC = token_BT = presence_BC = None
         start = 0
         stages: list[tuple[int, AtmHead]] = [
@@ -190,21 +215,26 @@ class StaticSegmenter(nn.Module):
             for block, head in self.exit_heads.items()
         ]
         for index, (block, head) in enumerate([*stages, (self.backbone.depth, self.decoder)]):
+            rotation = self._rotation(angles_BT2A)
             for layer in self.backbone.blocks[start:block]:
-                x_BTD = run_block(layer, x_BTD)
+                x_BTD = run_block(layer, x_BTD, rotation)
             start = block
-            logits_BTC, class_logits_BC2 = run_head(head, x_BTD)
+            seen_BTD = self.backbone.norm(x_BTD[:, prefix:])
+            logits_BTC, class_logits_BC2 = run_head(head, seen_BTD)
             presence_BC = presence_probability(class_logits_BC2)
             mask_BTC = _overwrite(mask_BTC, token_BT, logits_BTC)
             here_BTC = presence_BC[:, None].expand_as(logits_BTC)
             if self.own_presence:
                 presence_BTC = _overwrite(presence_BTC, token_BT, here_BTC)
-            if head is self.decoder or self._budget(index) >= x_BTD.shape[1]:
+            if head is self.decoder or self._budget(index) >= seen_BTD.shape[1]:
                 continue
             if self._budget(index) == 0:
                 break  # nobody is left to ask a later head
             stay_BT = least_confident(here_BTC * logits_BTC.sigmoid(), self._budget(index))
-            x_BTD = take_rows(x_BTD, stay_BT)
+            row_BT = torch.cat([_first(prefix, stay_BT), stay_BT + prefix], 1)
+            x_BTD = take_rows(x_BTD, row_BT)
+            if angles_BT2A is not None:
+                angles_BT2A = take_rows(angles_BT2A.flatten(2), row_BT).unflatten(2, (2, -1))
             token_BT = stay_BT if token_BT is None else token_BT.gather(1, stay_BT)
         assert mask_BTC is not None and presence_BC is not None
         return mask_BTC.sigmoid() * (presence_BC[:, None] if presence_BTC is None else presence_BTC)
@@ -218,12 +248,39 @@ class StaticSegmenter(nn.Module):
         """Height or width in pixels that whole windows of this side cover."""
         return self.grid[axis] // window * window * self.backbone.patch_size
 
-    def _positions(self) -> Tensor:
+    def _positions(self) -> Tensor | None:
         """Position embeddings of all cells, then of all windows of each merged side; a constant."""
+        if self.backbone.pos_embed is None:
+            return None
         with torch.no_grad():
-            grid_1YXD = resize_pos_embed(self.backbone.pos_embed, self.grid)
-            levels = [pool_pos_embed(grid_1YXD, window) for window in (1, *self.merged)]
+            levels = [self.backbone.positions(self.grid, window) for window in (1, *self.merged)]
             return torch.cat([level.flatten(0, 2) for level in levels])
+
+    def _angles(self) -> Tensor | None:
+        """Cosines and sines of the same places, ``[N, 2, K / 2]``; a constant."""
+        rope = self.backbone.rope
+        if rope is None:
+            return None
+        centres = []
+        for window in (1, *self.merged):
+            sides = [torch.arange(cells // window) for cells in self.grid]
+            corners = torch.stack(torch.meshgrid(*sides, indexing="ij"), -1).flatten(0, 1)
+            centres.append((corners + 0.5) * window)
+        rotation = rope.rotation(
+            rope.places_of(torch.cat(centres).to(rope.frequencies_F.device), self.grid)
+        )
+        return torch.cat([rotation.cos_T1A, rotation.sin_T1A], 1)
+
+    def _rotation(self, angles_BT2A: Tensor | None) -> Rotation | None:
+        if angles_BT2A is None or self.backbone.rope is None:
+            return None
+        cos, sin = angles_BT2A[:, None].unbind(3)
+        return Rotation(cos, sin, self.backbone.rope.numbers.halves)
+
+
+def _first(count: int, like_BS: Tensor) -> Tensor:
+    """The numbers of the first rows of every image, ``[B, count]``."""
+    return torch.arange(count, device=like_BS.device).expand(like_BS.shape[0], -1)
 
 
 def first_true(mask_BN: Tensor, count: int) -> Tensor:

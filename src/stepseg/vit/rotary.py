@@ -32,11 +32,10 @@ class Rotation:
     def turn(self, x_TNK: Tensor) -> Tensor:
         """Rotate in float32, whatever the type of the queries or keys."""
         if self.halves:
-            a, b = x_TNK.chunk(2, dim=2)
-            turned = torch.cat(self._turn(a, b), dim=2)
+            turned = torch.cat(self._turn(*x_TNK.chunk(2, dim=-1)), dim=-1)
         else:
-            a, b = x_TNK.unflatten(2, (-1, 2)).unbind(3)
-            turned = torch.stack(self._turn(a, b), dim=3).flatten(2)
+            pairs = x_TNK.unflatten(-1, (-1, 2)).unbind(-1)
+            turned = torch.stack(self._turn(*pairs), dim=-1).flatten(-2)
         return turned.to(x_TNK.dtype)
 
     def _turn(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -62,15 +61,18 @@ class Rope(nn.Module):
 
     def places(self, layout: TokenLayout) -> Tensor:
         """Where the tokens of a layout lie, (y, x), float32 ``[T0, 2]``; at random in training."""
-        numbers, sides = self.numbers, layout.grid
-        y, x = layout.centres().unbind(1)
-        if numbers.places == "centred":
-            places_T2 = torch.stack([2 * y / sides[0] - 1, 2 * x / sides[1] - 1], 1)
-        else:
-            rows, columns = numbers.ref_grid or sides
-            y, x = y - 0.5 + numbers.offset, x - 0.5 + numbers.offset
-            places_T2 = torch.stack([y / sides[0] * rows, x / sides[1] * columns], 1)
+        places_T2 = self.places_of(layout.centres(), layout.grid)
         return self._moved(places_T2) if self.training else places_T2
+
+    def places_of(self, centres_T2: Tensor, sides: tuple[int, int]) -> Tensor:
+        """Of what lies around these centres, in cells, on a grid of these sides."""
+        numbers = self.numbers
+        y, x = centres_T2.unbind(1)
+        if numbers.places == "centred":
+            return torch.stack([2 * y / sides[0] - 1, 2 * x / sides[1] - 1], 1)
+        rows, columns = numbers.ref_grid or sides
+        y, x = y - 0.5 + numbers.offset, x - 0.5 + numbers.offset
+        return torch.stack([y / sides[0] * rows, x / sides[1] * columns], 1)
 
     def _moved(self, places_T2: Tensor) -> Tensor:
         """DINOv3's augmentation: one movement for all places of a batch."""

@@ -182,9 +182,9 @@ def _joined(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             keys = [f"{start}.{key}" for key in theirs]
             if all(key in joined for key in keys):
                 joined[f"{start}.{ours}"] = torch.cat([joined.pop(key) for key in keys])
-        for theirs, ours in RENAMED.items():
-            if f"{start}.{theirs}" in joined:
-                joined[f"{start}.{ours}"] = joined.pop(f"{start}.{theirs}")
+        for old, new in RENAMED.items():
+            if f"{start}.{old}" in joined:
+                joined[f"{start}.{new}"] = joined.pop(f"{start}.{old}")
     return joined
 
 
