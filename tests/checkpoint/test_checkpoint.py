@@ -20,6 +20,7 @@ from stepseg.checkpoint import (
 )
 from stepseg.data.specs import get_spec
 from stepseg.dcts.merge import MergeRule
+from stepseg.dcts.targets import HomogeneityRule
 from stepseg.model_config import (
     BackboneConfig,
     ExitConfig,
@@ -41,6 +42,7 @@ VALUES = {
         "exit": {"blocks": [1], "threshold": 0.25},
     },
 }
+RULE = HomogeneityRule(ignore_breaks_homogeneity=False)
 PROTOCOL = Protocol(mode="slide", crop=(64, 64), resize_short=96)
 ABOUT = {"git_sha": "0123abc", "figures": {"mIoU": 12.5}}
 
@@ -52,7 +54,7 @@ def trained(tmp_path_factory):
     torch.manual_seed(0)
     model = build_segmenter(config, load_weights=False)
     state = {f"model.{key}": value for key, value in model.state_dict().items()}
-    entry = describe(config, get_spec("camvid"), PROTOCOL)
+    entry = describe(config, get_spec("camvid"), PROTOCOL, RULE)
     path = tmp_path_factory.mktemp("trained") / "best.ckpt"
     torch.save({"state_dict": state, "stepseg": entry, "global_step": 7}, path)
     return path
@@ -79,6 +81,7 @@ def test_a_shared_file_says_what_the_trainer_s_says(trained, shared):
     assert ours.data["classes"][:2] == ["sky", "building"]
     assert ours.data["ignore_index"] == 255
     assert ours.protocol == theirs.protocol == PROTOCOL
+    assert ours.rule == theirs.rule == RULE
     assert ours.step == theirs.step == 7
     assert (ours.about, theirs.about) == (ABOUT, {})
     assert ours.config.reduction == theirs.config.reduction
@@ -143,11 +146,12 @@ def test_checkpoints_of_earlier_versions_are_read(trained, tmp_path):
     content = torch.load(trained, weights_only=True)
     del content["stepseg"]["protocol"], content["stepseg"]["data"]["ignore_index"]
     del content["stepseg"]["model"]["policy"]["calibration_images"]
+    del content["stepseg"]["homogeneity"]
     for side in (2, 4):
         del content["state_dict"][f"model.policy.classifier.{side}.correction"]
     torch.save(content, tmp_path / "old.ckpt")
     old = read_checkpoint(tmp_path / "old.ckpt")
-    assert (old.protocol, old.data["ignore_index"]) == (None, 255)
+    assert (old.protocol, old.rule, old.data["ignore_index"]) == (None, None, 255)
     assert [float(c) for c in old.build().policy.corrections.values()] == [0, 0]
 
 
@@ -302,6 +306,8 @@ HOSTILE = {
     "protocol key": (_set("protocol", "callback", "x"), r"protocol has unknown \['callback'\]"),
     "protocol type": (_set("protocol", "scales", "big"), "protocol configuration is not usable"),
     "protocol number": (_set("protocol", "window_batch", 1.5), "window_batch is 1.5"),
+    "rule key": (_set("homogeneity", "x", 1), "unknown key homogeneity.x"),
+    "rule type": (_set("homogeneity", "ignore_index", "x"), "homogeneity.ignore_index is 'x'"),
     "classes": (_set("data", "classes", ["a"]), "names 1 classes, the model has 11"),
     "class type": (_set("data", "classes", [1] * 11), "data.classes must be words"),
     "palette": (_set("data", "palette", [[0, 0, 256]] * 11), "triples of 0..255"),

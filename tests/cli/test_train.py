@@ -13,6 +13,7 @@ from stepseg.checkpoint import read_checkpoint, write_inference_checkpoint
 from stepseg.cli import share
 from stepseg.cli.evaluate.job import evaluate
 from stepseg.cli.train.job import train
+from stepseg.dcts.targets import HomogeneityRule
 from stepseg.lit import segmentation_module
 from stepseg.lit.resume import validated
 from stepseg.protocol import Protocol
@@ -29,6 +30,7 @@ def trained(data, tmp_path_factory):
     """The output folder of one small training."""
     output = tmp_path_factory.mktemp("trained")
     overrides = ["data=camvid", f"data.root={data}", *SMALL, "card=true"]
+    overrides.append("homogeneity.ignore_breaks_homogeneity=false")
     train(compose_config("train", overrides, output))
     return output
 
@@ -118,6 +120,10 @@ def test_evaluation_repeats_the_training_s_figures(trained, data, tmp_path):
     for key in ("mIoU", "aAcc", "gmacs_mean"):
         assert ours[key] == pytest.approx(theirs[key], abs=1e-6)
     assert ours["tokens_per_stage"] == theirs["tokens_per_stage"]
+    for side, calibration in theirs["policy_calibration"].items():
+        assert ours["policy_calibration"][side]["ece"] == pytest.approx(calibration["ece"])
+    rule = read_checkpoint(trained / "checkpoints" / "best.ckpt").rule
+    assert rule == HomogeneityRule(ignore_breaks_homogeneity=False)
 
 
 def test_fine_tuning_starts_from_the_folder_of_a_run(trained, data, tmp_path):

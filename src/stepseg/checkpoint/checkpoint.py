@@ -1,9 +1,10 @@
 """Checkpoints: what is in them, and how a model comes back out of one, safely and by name.
 
 A checkpoint is weights plus one entry, ``stepseg``, of plain values: the model's configuration, the
-classes that it was trained on and how it was evaluated. Nothing in it names code. There are two
-files of that kind: what the trainer writes, to resume from, and a safetensors file with the weights
-alone, to share (`write_inference_checkpoint`). `read_checkpoint` takes both.
+classes that it was trained on, what its policy learned and how it was evaluated. Nothing in it
+names code. There are two files of that kind: what the trainer writes, to resume from, and a
+safetensors file with the weights alone, to share (`write_inference_checkpoint`). `read_checkpoint`
+takes both.
 """
 
 import math
@@ -20,6 +21,7 @@ from stepseg.checkpoint.entry import KEY, Entry, parse_entry
 from stepseg.checkpoint.place import find_checkpoint
 from stepseg.data.specs import DatasetSpec
 from stepseg.dcts.classifier import add_corrections
+from stepseg.dcts.targets import HomogeneityRule
 from stepseg.model import StepSegmenter
 from stepseg.protocol import Protocol
 from stepseg.weights.fit import check_fit
@@ -48,6 +50,8 @@ class Checkpoint:
     """How it was evaluated; None: an older checkpoint, which does not say."""
     about: dict[str, Any] = field(default_factory=dict)
     """Where it comes from: versions, commit, figures; plain values, for people to read."""
+    rule: HomogeneityRule | None = None
+    """What made a window homogeneous; None: an older checkpoint, which does not say."""
 
     def build(self, config: ModelConfig | None = None) -> StepSegmenter:
         """Build the model with its weights; `config` may differ in the reduction only."""
@@ -63,7 +67,10 @@ class Checkpoint:
 
 
 def describe(
-    config: ModelConfig, spec: DatasetSpec, protocol: Protocol | None = None
+    config: ModelConfig,
+    spec: DatasetSpec,
+    protocol: Protocol | None = None,
+    rule: HomogeneityRule | None = None,
 ) -> dict[str, Any]:
     """The entry that makes a checkpoint self-contained."""
     data = {
@@ -72,7 +79,7 @@ def describe(
         "palette": [list(colour) for colour in spec.palette],
         "ignore_index": spec.ignore_index,
     }
-    return Entry(config, data, protocol).to_dict()
+    return Entry(config, data, protocol, rule=rule).to_dict()
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
@@ -100,7 +107,9 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         raise ValueError(f"{source}: {error}") from error
     state, step = _of_model(file), file.content.get("global_step", 0)
     step = entry.step or (step if isinstance(step, int) else 0)
-    return Checkpoint(path, entry.model, entry.data, state, step, entry.protocol, entry.about)
+    return Checkpoint(
+        path, entry.model, entry.data, state, step, entry.protocol, entry.about, entry.rule
+    )
 
 
 def write_inference_checkpoint(
@@ -120,6 +129,7 @@ def write_inference_checkpoint(
         protocol=checkpoint.protocol,
         step=checkpoint.step,
         about={**checkpoint.about, **(about or {})},
+        rule=checkpoint.rule,
     )
     plain = entry.to_dict()
     parse_entry(plain)  # what cannot be read again is not written

@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from stepseg.dcts.targets import HomogeneityRule
 from stepseg.model_config import ModelConfig
-from stepseg.plain_types import check_count, check_types
+from stepseg.plain_types import check_count, check_types, from_values
 from stepseg.protocol import Protocol
 
 FORMAT = 1
@@ -31,6 +32,8 @@ class Entry:
     protocol: Protocol | None = None
     step: int = 0
     about: dict[str, Any] = field(default_factory=dict)
+    rule: HomogeneityRule | None = None
+    """What made a window homogeneous, under ``homogeneity``."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, the inverse of `parse_entry`."""
@@ -41,6 +44,8 @@ class Entry:
         }
         if self.protocol is not None:
             plain["protocol"] = self.protocol.as_dict()
+        if self.rule is not None:
+            plain["homogeneity"] = asdict(self.rule)
         if self.step:
             plain["step"] = self.step
         if self.about:
@@ -62,9 +67,10 @@ def parse_entry(plain: Any) -> Entry:
             f"the checkpoint has format {plain.get('format')!r}, this version reads {FORMAT}"
         )
     check_count(plain, MAX_VALUES, f"its {KEY!r} entry")
-    _check_keys("its entry", plain, {"format", "model", "data"}, {"protocol", "step", "about"})
+    optional = {"protocol", "homogeneity", "step", "about"}
+    _check_keys("its entry", plain, {"format", "model", "data"}, optional)
     model = _typed("model", plain["model"], ModelConfig.from_dict)
-    protocol = plain.get("protocol")
+    protocol, rule = plain.get("protocol"), plain.get("homogeneity")
     step, about = plain.get("step", 0), plain.get("about", {})
     if not isinstance(step, int) or isinstance(step, bool) or step < 0:
         raise ValueError(f"step is {step!r}, expected a count")
@@ -76,6 +82,7 @@ def parse_entry(plain: Any) -> Entry:
         protocol=None if protocol is None else _typed("protocol", protocol, _protocol),
         step=step,
         about=about,
+        rule=None if rule is None else _typed("homogeneity", rule, _rule),
     )
 
 
@@ -94,6 +101,10 @@ def _typed(part: str, values: Any, make: Callable[[Mapping[str, Any]], Any]) -> 
 def _protocol(values: Mapping[str, Any]) -> Protocol:
     _check_keys("protocol", values, set(), set(asdict(Protocol())))
     return Protocol(**values)
+
+
+def _rule(values: Mapping[str, Any]) -> HomogeneityRule:
+    return from_values(HomogeneityRule, values, "homogeneity")
 
 
 def _data(values: Any, num_classes: int) -> dict[str, Any]:

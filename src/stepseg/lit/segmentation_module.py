@@ -144,7 +144,7 @@ class SegmentationModule(L.LightningModule):
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint[KEY] = describe(self.config, self.spec, self.protocol)
+        checkpoint[KEY] = describe(self.config, self.spec, self.protocol, self.rule)
         checkpoint["train_tokens"] = sum_over_ranks(self.train_tokens)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

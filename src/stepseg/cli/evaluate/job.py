@@ -1,6 +1,7 @@
 """An evaluation: every point of a grid on the weights of one checkpoint."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import lightning as L
@@ -24,6 +25,7 @@ from stepseg.cli.protocol import choose_protocol
 from stepseg.cli.result import Result, is_first_process
 from stepseg.cli.tracking import make_loggers, tracked_result
 from stepseg.dcts.policy import OraclePolicy
+from stepseg.dcts.targets import HomogeneityRule
 from stepseg.grid.points import Point, grid_points
 from stepseg.grid.store import GridStore, data_identity, file_hash
 from stepseg.grid.systems import system_points
@@ -59,6 +61,7 @@ def evaluate(cfg: DictConfig) -> float | None:
             spec=datamodule.spec,
             protocol=datamodule.protocol,
             model=model,
+            rule=_rule(checkpoint, datamodule),
         )
         trainer = _make_trainer(values, checkpoint, result)
         device = trainer.strategy.root_device
@@ -104,6 +107,13 @@ def _make_data(values: Mapping[str, Any], checkpoint: Checkpoint) -> Segmentatio
     datamodule = make_datamodule(values, evaluation=protocol.as_dict())
     check_data(checkpoint, datamodule.num_classes, datamodule.spec.name)
     return datamodule
+
+
+def _rule(checkpoint: Checkpoint, datamodule: SegmentationDataModule) -> HomogeneityRule | None:
+    """What the policy learned, by the ignored id of these data."""
+    if checkpoint.rule is None:
+        return None
+    return replace(checkpoint.rule, ignore_index=datamodule.spec.ignore_index)
 
 
 def _open_store(
