@@ -20,12 +20,15 @@ from stepseg.dcts.targets import HomogeneityRule
 from stepseg.grid import segment_all
 from stepseg.heads.exit import ConfidenceExit
 from stepseg.losses import LossWeights, head_loss, policy_loss
+from stepseg.merging.rules import Algm
 from stepseg.model import Reduction, StepSegmenter
 from stepseg.packed import PackedTokens
 from toys import (
     DCTS,
     FOUNDATION,
+    OTHERS,
     SYSTEMS,
+    segmenter_of,
     toy_images,
     toy_labels,
     toy_oracle,
@@ -193,8 +196,9 @@ class TestCounter:
 
 
 def allowed(reduction: Reduction) -> int:
-    """One after merging, one per exit."""
-    return (reduction.merge is not None) + len(reduction.exit_blocks)
+    """One after merging, one per exit and per block that merges by a threshold."""
+    in_blocks = 2 * isinstance(reduction.inside, Algm)
+    return (reduction.merge is not None) + len(reduction.exit_blocks) + in_blocks
 
 
 def forward(
@@ -221,6 +225,14 @@ class TestModel:
         with torch.no_grad():
             seen = syncs_of(forward(model, SYSTEMS[system]))
         assert seen == ["tolist"] * allowed(SYSTEMS[system])
+
+    @pytest.mark.parametrize("grad", [False, True], ids=["inference", "with gradients"])
+    @pytest.mark.parametrize("system", OTHERS)
+    def test_other_methods(self, system, grad):
+        reduction, model = OTHERS[system], segmenter_of(system)
+        with torch.set_grad_enabled(grad):
+            seen = syncs_of(forward(model.train(grad), reduction))
+        assert seen == ["tolist"] * allowed(reduction)
 
     def test_dense_has_none(self):
         assert syncs_of(forward(toy_segmenter(), Reduction())) == []

@@ -17,6 +17,7 @@ SRC = Path(__file__).parents[1] / "src"
 FLOORS = [
     "ops data weights telling",
     "dcts vit heads segmentation",
+    "merging",
     "board reduction label_map pictures",
     "group model_config report",
     "model",

@@ -218,6 +218,34 @@ class TestPrefix:
         assert empty.segments.lengths == (2, 2)
         assert empty.patches().values_TD.shape == (0, 1)
 
+    def test_does_not_merge(self):
+        tokens = self.tokens()
+        # b becomes part of A; 5 and 7 of 3; then A of c and 4 of 3.
+        once = tokens.merge(torch.tensor([0, 0, 2, 3, 4, 3, 6, 3, 8]))
+        again = once.merge(torch.tensor([1, 1, 2, 2, 4, 5]), lengths=(1, 3))
+        assert once.values_TD.flatten().tolist() == [-1, -2, 0.5, 2, -1, -2, 5, 4, 6, 8]
+        assert again.values_TD.flatten().tolist() == [-1, -2, 1, -1, -2, 4.75, 6, 8]
+        assert again.size_T is not None
+        assert again.root_T0 is not None
+        assert again.size_T.tolist() == [1, 1, 3, 1, 1, 4, 1, 1]
+        assert again.root_T0.tolist() == [2, 2, 2, 3, 3, 3, 6, 3, 8]
+        assert again.token_ids_T.tolist() == [-1, -1, 2, -1, -1, 3, 6, 8]
+        assert again.segments.lengths == (3, 5)
+        assert again.places_T2 is not None
+        torch.testing.assert_close(again.places_T2[2], torch.tensor([1.0, 2.0]))
+        said = again.patches().spread(torch.tensor([10.0, 20.0, 30.0, 40.0]), torch.zeros(9))
+        assert said.tolist() == [10, 10, 10, 20, 20, 20, 30, 20, 40]
+
+    def test_goes_on_when_others_come_back(self):
+        tokens = self.tokens()
+        few = tokens.select(torch.tensor([True, False, True] + [False] * 5 + [True]), (2, 1))
+        back = few.with_values(few.values_TD * 100).back_among(tokens)
+        assert back.values_TD.flatten().tolist() == [
+            *(-100, -200, 0, 1, 200),
+            *(-100, -200, 3, 4, 5, 6, 7, 800),
+        ]
+        assert back.token_ids_T.tolist() == tokens.token_ids_T.tolist()
+
     def test_learns_from_all_images(self):
         prefix = torch.zeros(2, 1, requires_grad=True)
         tokens = PackedTokens.from_layout(torch.ones(9, 1), layout(), prefix)

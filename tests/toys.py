@@ -2,7 +2,7 @@
 
 import copy
 import functools
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any, TypeVar
 
 import torch
@@ -13,6 +13,8 @@ from stepseg.dcts.policy import OraclePolicy, PolicyNetwork
 from stepseg.heads.atm import AtmHead
 from stepseg.heads.cascade import CascadedHead
 from stepseg.heads.exit import BudgetExit, ConfidenceExit, ExitRule, RandomExit, UniformExit
+from stepseg.merging.rules import Algm, Cropr, ToMe
+from stepseg.merging.scorer import TokenScorer
 from stepseg.model import Reduction, StepSegmenter
 from stepseg.packed import PackedTokens, Segments
 from stepseg.vit.architecture import Architecture, RopeNumbers
@@ -75,6 +77,29 @@ FOUNDATION: dict[str, Any] = {
     "eps": 1e-5,
 }
 """All that a foundation ViT may have and a plain one has not; for `toy_vit`."""
+
+
+OTHERS = {
+    "uniform": Reduction(merge=MergeRule(windows=(2,), thresholds=None, by="uniform")),
+    "random": Reduction(merge=replace(DCTS, by="random", seed=3)),
+    "random_top_k": Reduction(merge=MergeRule(windows=(2,), thresholds=None, top_k=3, by="random")),
+    "smaller": Reduction(cell=24),
+    "step_larger": Reduction(merge=DCTS, cell=12, **_exits(CONFIDENCE)),
+    "tome": Reduction(inside=ToMe(r=0.15)),
+    "tome_exit": Reduction(inside=ToMe(r=4, proportional=False), **_exits(CONFIDENCE)),
+    "algm": Reduction(inside=Algm(threshold=0.3)),
+    "algm_exit": Reduction(inside=Algm(threshold=0.3), **_exits(CONFIDENCE)),
+    "cropr": Reduction(inside=Cropr(r=0.3)),
+}
+"""Other methods and controls, on `segmenter_of`."""
+
+
+def segmenter_of(system: str, **changes: Any) -> StepSegmenter:
+    """A toy segmenter with all that a system of `OTHERS` needs."""
+    if system == "cropr":
+        scorers = {block: TokenScorer(dim=DIM, num_classes=CLASSES, parts=2) for block in (2, 3)}
+        changes = {"scorers": scorers, "exit_heads": {}} | changes
+    return toy_segmenter(**changes)
 
 
 def toy_vit(**changes: Any) -> StagedViT:

@@ -33,6 +33,8 @@ class Board:
     presence_T0C: Tensor | None = None
     presence_BC: Tensor | None = None
     """P(class present) by the last head that saw the image; None: no head has spoken yet."""
+    root_T0: Tensor | None = None
+    """int64; the token that stands for each; None: each for itself."""
 
     @classmethod
     def empty(cls, layout: TokenLayout, *, own_presence: bool) -> Self:
@@ -48,20 +50,23 @@ class Board:
             presence_BC = torch.where(seen_B1, presence_BC, self.presence_BC)
         presence_T0C = None
         if self.own_presence:
-            presence_T0C = _overwrite(self.presence_T0C, tokens, presence_BC[tokens.image_ids_T])
+            presence_T0C = tokens.spread(presence_BC[tokens.image_ids_T], self.presence_T0C)
         previous = self.heads[-1].mask_logits_T0C if self.heads else None
         head = HeadOutput(
             block=block,
-            mask_logits_T0C=_overwrite(previous, tokens, mask_logits_TC),
+            mask_logits_T0C=tokens.spread(mask_logits_TC, previous),
             class_logits_BC2=class_logits_BC2,
             tokens_per_image=tokens.segments.lengths,
             earlier=tuple(earlier),
+            passed=tokens.passed,
+            votes=tokens.votes,
         )
         return replace(
             self,
             heads=(*self.heads, head),
             presence_T0C=presence_T0C,
             presence_BC=presence_BC,
+            root_T0=None if tokens.size_T is None else tokens.root_T0,
         )
 
     def probabilities(self, tokens: PackedTokens, mask_logits_TC: Tensor) -> Tensor:
@@ -71,7 +76,7 @@ class Board:
 
     def release(self, tokens: PackedTokens, keep_T: Tensor) -> Self:
         """Note who leaves at the next exit: the active tokens where `keep_T` is False."""
-        exit_T0 = self.exit_T0.index_copy(0, tokens.token_ids_T, self.exits + keep_T.long())
+        exit_T0 = tokens.spread(self.exits + keep_T.long(), self.exit_T0)
         return replace(self, exit_T0=exit_T0, exits=self.exits + 1)
 
     @property
@@ -93,11 +98,5 @@ class Board:
             presence_T0C=self.presence_T0C,
             presence_BC=self.presence_BC,
             policy_logits=policy_logits,
+            root_T0=self.root_T0,
         )
-
-
-def _overwrite(previous: Tensor | None, tokens: PackedTokens, values_TC: Tensor) -> Tensor:
-    """Put the active tokens' values over the previous ones of all tokens."""
-    if previous is None or len(previous) == len(tokens):
-        return values_TC
-    return previous.index_copy(0, tokens.token_ids_T, values_TC)

@@ -13,6 +13,8 @@ from typing import Any
 from stepseg.dcts.policy import OraclePolicy, PolicyNetwork
 from stepseg.heads.atm import AtmHead
 from stepseg.heads.cascade import CascadedHead
+from stepseg.merging.rules import Cropr
+from stepseg.merging.scorer import TokenScorer
 from stepseg.model import StepSegmenter
 from stepseg.model_config import BACKBONES, PATCH_SIZE, BackboneConfig, ModelConfig, PolicyConfig
 from stepseg.vit.normalisation import Normalisation, of_file, of_pretrained
@@ -50,7 +52,8 @@ def build_segmenter(config: ModelConfig, *, load_weights: bool = True) -> StepSe
         "init": config.heads.init,
     }
     cascade = config.heads.cascade
-    exit_ = config.reduction.exit
+    exit_, inside = config.reduction.exit, config.reduction.inside
+    scored = inside.places(vit.depth) if isinstance(inside, Cropr) else ()
     return StepSegmenter(
         backbone=vit,
         decoder=(
@@ -63,6 +66,7 @@ def build_segmenter(config: ModelConfig, *, load_weights: bool = True) -> StepSe
             else None
         ),
         reduction=config.reduction.build(),
+        scorers={b: TokenScorer(dim=vit.dim, num_classes=config.num_classes) for b in scored},
         class_source=config.heads.class_source,
     )
 

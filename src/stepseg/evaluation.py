@@ -101,7 +101,11 @@ class Evaluator:
         self.figures = nn.ModuleList(
             Figures(
                 SegmentationMetric(spec.num_classes, spec.ignore_index),
-                TokenMetric((*reduction.exit_blocks, model.backbone.depth), windows),
+                TokenMetric(
+                    (*reduction.exit_blocks, model.backbone.depth),
+                    windows,
+                    inside=reduction.inside is not None,
+                ),
                 CalibrationMetric(windows) if isinstance(model.policy, PolicyNetwork) else None,
             )
             for reduction in reductions
@@ -157,7 +161,14 @@ class Evaluator:
         policy = self.model.policy
         if isinstance(policy, PolicyNetwork):
             whole = passes[0] if self.protocol.is_plain else ()
-            known = next((out.policy_logits for out in whole if out.policy_logits), None)
+            known = next(
+                (
+                    out.policy_logits
+                    for out in whole
+                    if out.policy_logits and out.patch_size == policy.patch_size
+                ),
+                None,
+            )
             judged = judge(policy, images_B3HW, labels_BHW, self.rule, self.protocol, known)
             for figures in self._all():
                 assert figures.calibration is not None

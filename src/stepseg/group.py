@@ -32,6 +32,11 @@ class Group:
     done: dict[Reduction, Board] = field(default_factory=dict)
     """What has arrived, shared by all parts of a group."""
 
+    @property
+    def reduction(self) -> Reduction:
+        """A member, for what all have in common: input, windows, and rules inside the blocks."""
+        return self.members[0]
+
     def by_next_head(self, start: int, depth: int) -> list[tuple[int, "Group"]]:
         """Parts by the block after which their next head stands, ascending."""
         upcoming: dict[int, list[Reduction]] = {}

@@ -2,11 +2,13 @@
 
 The control flow of "Where Do Tokens Go?" (arXiv 2509.14165), Figure 2. Every system of the paper is
 a `Reduction` of the same weights: the dense baseline merges nothing and lets nobody leave, CTS and
-dCTS only merge, DToP only exits, STEP does both. What the parts compute lives with the parts.
+dCTS only merge, DToP only exits, STEP does both; ToMe, ALGM and Cropr act inside the blocks. What
+the parts compute lives with the parts.
 `StepSegmenter.walk` takes any number of reductions; `stepseg.grid` brings many.
 
-Host synchronisations: one after merging (`stepseg.dcts.merge.build_layout`) and one per active exit
-(`PackedTokens.select`). Everything else only queues work.
+Host synchronisations: one after merging (`stepseg.dcts.merge.build_layout`), one per active exit
+(`PackedTokens.select`) and one per block that merges by a threshold (`PackedTokens.merge`).
+Everything else only queues work.
 
 Letters: B images, H x W pixels, Y x X cells of the patch grid, T active tokens, T0 tokens after
 merging, C classes.
@@ -20,15 +22,18 @@ from torch import Tensor, nn
 
 from stepseg.board import Board
 from stepseg.dcts.edges import edge_density
-from stepseg.dcts.merge import MergeRule, build_layout, merge_windows
+from stepseg.dcts.merge import MergeRule, build_layout, merge_windows, shuffle_windows
 from stepseg.dcts.policy import OraclePolicy, PolicyNetwork
 from stepseg.dcts.targets import pad_to_multiple
 from stepseg.group import Group
 from stepseg.heads.atm import AtmHead
 from stepseg.heads.cascade import check_cascade
+from stepseg.merging.rules import Cropr
+from stepseg.merging.scorer import TokenScorer
 from stepseg.packed import PackedTokens, TokenLayout
 from stepseg.reduction import Reduction
 from stepseg.segmentation import HeadOutput, Segmentation
+from stepseg.vit.patch_embed import resize_cells
 from stepseg.vit.staged import StagedViT
 
 __all__ = ["HeadOutput", "Reduction", "Segmentation", "StepSegmenter"]
@@ -44,6 +49,7 @@ class StepSegmenter(nn.Module):
             supervises all of them; which ones let tokens leave is up to the `Reduction`.
         policy: scores windows for merging; None: no reduction may merge.
         reduction: the reduction that `forward` uses unless told otherwise.
+        scorers: of `Cropr`, by the block before which they stand.
         class_source: whose class probabilities enter the map: ``final``, the decoder's for all
             cells, as in DToP, or ``own``, those of the head at which a token left.
 
@@ -57,6 +63,7 @@ class StepSegmenter(nn.Module):
         exit_heads: Mapping[int, AtmHead] | None = None,
         policy: PolicyNetwork | OraclePolicy | None = None,
         reduction: Reduction | None = None,
+        scorers: Mapping[int, TokenScorer] | None = None,
         class_source: str = "final",
     ) -> None:
         super().__init__()
@@ -66,6 +73,7 @@ class StepSegmenter(nn.Module):
         self.exit_heads = nn.ModuleDict(
             {str(block): head for block, head in sorted((exit_heads or {}).items())}
         )
+        self.scorers = nn.ModuleDict({str(b): scorer for b, scorer in (scorers or {}).items()})
         self.class_source = class_source
         for block in self.exit_head_blocks:
             if not 1 <= block < backbone.depth:
@@ -105,7 +113,14 @@ class StepSegmenter(nn.Module):
                 f"no exit head after block(s) {sorted(missing)}; this model has heads after "
                 f"{self.exit_head_blocks} (and {self.backbone.depth} blocks)"
             )
-        if reduction.merge is None:
+        if reduction.inside is not None:
+            self._check_inside(reduction)
+        if isinstance(self.policy, OraclePolicy) and reduction.cell not in (None, self.patch_size):
+            raise ValueError(
+                "the oracle policy merges by labels as they are: reduction.input.cell=null leaves "
+                "the image in its size"
+            )
+        if reduction.merge is None or not reduction.merge.asks_policy:
             return
         if self.policy is None:
             raise ValueError(
@@ -117,6 +132,24 @@ class StepSegmenter(nn.Module):
             raise ValueError(
                 f"the policy scores windows {self.policy.windows}, not {sorted(unknown)}"
             )
+
+    def _check_inside(self, reduction: Reduction) -> None:
+        rule = reduction.inside
+        assert rule is not None
+        rule.check(self.backbone.depth, reduction.exit_blocks)
+        if self.decoder.earlier_blocks:
+            raise ValueError(
+                f"{rule.name} changes tokens between the blocks that a cascade reads: train a "
+                f"decoder with heads.cascade=null"
+            )
+        if isinstance(rule, Cropr):
+            unscored = {*map(str, rule.places(self.backbone.depth))} - {*self.scorers}
+            if unscored:
+                raise ValueError(
+                    f"Cropr needs scorers before block(s) {sorted(map(int, unscored))}, which are "
+                    f"trained: this model has them before {sorted(map(int, self.scorers))}; train "
+                    f"one with reduction=cropr"
+                )
 
     def prepare_for_inference(self) -> Self:
         """Set evaluation mode for good, in place; no gradients, and the weights are final.
@@ -149,44 +182,50 @@ class StepSegmenter(nn.Module):
         else:
             self.check(reduction)
         self.check_images(images_B3HW)
+        shown_B3HW = self.show(images_B3HW, reduction.cell)
         logits: Mapping[int, Tensor] = {}
-        if reduction.merge is not None:
-            logits = self.policy_logits(images_B3HW, labels_BHW)
-        layout = self.merge(images_B3HW, logits, reduction.merge)
+        if reduction.merge is not None and reduction.merge.asks_policy:
+            logits = self.policy_logits(shown_B3HW, labels_BHW)
+        layout = self.merge(shown_B3HW, logits, reduction.merge)
         if isinstance(self.policy, PolicyNetwork) and self.policy.training:
-            logits = self.policy(images_B3HW)  # to learn; updates the statistics of the decision
+            logits = self.policy(shown_B3HW)  # to learn; updates the statistics of the decision
         # In training every head learns, also where nobody may leave.
         heads = tuple(self.exit_head_blocks) if self.training else None
-        return self.walk(images_B3HW, layout, Group((reduction,), heads), logits)[reduction]
+        size = (images_B3HW.shape[2], images_B3HW.shape[3])
+        return self.walk(shown_B3HW, size, layout, Group((reduction,), heads), logits)[reduction]
 
     def walk(
-        self, images_B3HW: Tensor, layout: TokenLayout, group: Group, logits: Mapping[int, Tensor]
+        self,
+        shown_B3HW: Tensor,
+        size: tuple[int, int],
+        layout: TokenLayout,
+        group: Group,
+        logits: Mapping[int, Tensor],
     ) -> dict[Reduction, Segmentation]:
         """From superpatches to maps, for all reductions that made these superpatches.
 
         Args:
-            images_B3HW: RGB in [0, 1], any size.
+            shown_B3HW: from `show`.
+            size: height and width of the images before.
             layout: the superpatches, from `merge`.
-            group: the reductions; what they have in common is computed once.
+            group: the reductions, alike up to their exits; what they have in common is computed
+                once.
             logits: the policy's, for the results.
 
         """
-        tokens = self.embed(images_B3HW, layout, group.members[0].merge)
+        tokens = self.embed(shown_B3HW, layout, group.reduction.merge)
         board = Board.empty(layout, own_presence=self.class_source == "own")
         self._walk_on(tokens, board, 0, group)
-        height, width = images_B3HW.shape[2:]
+        cell = group.reduction.cell or self.patch_size
         # Who decided alike has one board, and gets one result.
         boards = {id(board): board for board in group.done.values()}
-        results = {
-            key: board.result((height, width), self.patch_size, logits)
-            for key, board in boards.items()
-        }
+        results = {key: board.result(size, cell, logits) for key, board in boards.items()}
         return {reduction: results[id(board)] for reduction, board in group.done.items()}
 
     def _walk_on(self, tokens: PackedTokens, board: Board, start: int, group: Group) -> None:
         """Go on after block `start` with reductions that decided alike so far."""
         for block, here in group.by_next_head(start, self.backbone.depth):
-            tokens, seen = self._run_blocks(tokens, start, block)
+            tokens, seen = self._run_blocks(tokens, start, block, board.layout.grid, group)
             answers = self.head(block).answers(seen)
             written = board.write(block, seen, answers)
             start = block
@@ -201,16 +240,24 @@ class StepSegmenter(nn.Module):
                     self._walk_on(tokens.select(keep_T), released, block, part)
 
     def _run_blocks(
-        self, tokens: PackedTokens, start: int, block: int
+        self,
+        tokens: PackedTokens,
+        start: int,
+        block: int,
+        grid: tuple[int, int],
+        group: Group,
     ) -> tuple[PackedTokens, PackedTokens]:
         """Run the blocks ``start + 1`` to the next head: the rows then, and what the head reads.
 
         That is the tokens without prefix rows, after the final norm where the encoder has one; of a
         cascade after earlier blocks, too: values ``[T, S * D]``.
         """
-        seen = []
+        seen, rule = [], group.reduction.inside
         for stop in (*self.head(block).earlier_blocks, block):
-            tokens = self.backbone.run_blocks(tokens, start, stop)
+            if rule is None:
+                tokens = self.backbone.run_blocks(tokens, start, stop)
+            else:
+                tokens = rule.run(self.backbone, tokens, (start, stop), grid, self.scorers)
             start = stop
             seen.append(self.backbone.read(tokens))
         if len(seen) == 1:
@@ -231,6 +278,12 @@ class StepSegmenter(nn.Module):
                 f"a batch has the shape [B, 3, H, W] with at least one image and one pixel, got "
                 f"{list(shape)}"
             )
+
+    def show(self, images_B3HW: Tensor, cell: int | None) -> Tensor:
+        """The images as the networks see them: resized, where a cell is not a patch."""
+        if cell is None or cell == self.patch_size:
+            return images_B3HW
+        return resize_cells(pad_to_multiple(images_B3HW, cell, 0.5), cell, self.patch_size)
 
     def policy_logits(
         self, images_B3HW: Tensor, labels_BHW: Tensor | None = None
@@ -261,11 +314,18 @@ class StepSegmenter(nn.Module):
     @torch.no_grad()
     def windows(self, images_B3HW: Tensor, logits: Mapping[int, Tensor], rule: MergeRule) -> Tensor:
         """Side of the window that covers each cell, int64 ``[B, Y, X]``; waits for nothing."""
+        batch, grid = len(images_B3HW), self._grid(images_B3HW)
         scores = {window: logit.sigmoid() for window, logit in logits.items()}
+        if not rule.asks_policy:  # whichever windows: all, or so many that are drawn then
+            blank_BYX = images_B3HW.new_zeros(batch, *grid)
+            scores = {w: blank_BYX[:, : grid[0] // w, : grid[1] // w] for w in rule.windows}
         edges = None
         if rule.edge_weight:
             edges = edge_density(images_B3HW, self.patch_size, rule.windows)
-        return merge_windows(scores, rule, len(images_B3HW), self._grid(images_B3HW), edges)
+        window_BYX = merge_windows(scores, rule, batch, grid, edges)
+        if rule.by == "random":
+            return shuffle_windows(window_BYX, rule.windows, rule.seed)
+        return window_BYX
 
     def embed(
         self, images_B3HW: Tensor, layout: TokenLayout, rule: MergeRule | None

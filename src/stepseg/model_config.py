@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Self
 from stepseg.dcts.merge import MergeRule
 from stepseg.heads.cascade import check_cascade
 from stepseg.heads.exit import BudgetExit, ConfidenceExit, ExitRule, RandomExit, UniformExit
+from stepseg.merging.rules import RULES, Algm, Cropr, ToMe
 from stepseg.plain_types import check_keys, choices, from_values
 from stepseg.reduction import Reduction
 from stepseg.vit.architecture import Architecture, RopeNumbers
@@ -275,6 +276,20 @@ def change_merge(merge: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[s
 
 
 @dataclass(frozen=True, slots=True)
+class InputConfig(_Config):
+    """How large the image is shown."""
+
+    WHERE: ClassVar[str] = "reduction.input"
+
+    cell: int | None = None
+    """Pixels of the image, per side, that one patch shows; None: as many as it has."""
+
+    def __post_init__(self) -> None:
+        if self.cell is not None and self.cell < 1:
+            raise ValueError(f"reduction.input.cell is a number of pixels, got {self.cell}")
+
+
+@dataclass(frozen=True, slots=True)
 class ReductionConfig(_Config):
     """What is merged and who leaves."""
 
@@ -282,25 +297,36 @@ class ReductionConfig(_Config):
 
     merge: MergeRule | None = None
     exit: ExitConfig | None = None
+    inside: ToMe | Algm | Cropr | None = None
+    input: InputConfig = field(default_factory=InputConfig)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Build from nested mappings; a part that is null or absent is off."""
         values = dict(values)
-        merge, exit_ = values.pop("merge", None), values.pop("exit", None)
-        check_keys(cls.WHERE, values, ("merge", "exit"))
+        check_keys(cls.WHERE, values, ("merge", "exit", "inside", "input"))
+        merge, exit_ = values.get("merge"), values.get("exit")
+        inside, input_ = values.get("inside"), values.get("input")
         if isinstance(merge, Mapping):
             merge = from_values(MergeRule, merge, "reduction.merge")
         if isinstance(exit_, Mapping):
             exit_ = ExitConfig.from_dict(exit_)
-        return cls(merge=merge, exit=exit_)
+        if isinstance(inside, Mapping):
+            _choose("reduction.inside.rule", inside.get("rule"), RULES)
+            inside = from_values(RULES[inside["rule"]], inside, "reduction.inside")
+        if not isinstance(input_, InputConfig):
+            input_ = InputConfig.from_dict(input_ or {})
+        return cls(merge=merge, exit=exit_, inside=inside, input=input_)
 
     def build(self) -> Reduction:
         """Make the reduction."""
-        if self.exit is None or not self.exit.blocks:
-            return Reduction(merge=self.merge)
+        leaves = self.exit is not None and bool(self.exit.blocks)
         return Reduction(
-            merge=self.merge, exit=self.exit.build(), exit_blocks=tuple(self.exit.blocks)
+            merge=self.merge,
+            exit=self.exit.build() if self.exit and leaves else None,
+            exit_blocks=tuple(self.exit.blocks) if self.exit else (),
+            inside=self.inside,
+            cell=self.input.cell,
         )
 
 
@@ -346,7 +372,7 @@ class ModelConfig(_Config):
         return _plain(asdict(self))
 
 
-def _choose(key: str, value: str, known: Iterable[str]) -> None:
+def _choose(key: str, value: Any, known: Iterable[str]) -> None:
     known = list(known)
     if value not in known:
         raise ValueError(f"{key}={value!r}: {choices(value, known)}")

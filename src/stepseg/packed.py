@@ -7,7 +7,7 @@ tensor. What the tokens mean lives elsewhere: `stepseg.dcts` builds the layout, 
 
 Some encoders carry rows that are no patches: a class token, registers. They come first among the
 rows of every image, neither merge nor leave, and only the encoder sees them; everybody else works
-on `PackedTokens.patches`.
+on `PackedTokens.patches`. Inside the blocks tokens may become one as well (`PackedTokens.merge`).
 
 Letters in names: B images, Y x X cells (16-px patches) of the grid, T packed rows now, P of each
 image without a patch, M = T - B * P tokens, T0 tokens after merging, D channels.
@@ -185,6 +185,30 @@ class TokenLayout:
 
 
 @dataclass(frozen=True, slots=True)
+class Passed:
+    """What one block did, where rules act inside the blocks; host numbers, for each image."""
+
+    block: int
+    """Counted from 1."""
+    before: tuple[int, ...]
+    """Tokens in its attention."""
+    after: tuple[int, ...]
+    """Tokens in its MLP."""
+    matching: tuple[int, ...]
+    """Multiply-accumulates of the decision."""
+    extra_channels: int = 0
+    """Of every attention head, beside those of queries and values."""
+    norms: tuple[int, ...] = ()
+    """Tokens that the decision normalises first; empty: none."""
+
+    def of_image(self, index: int) -> "Passed":
+        """The same for one image alone."""
+        rest = (self.before, self.after, self.matching, self.norms)
+        before, after, matching, norms = (numbers[index : index + 1] for numbers in rest)
+        return replace(self, before=before, after=after, matching=matching, norms=norms)
+
+
+@dataclass(frozen=True, slots=True)
 class PackedTokens:
     """The tokens that are still being processed."""
 
@@ -201,6 +225,16 @@ class PackedTokens:
     places_T2: Tensor | None = None
     """float32; where each row lies for rotary positions, 0 for prefix rows; None: they are not
     used. Rows that become one lie at the mean of their places."""
+    root_T0: Tensor | None = None
+    """int64; the row of the layout whose token stands for each row; None: of no layout."""
+    size_T: Tensor | None = None
+    """float32; rows of the layout that each token stands for; None: nothing merged in blocks."""
+    aside: "PackedTokens | None" = None
+    """All tokens of the layout, where some wait aside: with the values that they had then."""
+    votes: tuple[Tensor, ...] = ()
+    """In training, what scorers of tokens said of the image, to be supervised."""
+    passed: tuple[Passed, ...] = ()
+    """The blocks so far, where rules act inside them."""
 
     @classmethod
     def from_layout(
@@ -214,7 +248,8 @@ class PackedTokens:
         token_ids = torch.arange(layout.num_tokens, device=values_T0D.device)
         images = layout.segments.image_ids()
         if prefix_PD is None:
-            return cls(values_T0D, layout.segments, token_ids, images, places_T2=places_T02)
+            kept = (values_T0D, layout.segments, token_ids, images)
+            return cls(*kept, places_T2=places_T02, root_T0=token_ids)
         prefix, batch = len(prefix_PD), layout.segments.num_images
         segments = layout.segments.longer(prefix)
         rows = _patch_rows(layout.segments, prefix)
@@ -235,6 +270,7 @@ class PackedTokens:
             segments.image_ids(),
             prefix,
             places_T2,
+            root_T0=token_ids,
         )
 
     def __len__(self) -> int:
@@ -251,32 +287,121 @@ class PackedTokens:
         segments = self.segments.longer(-self.prefix)
         return replace(self._rows(_patch_rows(segments, self.prefix), segments), prefix=0)
 
-    def select(self, keep_M: Tensor) -> "PackedTokens":
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Tokens of each image, without prefix rows."""
+        return tuple(length - self.prefix for length in self.segments.lengths)
+
+    def select(self, keep_M: Tensor, lengths: tuple[int, ...] | None = None) -> "PackedTokens":
         """Keep the tokens where the boolean `keep_M` is True, and all prefix rows.
 
         An image may run out of tokens. The order stays. Values move differentiably, the decision
         does not.
+
+        Args:
+            keep_M: which stay.
+            lengths: how many of each image, where a rule knows; None: the host asks the device.
+
         """
         keep_T = keep_M
         if self.prefix:
             patches = _patch_rows(self.segments.longer(-self.prefix), self.prefix)
             keep_T = keep_M.new_ones(len(self)).index_copy(0, patches, keep_M)
+        return self._keep(keep_T, lengths)
+
+    def merge(self, into_M: Tensor, lengths: tuple[int, ...] | None = None) -> "PackedTokens":
+        """Let tokens become part of others: values are means over all that a token stands for.
+
+        Args:
+            into_M: int64; the token that each becomes part of, of the same image, which stays
+                itself (its entry is itself).
+            lengths: tokens of each image afterwards, as in `select`.
+
+        """
+        assert self.root_T0 is not None
+        rows_T = torch.arange(len(self), device=into_M.device)
+        into_T, ids_M = into_M, self.token_ids_T
+        if self.prefix:
+            patches = _patch_rows(self.segments.longer(-self.prefix), self.prefix)
+            into_T = rows_T.index_copy(0, patches, patches[into_M])
+            ids_M = ids_M[patches]
+        stays_T = into_T == rows_T
+        group_T = (stays_T.cumsum(0) - 1)[into_T]
+        merged = self._keep(stays_T, lengths)
+        size_T = self.size_T
+        if size_T is None:
+            size_T = torch.ones(len(self), device=into_M.device)
+        sizes = size_T.new_zeros(len(merged)).index_add(0, group_T, size_T)
+        share_T1 = (size_T / sizes[group_T])[:, None]
+
+        def mean(values_TX: Tensor) -> Tensor:
+            shares_TX = values_TX * share_T1.to(values_TX.dtype)
+            return values_TX.new_zeros(len(merged), values_TX.shape[1]).index_add(
+                0, group_T, shares_TX
+            )
+
+        # Of each row of the layout its new root; tokens that have left are theirs for good.
+        root_T0 = torch.arange(len(self.root_T0), device=into_M.device)
+        root_T0 = root_T0.index_copy(0, ids_M, ids_M[into_M])[self.root_T0]
+        return replace(
+            merged,
+            values_TD=mean(self.values_TD),
+            places_T2=None if self.places_T2 is None else mean(self.places_T2),
+            size_T=sizes,
+            root_T0=root_T0,
+        )
+
+    def back_among(self, all_: "PackedTokens") -> "PackedTokens":
+        """All tokens of a layout, the active ones with the values that they have now."""
+        rows = self.token_ids_T
+        if self.prefix:
+            first = self.segments.cu_seqlens.long()[self.image_ids_T]
+            position = torch.arange(len(self), device=rows.device) - first
+            first_of_all = all_.segments.cu_seqlens.long()[self.image_ids_T]
+            behind = self.prefix * (self.image_ids_T + 1)
+            rows = torch.where(rows < 0, first_of_all + position, rows + behind)
+        return all_.with_values(all_.values_TD.index_copy(0, rows, self.values_TD))
+
+    def spread(self, values_M: Tensor, previous_T0: Tensor | None) -> Tensor:
+        """Give the rows of the layout what is said of the tokens that stand for them.
+
+        Args:
+            values_M: of the tokens, which have no prefix rows.
+            previous_T0: what the rows have whose tokens are not here; None: zeros.
+
+        Returns:
+            ``[T0, ...]``.
+
+        """
+        num_rows = len(self) if self.root_T0 is None else len(self.root_T0)
+        if len(self) == num_rows:
+            return values_M
+        if previous_T0 is None:
+            previous_T0 = values_M.new_zeros(num_rows, *values_M.shape[1:])
+        written_T0 = previous_T0.index_copy(0, self.token_ids_T, values_M)
+        return written_T0 if self.size_T is None else written_T0[self.root_T0]
+
+    def _keep(self, keep_T: Tensor, lengths: tuple[int, ...] | None) -> "PackedTokens":
         num_kept = F.pad(keep_T.cumsum(0, dtype=torch.int32), (1, 0))  # kept before each row
         cu_seqlens = num_kept[self.segments.cu_seqlens.long()]
-        lengths = tuple(cu_seqlens.diff().tolist())  # host sync: the only one of an exit
-        total = sum(lengths)
+        if lengths is None:
+            # host sync: the only one of an exit, or of a block that merges by a threshold
+            lengths = tuple(cu_seqlens.diff().tolist())
+        else:
+            lengths = tuple(length + self.prefix for length in lengths)
         # The size is known on the host, so that finding the rows needs no second wait.
-        rows = torch.nonzero_static(keep_T, size=total).squeeze(1)
+        rows = torch.nonzero_static(keep_T, size=sum(lengths)).squeeze(1)
         return self._rows(rows, Segments(cu_seqlens, lengths))
 
     def _rows(self, rows: Tensor, segments: Segments) -> "PackedTokens":
-        return PackedTokens(
-            self.values_TD.index_select(0, rows),
-            segments,
-            self.token_ids_T.index_select(0, rows),
-            self.image_ids_T.index_select(0, rows),
-            self.prefix,
-            None if self.places_T2 is None else self.places_T2.index_select(0, rows),
+        return replace(
+            self,
+            values_TD=self.values_TD.index_select(0, rows),
+            segments=segments,
+            token_ids_T=self.token_ids_T.index_select(0, rows),
+            image_ids_T=self.image_ids_T.index_select(0, rows),
+            places_T2=None if self.places_T2 is None else self.places_T2.index_select(0, rows),
+            size_T=None if self.size_T is None else self.size_T.index_select(0, rows),
         )
 
 

@@ -6,6 +6,9 @@
 | CTS, dCTS      | only `merge`                  |
 | DToP           | only `exit` and `exit_blocks` |
 | STEP           | both                          |
+| ToMe, ALGM     | only `inside`, or with exits  |
+| Cropr          | only `inside`                 |
+| smaller input  | only `cell`, or with all      |
 """
 
 from collections.abc import Sequence
@@ -13,6 +16,7 @@ from dataclasses import dataclass
 
 from stepseg.dcts.merge import MergeRule
 from stepseg.heads.exit import ExitRule
+from stepseg.merging.rules import InsideRule
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +27,11 @@ class Reduction:
     exit: ExitRule | None = None
     exit_blocks: tuple[int, ...] = ()
     """Blocks after which tokens may leave, counted from 1."""
+    inside: InsideRule | None = None
+    """What merges, or waits aside, inside the blocks."""
+    cell: int | None = None
+    """Side of a cell in pixels of the image, which is resized so that a patch shows one: 24 instead
+    of 16 shows it at two thirds of its size. None: that of a patch."""
 
     def __post_init__(self) -> None:
         if list(self.exit_blocks) != sorted(set(self.exit_blocks)):
@@ -32,25 +41,38 @@ class Reduction:
                 f"an exit rule and exit blocks come together, got rule {self.exit} and blocks "
                 f"{self.exit_blocks}"
             )
+        if self.merge is not None and self.inside is not None:
+            raise ValueError(
+                f"{self.inside.name} merges inside the blocks, reduction.merge before them: choose "
+                f"one (reduction.merge=null)"
+            )
+        if self.cell is not None and self.cell < 1:
+            raise ValueError(f"reduction.input.cell is a number of pixels, got {self.cell}")
 
     @property
     def kind(self) -> str:
-        """What the paper calls such a system."""
+        """What its paper calls such a system."""
+        if self.inside is not None:
+            return self.inside.name
         if self.merge is None:
-            return "DToP" if self.exit else "dense"
+            return "DToP" if self.exit else "dense" if self.cell is None else "smaller input"
+        if self.merge.by != "policy":
+            return self.merge.by
         if self.merge.thresholds is None:  # a number of windows per image
             return "CTS & DToP" if self.exit else "CTS"
         return "STEP" if self.exit else "dCTS"
 
     @property
     def label(self) -> str:
-        """Its name in tables: ``dense``, ``dCTS``, ``STEP@[3,4]``."""
-        return placed(self.kind, self.exit_blocks)
+        """Its name in tables: ``dense``, ``dCTS``, ``STEP@[3,4]``, ``smaller input, 24 px``."""
+        shown = "" if self.cell is None else f", {self.cell} px"
+        return f"{placed(self.kind, self.exit_blocks)}{shown}"
 
 
 KINDS = {
     "none": "dense", "cts": "CTS", "dtop": "DToP", "cts_dtop": "CTS & DToP", "dcts": "dCTS",
-    "step": "STEP",
+    "step": "STEP", "smaller": "smaller input", "uniform": "uniform", "random": "random",
+    "tome": "ToMe", "algm": "ALGM", "algm_exit": "ALGM", "cropr": "Cropr",
 }  # fmt: skip
 """The kinds of systems by what one types."""
 DENSE = "dense"

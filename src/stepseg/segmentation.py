@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stepseg.ops.upsample import upsampled_argmax
-from stepseg.packed import TokenLayout
+from stepseg.packed import Passed, TokenLayout
 
 
 class NonFiniteScoresError(ValueError):
@@ -38,6 +38,10 @@ class HeadOutput:
     """How many tokens of each image this head saw."""
     earlier: tuple[tuple[Tensor, Tensor], ...] = ()
     """In training the answers of a cascade's modules before the last: mask and class logits."""
+    passed: tuple[Passed, ...] = ()
+    """The blocks so far, where rules act inside them; empty: all on `tokens_per_image`."""
+    votes: tuple[Tensor, ...] = ()
+    """In training, class logits of scorers for the parts of the image, ``[B, Q, C]``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,7 @@ class Segmentation:
     image_size: tuple[int, int]
     """Height and width in pixels, before padding to the patch grid."""
     patch_size: int
+    """Side of a cell in pixels of the image: that of a patch, unless the input was resized."""
     layout: TokenLayout
     heads: list[HeadOutput]
     """Active exit heads (in training: all exit heads) and, last, the decoder."""
@@ -58,6 +63,8 @@ class Segmentation:
     """P(class present) by the last head that saw the image."""
     policy_logits: Mapping[int, Tensor] = field(default_factory=dict)
     """Per window side, where the policy was asked; of one that learns, what its loss is for."""
+    root_T0: Tensor | None = None
+    """int64; the token that stands for each after the blocks; None: none merged inside them."""
 
     @property
     def tokens_per_stage(self) -> list[tuple[int, ...]]:

@@ -8,7 +8,16 @@ from hypothesis import strategies as st
 from stepseg.model import Reduction, Segmentation
 from stepseg.profile.fvcore import packed_attention_handle, trace_fvcore, trace_torch
 from stepseg.profile.macs import count_macs, total_macs
-from toys import SYSTEMS, toy_images, toy_policy, toy_segmenter
+from toys import (
+    FOUNDATION,
+    OTHERS,
+    SYSTEMS,
+    segmenter_of,
+    toy_images,
+    toy_policy,
+    toy_segmenter,
+    toy_vit,
+)
 
 ELEMENTWISE = ("batch_norm", "upsample_bilinear2d")
 """What fvcore counts besides, see the module."""
@@ -35,6 +44,20 @@ def test_analytic_equals_fvcore_on_real_traces(system):
     assert trace.by_module[""] == trace.total
     if output.tokens_per_stage[-1][0]:  # nobody attends where no token is left
         assert trace.by_operator["attention"] > 0
+
+
+@pytest.mark.parametrize("foundation", [False, True], ids=["plain", "foundation"])
+@pytest.mark.parametrize("system", OTHERS)
+def test_analytic_equals_both_counters_for_other_methods(system, foundation):
+    """Matching and scorers included."""
+    model = segmenter_of(system, backbone=toy_vit(**FOUNDATION if foundation else {}))
+    image = toy_images(1)[0]
+    parts, _ = analytic(model, image, OTHERS[system])
+    products = total_macs(parts)[0] - parts["norms"][0]
+    assert trace_torch(model, image, OTHERS[system]) == products
+    trace = trace_fvcore(model, image, OTHERS[system])
+    besides = sum(trace.by_operator.get(name, 0) for name in ELEMENTWISE)
+    assert total_macs(parts)[0] == trace.total - besides
 
 
 @pytest.mark.parametrize("system", SYSTEMS)

@@ -1,6 +1,7 @@
 """Dense, dCTS and STEP on the same weights: accuracy, cost and speed side by side."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from rich.table import Table
@@ -14,7 +15,7 @@ from stepseg.telling import show_table
 
 def systems(full: Reduction) -> dict[str, Reduction]:
     """The systems that a reduction contains, from the dense baseline to itself."""
-    contained = [Reduction(), Reduction(merge=full.merge), full]
+    contained = [Reduction(), replace(full, exit=None, exit_blocks=()), full]
     return {reduction.label: reduction for reduction in contained}
 
 

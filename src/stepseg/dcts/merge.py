@@ -10,7 +10,7 @@ Which pixels a superpatch embeds is the business of `stepseg.vit.patch_embed`.
 Letters: B images, Y x X cells of the patch grid, T0 tokens after merging.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stepseg.ops.noise import hash_numbers, seeded
 from stepseg.packed import Segments, TokenLayout
 
 
@@ -42,10 +43,22 @@ class MergeRule:
     that."""
     resize: Literal["bilinear", "area"] = "bilinear"
     """How superpatches shrink to a patch: `bilinear` as published, `area` without aliasing."""
+    by: Literal["policy", "uniform", "random"] = "policy"
+    """Who chooses: the policy's scores; nobody, every window of the largest size that fits; or a
+    draw of as many of each size and image as the scores, or `top_k`, would take."""
+    seed: int = 0
+    """Of the draw."""
 
     def __post_init__(self) -> None:
         check_windows(self.windows)
-        if (self.thresholds is None) == (self.top_k is None):
+        if self.by not in ("policy", "uniform", "random"):
+            raise ValueError(f"by must be 'policy', 'uniform' or 'random', got {self.by!r}")
+        if self.by == "uniform" and not self.thresholds == self.top_k == self.top_k_cells is None:
+            raise ValueError(
+                f"by=uniform merges every window: thresholds and top_k have to be null, got "
+                f"thresholds={self.thresholds} and top_k={self.top_k}"
+            )
+        if self.by != "uniform" and (self.thresholds is None) == (self.top_k is None):
             raise ValueError(
                 f"give either merge thresholds or top_k, got thresholds={self.thresholds} and "
                 f"top_k={self.top_k}"
@@ -89,6 +102,11 @@ class MergeRule:
             return ()
         return (self.top_k,) if isinstance(self.top_k, int) else self.top_k
 
+    @property
+    def asks_policy(self) -> bool:
+        """Whether scores of windows decide, or how many they would merge."""
+        return self.by == "policy" or (self.by == "random" and self.thresholds is not None)
+
     def on_grid(self, grid: tuple[int, int]) -> "MergeRule":
         """The rule with `top_k` as it is on this grid."""
         if self.top_k_cells is None:
@@ -112,17 +130,24 @@ class MergeRule:
             Boolean, like `free_BYX`: the windows that become superpatches.
 
         """
+        if self.by == "uniform":
+            return free_BYX
         index = self.windows.index(window)
         if self.thresholds is not None:
             threshold: float | Tensor = self.thresholds[index]
             if edges_BYX is not None and threshold < 1:  # 1 stays off
                 threshold = (threshold + self.edge_weight * (edges_BYX - 0.5)).clamp(0, 1)
             return (scores_BYX > threshold) & free_BYX
-        scores = scores_BYX.masked_fill(~free_BYX, float("-inf")).flatten(1)
-        order = scores.argsort(dim=1, descending=True, stable=True)
-        ranks = torch.empty_like(order)
-        ranks.scatter_(1, order, torch.arange(order.shape[1], device=order.device).expand_as(order))
-        return (ranks < self.counts[index]).view_as(free_BYX) & free_BYX
+        return highest(scores_BYX, free_BYX, self.counts[index])
+
+
+def highest(scores_BYX: Tensor, free_BYX: Tensor, counts: int | Tensor) -> Tensor:
+    """Boolean, like `free_BYX`: the free windows with the highest scores, so many per image."""
+    scores = scores_BYX.masked_fill(~free_BYX, float("-inf")).flatten(1)
+    order = scores.argsort(dim=1, descending=True, stable=True)
+    ranks = torch.empty_like(order)
+    ranks.scatter_(1, order, torch.arange(order.shape[1], device=order.device).expand_as(order))
+    return (ranks < counts).view_as(free_BYX) & free_BYX
 
 
 def check_windows(windows: Sequence[int]) -> None:
@@ -159,20 +184,61 @@ def merge_windows(
     rows, columns = grid
     device = next(iter(scores.values())).device
     rule = rule.on_grid(grid)
-    window_BYX = torch.ones(batch, rows, columns, dtype=torch.int64, device=device)
-    for window in reversed(rule.windows):
+
+    def decide(window: int, free_BYX: Tensor) -> Tensor:
+        if scores[window].shape != free_BYX.shape:
+            raise ValueError(
+                f"scores of {window} x {window} windows have shape {tuple(scores[window].shape)}, "
+                f"a {rows} x {columns} grid needs {tuple(free_BYX.shape)}"
+            )
+        return rule.decide(scores[window], free_BYX, window, edges[window] if edges else None)
+
+    blank_BYX = torch.ones(batch, rows, columns, dtype=torch.int64, device=device)
+    return coarse_to_fine(blank_BYX, rule.windows, decide)
+
+
+def shuffle_windows(window_BYX: Tensor, windows: Sequence[int], seed: int = 0) -> Tensor:
+    """As many windows of each size in every image, drawn at random.
+
+    The draw is a hash of (seed, size, place): the same image gives the same result, alone or in a
+    batch.
+
+    Args:
+        window_BYX: from `merge_windows`.
+        windows: the sides that may occur in it, besides 1.
+        seed: of the draw.
+
+    """
+
+    def decide(window: int, free_BYX: Tensor) -> Tensor:
+        cells_B = (window_BYX == window).flatten(1).sum(1)
+        places = torch.arange(free_BYX[0].numel(), device=free_BYX.device)
+        noise = hash_numbers(places + seeded(seed, window)).view(free_BYX.shape[1:])
+        # As many are free as were: larger windows cover as many smaller ones wherever they lie.
+        return highest(noise.double().expand_as(free_BYX), free_BYX, cells_B[:, None] // window**2)
+
+    return coarse_to_fine(torch.ones_like(window_BYX), windows, decide)
+
+
+def coarse_to_fine(
+    window_BYX: Tensor, windows: Sequence[int], decide: Callable[[int, Tensor], Tensor]
+) -> Tensor:
+    """The walk over window sizes, the largest first.
+
+    Args:
+        window_BYX: int64, all 1.
+        windows: sides, ascending.
+        decide: which of the free windows of a side merge, boolean ``[B, Y // s, X // s]`` both.
+
+    """
+    rows, columns = window_BYX.shape[1:]
+    for window in reversed(windows):
         y, x = rows // window, columns // window
         if y == 0 or x == 0:
             continue
-        if scores[window].shape != (batch, y, x):
-            raise ValueError(
-                f"scores of {window} x {window} windows have shape {tuple(scores[window].shape)}, "
-                f"a {rows} x {columns} grid needs {(batch, y, x)}"
-            )
         # Windows nest, so that one cell tells whether a larger superpatch covers the window.
         free = window_BYX[:, : y * window : window, : x * window : window] == 1
-        merged = rule.decide(scores[window], free, window, edges[window] if edges else None)
-        cells = merged.repeat_interleave(window, 1).repeat_interleave(window, 2)
+        cells = decide(window, free).repeat_interleave(window, 1).repeat_interleave(window, 2)
         cells = F.pad(cells, (0, columns - x * window, 0, rows - y * window))
         window_BYX = window_BYX.masked_fill(cells, window)
     return window_BYX

@@ -81,6 +81,12 @@ def make_plan(
 
     """
     reduction = reduction or model.reduction
+    chosen = reduction.merge is None or reduction.merge.by == "policy"
+    if reduction.inside is not None or reduction.cell is not None or not chosen:
+        raise ValueError(
+            f"the explorer replays thresholds of windows and exits, and knows nothing of "
+            f"{reduction.label}: choose reduction=step or another system of these"
+        )
     scored = model.policy is not None and not isinstance(model.policy, OraclePolicy)
     windows = tuple(model.policy.windows) if model.policy is not None and scored else ()
     own = widen(reduction.merge, windows) if reduction.merge is not None and windows else None

@@ -34,7 +34,15 @@ def check_static(reduction: Reduction) -> None:
 
     """
     remedies = []
-    if reduction.merge is not None and reduction.merge.top_k is None:
+    if reduction.inside is not None:
+        remedies.append(f"{reduction.inside.name} acts inside the blocks, which is not exported")
+    if reduction.cell is not None:
+        remedies.append("resize images before the exported model (reduction.input.cell=null)")
+    if reduction.merge is not None and reduction.merge.by != "policy":
+        remedies.append(
+            "windows are exported as the policy chooses them (reduction.merge.by=policy)"
+        )
+    elif reduction.merge is not None and reduction.merge.top_k is None:
         remedies.append(
             "merging by thresholds gives every image its own number of tokens: merge a fixed "
             "number of windows (reduction.merge.windows=[2] reduction.merge.top_k=103)"

@@ -17,6 +17,10 @@ AXES = {
     "top_k": ("merge", "top_k"),
     "edge_weights": ("merge", "edge_weight"),
     "resizes": ("merge", "resize"),
+    "merge_seeds": ("merge", "seed"),
+    "inside_r": ("inside", "r"),
+    "inside_thresholds": ("inside", "threshold"),
+    "cells": ("input", "cell"),
     "exit_blocks": ("exit", "blocks"),
     "exit_rules": ("exit", "rule"),
     "exit_thresholds": ("exit", "threshold"),
@@ -72,6 +76,7 @@ class Point:
         if not exit_.get("blocks"):
             exit_ = {}
         exit_ = {field: value for field, value in exit_.items() if _is_read(field, exit_)}
+        inside, shown = self.values.get("inside") or {}, self.values.get("input") or {}
         columns = {
             "merge_windows": merge.get("windows"),
             "merge_thresholds": merge.get("thresholds"),
@@ -79,6 +84,12 @@ class Point:
             "top_k_cells": merge.get("top_k_cells"),
             "edge_weight": merge.get("edge_weight"),
             "resize": merge.get("resize"),
+            "merge_by": merge.get("by"),
+            "merge_seed": merge.get("seed") if merge.get("by") == "random" else None,
+            "inside": inside.get("rule"),
+            "inside_r": inside.get("r"),
+            "inside_threshold": inside.get("threshold"),
+            "cell": shown.get("cell"),
             "exit_blocks": exit_.get("blocks"),
             "exit_rule": exit_.get("rule"),
             "exit_threshold": exit_.get("threshold"),
@@ -201,7 +212,7 @@ def _shown(value: Any) -> str:
 
 def _matters(key: str, exit_: Mapping[str, Any] | None) -> bool:
     part, field = _target(key)
-    if part == "merge" or field == "blocks":
+    if part != "exit" or field == "blocks":
         return True
     return exit_ is not None and bool(exit_.get("blocks")) and _is_read(field, exit_)
 

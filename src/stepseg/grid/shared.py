@@ -2,6 +2,7 @@
 
 `StepSegmenter.walk` for a group of more than one: the policy speaks once per image, and reductions
 whose merging gives the same superpatches share embedding and blocks, until their exits differ.
+Reductions that show the image in another size, or act inside the blocks, share with their like.
 Every result is that of `StepSegmenter.forward`, number for number: the same operations on the same
 tensors.
 
@@ -16,7 +17,7 @@ from collections.abc import Hashable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from stepseg.dcts.merge import build_layout
+from stepseg.dcts.merge import MergeRule, build_layout
 from stepseg.group import Group, alike, base_of, is_control
 from stepseg.model import StepSegmenter
 from stepseg.packed import TokenLayout
@@ -50,20 +51,27 @@ def segment_all(
     model.check_images(images_B3HW)
     wanted = dict.fromkeys(reductions)
     bases = dict.fromkeys(base_of(reduction) for reduction in wanted if is_control(reduction))
-    logits: Mapping[int, Tensor] = {}
-    if any(reduction.merge for reduction in wanted):
-        logits = model.policy_logits(images_B3HW, labels_BHW)
+    kinds: dict[Hashable, list[Reduction]] = {}
+    for reduction in wanted | bases:
+        kinds.setdefault((reduction.cell, reduction.inside), []).append(reduction)
+    size = (images_B3HW.shape[2], images_B3HW.shape[3])
     results: dict[Reduction, Segmentation] = {}
-    for layout, members in _layouts(model, list(wanted | bases), images_B3HW, logits):
-        group, shown = Group(tuple(members)), logits if members[0].merge else {}
-        results |= model.walk(images_B3HW, layout, group, shown)
+    for kind in kinds.values():
+        shown_B3HW = model.show(images_B3HW, kind[0].cell)
+        logits: Mapping[int, Tensor] = {}
+        if any(reduction.merge and reduction.merge.asks_policy for reduction in kind):
+            logits = model.policy_logits(shown_B3HW, labels_BHW)
+        for layout, members in _layouts(model, kind, shown_B3HW, logits):
+            merge = members[0].merge
+            asked = logits if merge and merge.asks_policy else {}
+            results |= model.walk(shown_B3HW, size, layout, Group(tuple(members)), asked)
     return [results[reduction] for reduction in reductions]
 
 
 def _layouts(
     model: StepSegmenter,
     reductions: Sequence[Reduction],
-    images_B3HW: Tensor,
+    shown_B3HW: Tensor,
     logits: Mapping[int, Tensor],
 ) -> list[tuple[TokenLayout, list[Reduction]]]:
     """Reductions by the superpatches that they make of these images."""
@@ -73,15 +81,18 @@ def _layouts(
         by_merge.setdefault(reduction.merge, []).append(reduction)
     dense = by_merge.pop(None, [])
     if dense:
-        found.append((model.merge(images_B3HW, logits, None), dense))
+        found.append((model.merge(shown_B3HW, logits, None), dense))
     rules = {r.merge: None for r in reductions if r.merge}
-    for kind in {(rule.windows, rule.resize): None for rule in rules}:
+    for kind in {_kind(rule): None for rule in rules}:
         maps = {
-            rule: model.windows(images_B3HW, logits, rule)
-            for rule in rules
-            if (rule.windows, rule.resize) == kind
+            rule: model.windows(shown_B3HW, logits, rule) for rule in rules if _kind(rule) == kind
         }
         for together in alike(maps):
             layout = build_layout(maps[together[0]], together[0].windows)
             found.append((layout, [r for rule in together for r in by_merge[rule]]))
     return found
+
+
+def _kind(rule: MergeRule) -> Hashable:
+    """Rules of one kind give the same tokens where they choose the same windows."""
+    return rule.windows, rule.resize, rule.asks_policy

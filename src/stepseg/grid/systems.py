@@ -25,8 +25,8 @@ def named_system(
     Args:
         name: such as ``dcts`` or ``step@6+8``.
         known: the config group `systems`.
-        own: the reduction of the checkpoint: `dcts` and `step` merge and everybody exits as it
-            does, unless `overrides` change the system.
+        own: the reduction of the checkpoint: `dcts`, `step` and `random` merge, everybody exits and
+            its own rule acts inside the blocks as it does, unless `overrides` change the system.
         overrides: what the user typed.
 
     Raises:
@@ -39,8 +39,12 @@ def named_system(
     values = {key: value for key, value in known[base].items() if key != "name"}
     trained = asdict(own) if own else {}
     changed = any(o.lstrip("+").startswith(f"systems.{base}.") for o in overrides)
-    if base in ("dcts", "step") and trained.get("merge") and not changed:
-        values["merge"] = trained["merge"]
+    if base in ("dcts", "step", "random") and trained.get("merge") and not changed:
+        by = {"by": values["merge"]["by"]} if base == "random" else {}
+        values["merge"] = trained["merge"] | by
+    own_rule = (trained.get("inside") or {}).get("rule")
+    if own_rule and (values.get("inside") or {}).get("rule") == own_rule and not changed:
+        values["inside"] = trained["inside"]
     if values["exit"] and trained.get("exit"):
         said = values["exit"] if changed else {}
         values["exit"] = trained["exit"] | {k: v for k, v in said.items() if v is not None}
@@ -116,4 +120,4 @@ def _has_part(values: Mapping[str, Any], key: str) -> bool:
         return key not in AXES and not key.startswith(ONE_THRESHOLD)  # refused by its name
     if field in CRITERIA:
         return bool(numbers.get(field))
-    return True
+    return field in numbers and (key != "merge_seeds" or numbers.get("by") == "random")

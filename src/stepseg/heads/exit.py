@@ -19,6 +19,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from stepseg.ops.noise import hash_numbers, seeded
 from stepseg.ops.segment import count_per_image, position_in_image, rank_in_group
 from stepseg.packed import PackedTokens, upload
 
@@ -87,8 +88,7 @@ class RandomExit:
         """Boolean ``[T]``: all but a drawn set of `leaving` tokens per image."""
         leaving_B = _leaving_per_image(self, probabilities_TC, tokens, exit_index)
         position_T = position_in_image(tokens.segments, tokens.image_ids_T)
-        offset = (self.seed * 64 + exit_index + 1) * 0x9E3779B1 & 0xFFFFFFFF  # any seed fits
-        noise_T = _hash(position_T + offset)
+        noise_T = hash_numbers(position_T + seeded(self.seed, exit_index + 1))
         rank_T = rank_in_group(noise_T, tokens.image_ids_T, tokens.segments.num_images)
         return rank_T >= leaving_B[tokens.image_ids_T]
 
@@ -154,12 +154,3 @@ def _leaving_per_image(
     if rule.leaving is not None:
         return upload(rule.leaving[exit_index], torch.int64, probabilities_TC.device)
     return count_per_image(~rule.base.keep(probabilities_TC, tokens, exit_index), tokens.segments)
-
-
-def _hash(x_T: Tensor) -> Tensor:
-    """Mix int64 values into numbers in ``[0, 2**32)`` that look random (a 32-bit finaliser)."""
-    mask = 0xFFFFFFFF
-    x_T = x_T & mask
-    x_T = ((x_T ^ (x_T >> 16)) * 0x7FEB352D) & mask
-    x_T = ((x_T ^ (x_T >> 15)) * 0x846CA68B) & mask
-    return x_T ^ (x_T >> 16)

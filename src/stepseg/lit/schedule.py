@@ -1,7 +1,7 @@
 """When training merges and lets tokens leave: the reduction of every step."""
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from stepseg.model import Reduction
 
@@ -31,9 +31,15 @@ class ReductionSchedule:
     def at(self, step: int, max_steps: int, full: Reduction) -> Reduction:
         """Reduction of a step, a function of it alone: the same on all ranks and on resume."""
         draw = random.Random(f"{self.seed}/{step}").random()
+        merges = step >= self.merge_from * max_steps
+        at_rest = full.inside.at_rest if full.inside else None
         if draw < self.dense_share:
-            return Reduction()
-        merge = full.merge if step >= self.merge_from * max_steps else None
-        if step < self.exit_from * max_steps or full.exit is None:
-            return Reduction(merge=merge)
-        return Reduction(merge=merge, exit=full.exit, exit_blocks=full.exit_blocks)
+            return Reduction(inside=at_rest, cell=full.cell)
+        started = replace(
+            full,
+            merge=full.merge if merges else None,
+            inside=full.inside if merges else at_rest,
+        )
+        if step < self.exit_from * max_steps:
+            return replace(started, exit=None, exit_blocks=())
+        return started

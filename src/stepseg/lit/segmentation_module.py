@@ -33,6 +33,7 @@ from stepseg.losses import (
     mean_over_ranks,
     policy_loss,
 )
+from stepseg.merging.scorer import scorer_loss
 from stepseg.metrics.calibration import errors_by_size
 from stepseg.metrics.loss import LossMetric
 from stepseg.metrics.tokens import TokenMetric
@@ -85,7 +86,8 @@ class SegmentationModule(L.LightningModule):
         self.evaluate_with([self.model.reduction])
         stages = (*self.model.exit_head_blocks, self.model.backbone.depth)
         windows = self.model.policy.windows if self.model.policy else ()
-        self.train_tokens = TokenMetric(stages, windows)
+        inside = self.model.reduction.inside is not None
+        self.train_tokens = TokenMetric(stages, windows, inside=inside)
         heads = map(self._head_name, stages)
         terms = [f"{head}/{term}" for head in heads for term in head_terms(self.loss)]
         self.val_losses = LossMetric([*terms, "policy"])
@@ -155,7 +157,7 @@ class SegmentationModule(L.LightningModule):
         """Every head on the whole map of its time, and the policy on its windows."""
         ignore = self.spec.ignore_index
         count = mean_over_ranks if self.training else local_count
-        labels = pad_to_multiple(labels_BHW, self.model.patch_size, ignore)
+        labels = pad_to_multiple(labels_BHW, output.patch_size, ignore)
         terms: dict[str, Tensor] = {}
         for head in output.heads:
             *earlier, own = output.answers(head)
@@ -164,11 +166,15 @@ class SegmentationModule(L.LightningModule):
             for name, (mask_logits, class_logits) in said.items():
                 of_head = head_loss(mask_logits, class_logits, labels, self.loss, ignore, count)
                 terms |= {f"{name}/{term}": value for term, value in of_head.items()}
+        if output.heads[-1].votes:
+            votes = output.heads[-1].votes
+            said_by = [scorer_loss(vote_BQC, labels, ignore) for vote_BQC in votes]
+            terms["scorers"] = torch.stack(said_by).mean()
         policy = self.model.policy
         learns = policy is not None and policy.training
         # A frozen policy takes no gradient: in training its cost would only be noise in the loss.
         if isinstance(policy, PolicyNetwork) and output.policy_logits and learns == self.training:
-            targets = self.rule.windows(labels_BHW, policy.patch_size, policy.windows)
+            targets = self.rule.windows(labels_BHW, output.patch_size, policy.windows)
             weight, balance = self.loss.policy, self.loss.policy_balance
             terms["policy"] = policy_loss(output.policy_logits, targets, weight, balance, count)
         return terms

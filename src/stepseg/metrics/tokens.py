@@ -22,6 +22,7 @@ class TokenMetric(Metric):
     Args:
         stages: the blocks after which heads run, the decoder's included.
         windows: window sides of the policy, without 1.
+        inside: whether the reduction acts inside the blocks, at a cost of its own.
 
     """
 
@@ -35,10 +36,12 @@ class TokenMetric(Metric):
     """Of an image, as `counts_max`: tokens by stage, superpatches by size, gone after each head."""
     counts_max: Tensor
 
-    def __init__(self, stages: Sequence[int], windows: Sequence[int] = (2, 4, 8, 16)) -> None:
+    def __init__(
+        self, stages: Sequence[int], windows: Sequence[int] = (2, 4, 8, 16), *, inside: bool = False
+    ) -> None:
         super().__init__()
         self.stages, self.windows = tuple(stages), (1, *windows)
-        self.part_names = part_names(self.stages)
+        self.part_names = part_names(self.stages, inside=inside)
         numbers = torch.float64  # exact for integers up to 2**53
         self.add_state("images", torch.tensor(0), "sum")
         self.add_state("tokens", torch.zeros(len(stages), dtype=numbers), "sum")

@@ -26,8 +26,17 @@ COLOURS = {
     "DToP": "#CC79A7",
     "CTS & DToP": "#56B4E9",
     "STEP": "#D55E00",
+    "smaller input": "#777777",
+    "uniform": "#999999",
+    "random": "#BBBBBB",
+    "ToMe": "#009E73",
+    "ALGM": "#B8A800",
+    "Cropr": "#7A3E9D",
 }
-MARKERS = {"dense": "*", "CTS": "s", "dCTS": "o", "DToP": "^", "CTS & DToP": "D", "STEP": "P"}
+MARKERS = {
+    "dense": "*", "CTS": "s", "dCTS": "o", "DToP": "^", "CTS & DToP": "D", "STEP": "P",
+    "smaller input": "v", "uniform": "H", "random": "X", "ToMe": "<", "ALGM": ">", "Cropr": "p",
+}  # fmt: skip
 SEQUENCE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
 GREEN = "#009E73"
 HATCHES = ("", "//", "..", "\\\\", "xx")

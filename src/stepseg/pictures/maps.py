@@ -29,8 +29,12 @@ def superpatch_map(output: Segmentation, index: int = 0) -> CellMap:
 
 
 def token_map(output: Segmentation, index: int = 0) -> CellMap:
-    """Which token covers each cell, ``[Y, X]``, counted from 0 in every image."""
-    tokens_YX = _host(output.layout.cell_to_token_BYX[index])
+    """Which token covers each cell, ``[Y, X]``, counted from 0 in every image.
+
+    Tokens that merged inside the blocks have the number of the one that stands for them.
+    """
+    tokens = output.layout.cell_to_token_BYX[index]
+    tokens_YX = _host(tokens if output.root_T0 is None else output.root_T0[tokens])
     return tokens_YX - sum(output.layout.segments.lengths[:index])
 
 

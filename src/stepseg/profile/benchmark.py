@@ -22,6 +22,7 @@ from torch import Tensor
 
 from stepseg.model import Reduction, StepSegmenter
 from stepseg.ops.attention import ragged_backend
+from stepseg.packed import Passed
 from stepseg.profile.macs import count_macs, macs_of_stages, policy_macs, total_macs
 from stepseg.profile.peak import matmul_peak
 from stepseg.profile.speed import Timing, speedup, time_interleaved
@@ -54,11 +55,21 @@ def prescribed_cost(model: StepSegmenter, reduction: Reduction, image_size: tupl
 
     The model may lie on the meta device.
     """
-    patch = model.patch_size
-    tokens = stage_tokens(reduction, (-(-image_size[0] // patch), -(-image_size[1] // patch)))
+    cell = reduction.cell or model.patch_size
+    grid = (-(-image_size[0] // cell), -(-image_size[1] // cell))
+    if reduction.cell is not None:
+        image_size = (grid[0] * model.patch_size, grid[1] * model.patch_size)
+    tokens = stage_tokens(reduction, grid)
     blocks = (*reduction.exit_blocks, model.backbone.depth)
-    policy = policy_macs(model.policy, image_size) if reduction.merge else 0
-    parts = {"policy": policy} | macs_of_stages(model, list(zip(blocks, tokens, strict=True)))
+    asks = reduction.merge is not None and reduction.merge.asks_policy
+    policy = policy_macs(model.policy, image_size) if asks else 0
+    inside: dict[int, Passed] = {}
+    if reduction.inside is not None:
+        inside = {p.block: p for p in reduction.inside.foresee(model.backbone, tokens[0])}
+        tokens = (inside[model.backbone.depth].after[0],)
+    stages = list(zip(blocks, tokens, strict=True))
+    cells = grid[0] * grid[1] if inside else None
+    parts = {"policy": policy} | macs_of_stages(model, stages, cells, inside)
     return _cost({part: [macs] for part, macs in parts.items()}, [[number] for number in tokens])
 
 

@@ -15,7 +15,7 @@ ViT-B with 150 classes for a head). `stepseg.profile.fvcore` compares these numb
 Letters: T tokens of one image, D channels of the encoder, d channels of a head, C classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from weakref import WeakKeyDictionary
 
 import torch
@@ -25,6 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from stepseg.heads.atm import AtmHead
 from stepseg.model import Segmentation, StepSegmenter
+from stepseg.packed import Passed
 from stepseg.vit.architecture import Architecture
 from stepseg.vit.staged import StagedViT
 
@@ -39,14 +40,24 @@ def count_macs(model: StepSegmenter, output: Segmentation) -> dict[str, list[int
 
     Returns:
         ``policy``, ``embedding``, ``blocks_1-8`` and so on, ``exit_head_8``, ``decoder``,
-        ``norms``: one number per image each. A policy that the reduction does not consult counts
-        nothing.
+        ``matching`` where rules act inside the blocks, ``norms``: one number per image each. A
+        policy that the reduction does not consult counts nothing.
 
     """
-    policy = policy_macs(model.policy, output.image_size) if output.layout.windows else 0
+    policy = 0
+    if output.layout.windows and output.policy_logits:
+        policy = policy_macs(model.policy, shown_size(model, output))
     blocks = [head.block for head in output.heads]
-    stages = zip(*output.tokens_per_stage, strict=True)
-    images = [macs_of_stages(model, list(zip(blocks, tokens, strict=True))) for tokens in stages]
+    passed = output.heads[-1].passed
+    images = [
+        macs_of_stages(
+            model,
+            list(zip(blocks, tokens, strict=True)),
+            cells=output.layout.segments.lengths[image],
+            inside={p.block: p.of_image(image) for p in passed},
+        )
+        for image, tokens in enumerate(zip(*output.tokens_per_stage, strict=True))
+    ]
     parts = {"policy": [policy] * len(images)}
     return parts | {part: [macs[part] for macs in images] for part in images[0]}
 
@@ -56,61 +67,107 @@ def total_macs(parts: dict[str, list[int]]) -> list[int]:
     return [sum(numbers) for numbers in zip(*parts.values(), strict=True)]
 
 
-def macs_of_stages(model: StepSegmenter, stages: Sequence[tuple[int, int]]) -> dict[str, int]:
+def shown_size(model: StepSegmenter, output: Segmentation) -> tuple[int, int]:
+    """Height and width of the images as the policy saw them."""
+    if output.patch_size == model.patch_size:
+        return output.image_size
+    rows, columns = output.layout.grid
+    return rows * model.patch_size, columns * model.patch_size
+
+
+def macs_of_stages(
+    model: StepSegmenter,
+    stages: Sequence[tuple[int, int]],
+    cells: int | None = None,
+    inside: Mapping[int, Passed] | None = None,
+) -> dict[str, int]:
     """Multiply-accumulates of one image by part, without the policy.
 
     Args:
         model: gives the sizes; may lie on the meta device.
-        stages: for each head that runs its block, counted from 1, and the tokens in the blocks
-            before it. The last one is the decoder.
+        stages: for each head that runs its block, counted from 1, and the tokens that it reads,
+            those of the blocks before it unless `inside` says otherwise. The last one is the
+            decoder.
+        cells: tokens that are embedded; None: those of the first stage.
+        inside: by block what rules inside the blocks did to this image.
 
     """
     vit = model.backbone
-    parts = {"embedding": stages[0][1] * 3 * vit.patch_size**2 * vit.dim}
-    norms, start = norm_before(vit, stages[0][1]), 0
+    cells = stages[0][1] if cells is None else cells
+    parts = {"embedding": cells * 3 * vit.patch_size**2 * vit.dim}
+    norms, start, matching = norm_before(vit, cells), 0, 0
     for block, tokens in stages:
+        same = Passed(block, (tokens,), (tokens,), (0,))
+        blocks = [inside[i] if inside else same for i in range(start + 1, block + 1)]
         is_decoder = block == vit.depth
         head = model.decoder if is_decoder else model.exit_heads[str(block)]
         assert isinstance(head, AtmHead)
-        parts[f"blocks_{start + 1}-{block}"] = (block - start) * block_macs(vit, tokens)
+        parts[f"blocks_{start + 1}-{block}"] = sum(
+            block_macs(vit, b.before[0], b.after[0], b.extra_channels) for b in blocks
+        )
         parts["decoder" if is_decoder else f"exit_head_{block}"] = head_macs(head, tokens, vit.dim)
-        norms += (block - start) * block_norms(vit, tokens)
+        norms += sum(block_norms(vit, b.before[0], b.after[0]) for b in blocks)
+        norms += NORM_OPERATIONS * vit.dim * sum(sum(b.norms) for b in blocks)
+        matching += sum(b.matching[0] for b in blocks)
         norms += final_norms(vit, head, tokens) + head_norms(head, tokens)
         start = block
-    return parts | {"norms": norms}
+    return parts | ({"matching": matching} if inside else {}) | {"norms": norms}
 
 
-def part_names(blocks: Sequence[int]) -> tuple[str, ...]:
-    """The parts of `count_macs` for heads after these blocks; the last one is the decoder."""
+def part_names(blocks: Sequence[int], *, inside: bool = False) -> tuple[str, ...]:
+    """The parts of `count_macs` for heads after these blocks; the last one is the decoder.
+
+    `inside`: of a reduction that acts inside the blocks.
+    """
     names = ["policy", "embedding"]
     start = 0
     for block in blocks:
         head = "decoder" if block == blocks[-1] else f"exit_head_{block}"
         names += [f"blocks_{start + 1}-{block}", head]
         start = block
-    return (*names, "norms")
+    return (*names, *(("matching",) if inside else ()), "norms")
 
 
-def block_macs(vit: StagedViT, tokens: int) -> int:
-    """Products of one transformer block on `tokens` tokens and the prefix rows."""
+def block_macs(
+    vit: StagedViT, tokens: int, after: int | None = None, extra_channels: int = 0
+) -> int:
+    """Products of one transformer block on tokens and the prefix rows.
+
+    Args:
+        vit: gives the sizes.
+        tokens: in the attention.
+        after: in the MLP; None: as many.
+        extra_channels: of every attention head, for the sizes of merged tokens.
+
+    """
     numbers = vit.numbers
     rows = tokens + numbers.prefix
-    return rows * row_macs(numbers) + 2 * rows**2 * numbers.dim
+    wide = numbers.dim + numbers.num_heads * extra_channels
+    gone = 0 if after is None else tokens - after
+    return rows * row_macs(numbers) + 2 * rows**2 * wide - gone * mlp_macs(numbers)
 
 
 def row_macs(numbers: Architecture) -> int:
-    """Products of a block on every row by itself; a gated MLP has three linear maps."""
+    """Products of a block on every row by itself."""
+    return 4 * numbers.dim**2 + mlp_macs(numbers)
+
+
+def mlp_macs(numbers: Architecture) -> int:
+    """Products of the MLP on a row; a gated one has three linear maps."""
     maps = 3 if numbers.activation == "swiglu" else 2
-    return 4 * numbers.dim**2 + maps * numbers.dim * numbers.hidden_dim
+    return maps * numbers.dim * numbers.hidden_dim
 
 
-def block_norms(vit: StagedViT, tokens: int) -> int:
-    """Operations of the LayerNorms of a block."""
-    return NORM_OPERATIONS * (tokens + vit.numbers.prefix) * row_norms(vit.numbers)
+def block_norms(vit: StagedViT, tokens: int, after: int | None = None) -> int:
+    """Operations of the LayerNorms of a block; tokens as of `block_macs`."""
+    numbers = vit.numbers
+    gone = 0 if after is None else tokens - after
+    elements = (tokens + numbers.prefix) * row_norms(numbers)
+    return NORM_OPERATIONS * (elements - gone * (row_norms(numbers) - numbers.dim))
 
 
 def row_norms(numbers: Architecture) -> int:
-    """Elements of a row that the LayerNorms of a block pass over."""
+    """Elements of a row that the LayerNorms of a block pass over; the first before attention."""
     return 2 * numbers.dim + (numbers.hidden_dim if numbers.mlp_norm else 0)
 
 

@@ -13,7 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import sqrt
 
-from stepseg.dcts.merge import MergeRule
+import torch
+
+from stepseg.dcts.merge import MergeRule, build_layout, merge_windows
 from stepseg.heads.exit import BudgetExit
 from stepseg.model import Reduction
 
@@ -62,6 +64,8 @@ def prescribe_paper(reduction: Reduction, grid: tuple[int, int]) -> Reduction:
 
     """
     rule = reduction.merge
+    if _is_its_own(reduction):
+        return reduction
     if rule is None:
         first = grid[0] * grid[1]
     elif rule.top_k is not None:  # CTS: its numbers are its own
@@ -92,6 +96,8 @@ def prescribe(reduction: Reduction, grid: tuple[int, int], tokens: Sequence[int]
         ValueError: too few numbers, numbers that grow, or counts that no windows can give.
 
     """
+    if _is_its_own(reduction):
+        return reduction
     cells, exits = grid[0] * grid[1], len(reduction.exit_blocks)
     if len(tokens) <= exits:
         raise ValueError(
@@ -116,6 +122,23 @@ def prescribe(reduction: Reduction, grid: tuple[int, int], tokens: Sequence[int]
     )
 
 
+def _is_its_own(reduction: Reduction) -> bool:
+    """Whether its own numbers say how many tokens are left, not those of the paper.
+
+    Raises:
+        ValueError: exits besides, which nothing prescribes.
+
+    """
+    uniform = reduction.merge is not None and reduction.merge.by == "uniform"
+    own = reduction.inside is not None or reduction.cell is not None or uniform
+    if own and reduction.exit is not None:
+        raise ValueError(
+            f"token counts of {reduction.label} are not prescribed: measure them with trained "
+            f"weights (ckpt_path=..., tokens=measured)"
+        )
+    return own
+
+
 def tokens_after(rule: MergeRule, grid: tuple[int, int]) -> int:
     """Tokens of every image after merging by counts."""
     merged = zip(rule.windows, rule.on_grid(grid).counts, strict=True)
@@ -125,6 +148,9 @@ def tokens_after(rule: MergeRule, grid: tuple[int, int]) -> int:
 def stage_tokens(reduction: Reduction, grid: tuple[int, int]) -> tuple[int, ...]:
     """Tokens of every image in each stage, for a reduction with prescribed counts."""
     rule, exit_ = reduction.merge, reduction.exit
+    if rule is not None and rule.by == "uniform":
+        scores = {w: torch.zeros(1, grid[0] // w, grid[1] // w) for w in rule.windows}
+        return (build_layout(merge_windows(scores, rule, 1, grid), rule.windows).num_tokens,)
     if (rule is not None and rule.top_k is None) or not isinstance(exit_, BudgetExit | None):
         raise ValueError(
             f"thresholds leave as many tokens as the image decides, {reduction} prescribes none"

@@ -7,7 +7,11 @@ from typing import Any
 
 from stepseg.report.values import mapping
 
-KINDS = ("dense", "CTS", "dCTS", "DToP", "CTS & DToP", "STEP")
+KINDS = (
+    "dense", "smaller input", "uniform", "random", "CTS", "dCTS", "ToMe", "ALGM", "Cropr", "DToP",
+    "CTS & DToP", "STEP",
+)  # fmt: skip
+INSIDE = {"tome": "ToMe", "algm": "ALGM", "cropr": "Cropr"}
 WINDOWS = (2, 4, 8, 16)
 
 
@@ -20,6 +24,8 @@ class System:
     exit_blocks: tuple[int, ...]
     tau: str | None
     """The paper's short form of the merging thresholds, such as ``6899``; None without them."""
+    amount: str = ""
+    """How much other methods reduce, in their own number, such as ``r=0.05`` or ``24 px``."""
 
     def __str__(self) -> str:
         blocks = f"@[{','.join(map(str, self.exit_blocks))}]" if self.exit_blocks else ""
@@ -31,7 +37,8 @@ class System:
                 if self.tau.isdigit()
                 else " " + re.sub(r"(x\d+) ", r"\1 τ=", self.tau)
             )
-        return f"{self.kind}{blocks}{tau}"
+        amount = f" {self.amount}" if self.amount else ""
+        return f"{self.kind}{blocks}{tau}{amount}"
 
 
 def system_of(reduction: Mapping[str, Any], *, prescribed: bool = False) -> System:
@@ -50,8 +57,15 @@ def system_of(reduction: Mapping[str, Any], *, prescribed: bool = False) -> Syst
     if not all(isinstance(block, int) for block in blocks):
         raise ValueError(f"exit blocks are whole numbers, got {list(blocks)}")
     fixed = bool(merge) and merge.get("thresholds") is None and merge.get("top_k") is not None
-    if not merge:
-        kind = "DToP" if blocks else "dense"
+    inside, cell = mapping(reduction.get("inside")), mapping(reduction.get("input")).get("cell")
+    amounts = [f"{key}={inside[key]:g}" for key in ("r", "threshold") if _is_number(inside, key)]
+    amounts += [f"{cell} px"] if isinstance(cell, int) else []
+    if inside.get("rule") in INSIDE:
+        kind = INSIDE[str(inside["rule"])]
+    elif merge and merge.get("by") in ("uniform", "random"):
+        kind = str(merge["by"])
+    elif not merge:
+        kind = "DToP" if blocks else "smaller input" if amounts else "dense"
     elif fixed:
         kind = "CTS & DToP" if blocks else "CTS"
     else:
@@ -60,7 +74,11 @@ def system_of(reduction: Mapping[str, Any], *, prescribed: bool = False) -> Syst
     tau = None
     if thresholds and not fixed and not prescribed:
         tau = short_thresholds(merge.get("windows") or WINDOWS, thresholds)
-    return System(kind, blocks, tau)
+    return System(kind, blocks, tau, ", ".join(amounts))
+
+
+def _is_number(values: Mapping[str, Any], key: str) -> bool:
+    return isinstance(values.get(key), int | float)
 
 
 def short_thresholds(windows: Sequence[int], thresholds: Sequence[float]) -> str:

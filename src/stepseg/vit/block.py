@@ -33,6 +33,10 @@ def turned(attend: Attend, rotation: Rotation | None) -> Attend:
     return lambda q_TNK, k_TNK, v_TNK: attend(rotation.turn(q_TNK), rotation.turn(k_TNK), v_TNK)
 
 
+Drop = Callable[[Tensor], Tensor]
+"""Stochastic depth of a branch ``[T, D]``."""
+
+
 class Attention(nn.Module):
     """Multi-head self-attention within each image."""
 
@@ -116,17 +120,10 @@ class Block(nn.Module):
 
     def forward(self, tokens: PackedTokens, rotation: Rotation | None = None) -> PackedTokens:
         """The same rows with new values; `rotation` is of these rows."""
-        segments = tokens.segments
-
-        def drop(branch_TD: Tensor) -> Tensor:
-            return self.drop_path(branch_TD, tokens.image_ids_T, segments.num_images)
-
-        attend = within_images(segments, rotation)
+        attend, drop = within_images(tokens.segments, rotation), self.dropping(tokens)
         return tokens.with_values(self.residuals(tokens.values_TD, attend, drop))
 
-    def residuals(
-        self, x_TD: Tensor, attend: Attend, drop: Callable[[Tensor], Tensor] = lambda x: x
-    ) -> Tensor:
+    def residuals(self, x_TD: Tensor, attend: Attend, drop: Drop = lambda x: x) -> Tensor:
         """The arithmetic of the block, free of the layout: both branches added to their input.
 
         Args:
@@ -138,5 +135,18 @@ class Block(nn.Module):
             ``[T, D]``.
 
         """
-        x_TD = x_TD + drop(self.ls1(self.attn(self.norm1(x_TD), attend)))
+        return self.add_mlp(self.add_attention(x_TD, attend, drop), drop)
+
+    def add_attention(self, x_TD: Tensor, attend: Attend, drop: Drop) -> Tensor:
+        """The first half of `residuals`."""
+        return x_TD + drop(self.ls1(self.attn(self.norm1(x_TD), attend)))
+
+    def add_mlp(self, x_TD: Tensor, drop: Drop) -> Tensor:
+        """The second half of `residuals`."""
         return x_TD + drop(self.ls2(self.mlp(self.norm2(x_TD))))
+
+    def dropping(self, tokens: PackedTokens) -> Drop:
+        """Stochastic depth of a branch of these rows."""
+        return lambda branch_TD: self.drop_path(
+            branch_TD, tokens.image_ids_T, tokens.segments.num_images
+        )

@@ -34,6 +34,17 @@ class PatchEmbed(nn.Module):
         return F.linear(patches_TP, self.proj.weight.flatten(1), self.proj.bias)
 
 
+def resize_cells(images_B3HW: Tensor, cell: int, patch_size: int) -> Tensor:
+    """Resize ``[B, 3, Y * cell, X * cell]`` so that every cell becomes one patch.
+
+    Bilinear, averaging where it shrinks.
+    """
+    size = [side // cell * patch_size for side in images_B3HW.shape[2:]]
+    return F.interpolate(
+        images_B3HW, size=size, mode="bilinear", align_corners=False, antialias=cell > patch_size
+    )
+
+
 def shrink_image(images_B3HW: Tensor, window: int, resize: Resize) -> Tensor:
     """Resize ``[B, 3, H, W]`` by ``1 / window``.
 

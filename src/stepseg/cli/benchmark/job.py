@@ -55,6 +55,12 @@ def run(cfg: DictConfig) -> None:
         built = {name: system.build() for name, system in chosen.items()}
         reductions = with_tokens(built, options, patch)
         _check(config, reductions)
+        whole = [r.label for r in reductions.values() if r.inside is not None]
+        if values["parts"] and whole:
+            raise ValueError(
+                f"parts=true times whole blocks, and {', '.join(whole)} act inside them: leave it "
+                f"out of reductions, or use parts=false (gmacs_by_part counts the matching)"
+            )
         if not values["speed"] and options.tokens != "measured":
             result.update({"device": None, "dtype": values["dtype"]})
             _publish(_count(config, reductions, options), values, result)

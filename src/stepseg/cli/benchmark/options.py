@@ -9,6 +9,7 @@ import torch
 from stepseg.checkpoint import Checkpoint, read_checkpoint
 from stepseg.cli.config import model_config
 from stepseg.grid.systems import checked_names, named_system
+from stepseg.merging.rules import Cropr
 from stepseg.model import Reduction
 from stepseg.model_config import ExitConfig, ModelConfig, ReductionConfig
 from stepseg.profile.benchmark import Rounds
@@ -97,7 +98,8 @@ def systems(
     )
     blocks = {block for system in chosen.values() if system.exit for block in system.exit.blocks}
     heads = ExitConfig(heads=tuple(sorted(blocks))) if blocks else None
-    return replace(config, reduction=ReductionConfig(exit=heads)), chosen, None
+    scored = next((s.inside for s in chosen.values() if isinstance(s.inside, Cropr)), None)
+    return replace(config, reduction=ReductionConfig(exit=heads, inside=scored)), chosen, None
 
 
 def with_tokens(
