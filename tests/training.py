@@ -11,7 +11,7 @@ TINY = [
     *SMALL, "trainer.max_steps=7", "trainer.val_check_interval=3", "trainer.log_every_n_steps=2",
     "backbone.depth=3", "reduction.exit.blocks=[1,2]", "backbone.drop_path=0.2",
     "heads.dropout=0.2", "compare=false", "callbacks.last.every_n_steps=2",
-    "schedule.dense_share=0.3",
+    "schedule.dense_share=0.3", "callbacks.pictures=null",
 ]  # fmt: skip
 
 

@@ -117,6 +117,7 @@ OTHERS = {
     ("predict", "ckpt_path=null"): ["ckpt_path= is missing"],
     ("predict", "output=/dev/null/out"): ["/dev/null"],
     ("export", "formt=onnx"): ["unknown key formt", "did you mean 'format'"],
+    ("export", "ckpt_path=null"): ["ckpt_path= is missing: give a checkpoint of stepseg-train"],
     ("export", "reduction=stepp"): ["reduction=stepp", "did you mean 'step'"],
     ("evaluate", "sweep.exit_treshold=[1]"): ["unknown key", "'sweep.exit_thresholds'"],
     ("benchmark", "resolutoin=512"): ["unknown key resolutoin", "did you mean 'resolution'"],

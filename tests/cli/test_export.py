@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from commands import compose_config, start_command
+from commands import compose_config
 from stepseg.build import ModelConfig, build_segmenter
 from stepseg.checkpoint import describe, read_checkpoint
 from stepseg.cli.export import job as command_job
@@ -164,11 +164,3 @@ def test_a_size_is_needed_where_the_protocol_has_none(checkpoint, tmp_path):
     arguments = [f"ckpt_path={tmp_path}/old.ckpt", "format=torch", "reduction=none"]
     with pytest.raises(ValueError, match=r"image_size= is missing.*image_size=\[512,512\]"):
         run(tmp_path / "out", *arguments)
-
-
-def test_command_line_shows_one_message(tmp_path):
-    done = start_command("export", output=tmp_path)
-    assert done.returncode == 2
-    assert done.stderr == (
-        "stepseg-export: error: ckpt_path= is missing: give a checkpoint of stepseg-train\n"
-    )

@@ -1,17 +1,20 @@
 """`result.json` tells how a command ended, however it ended."""
 
 import json
+import os
 import signal
 import sys
-import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from commands import SMALL, open_command, wait_for, write_camvid
+from commands import SMALL, compose_config, open_command, wait_for, write_camvid
+from stepseg.cli.config import run_command
 from stepseg.cli.result import Result, read_result
+from stepseg.cli.train.job import train
 from stepseg.files.folder_lock import FolderInUseError
+from stepseg.lit.segmentation_module import SegmentationModule
 
 
 def result(folder):
@@ -119,28 +122,48 @@ def test_foreign_files_are_named(tmp_path):
         read_result(path)
 
 
-@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
-def test_a_training_that_is_stopped_says_so(kind, tmp_path):
+def started(tmp_path):
+    """The overrides of a training that has no end, and where it writes."""
     root = write_camvid(tmp_path / "data")
-    output = tmp_path / "out"
-    process = open_command(
-        "train", "data=camvid", f"data.root={root}", *SMALL,
-        "trainer.max_steps=100000", "trainer.val_check_interval=100000", output=output,
-    )  # fmt: skip
+    endless = ["trainer.max_steps=100000", "trainer.val_check_interval=100000"]
+    return ["data=camvid", f"data.root={root}", *SMALL, *endless], tmp_path / "out"
+
+
+def check_stopped(output, kind, code):
+    assert code == (130 if kind == signal.SIGINT else 75)
+    result = json.loads((output / "result.json").read_text())
+    assert (result["status"], result["interrupted_by"]) == ("interrupted", kind.name)
+    assert result["checkpoint"] == str(output / "checkpoints" / "last.ckpt")
+
+
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_a_training_that_is_stopped_says_so(kind, tmp_path, monkeypatch):
+    overrides, output = started(tmp_path)
+    step = SegmentationModule.training_step
+
+    def signalled(self, *batch):
+        os.kill(os.getpid(), kind)
+        return step(self, *batch)
+
+    monkeypatch.setattr(SegmentationModule, "training_step", signalled)
+    cfg = compose_config("train", overrides, output)
+    with pytest.raises(SystemExit) as stop:
+        run_command("stepseg-train", lambda: train(cfg))
+    check_stopped(output, kind, stop.value.code)
+
+
+def test_a_second_command_in_the_folder_is_told_who_is_there(tmp_path):
+    overrides, output = started(tmp_path)
+    process = open_command("train", *overrides, output=output)
     wait_for(process, "step")
-    time.sleep(0.2)
-    # a second command in its folder is told who is there, and leaves everything as it is
     used = rf"is in use by stepseg-train \(process {process.pid} on "
     second = Result(output, command="stepseg-eval", overrides=[], config={})
     with pytest.raises(FolderInUseError, match=used), second:
         pass
-    assert not (output / "result.json").exists()
-    process.send_signal(kind)
+    assert not (output / "result.json").exists()  # everything is as it was
+    process.send_signal(signal.SIGINT)
     try:
         process.communicate(timeout=60)
     finally:
         process.kill()
-    assert process.returncode == (130 if kind == signal.SIGINT else 75)
-    result = json.loads((output / "result.json").read_text())
-    assert (result["status"], result["interrupted_by"]) == ("interrupted", kind.name)
-    assert result["checkpoint"] == str(output / "checkpoints" / "last.ckpt")
+    check_stopped(output, signal.SIGINT, process.returncode)

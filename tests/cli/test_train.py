@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from commands import SMALL, compose_config, run_command, start_command, write_camvid
+from commands import SMALL, compose_config, run_command, write_camvid
 from stepseg.checkpoint import read_checkpoint, write_inference_checkpoint
 from stepseg.cli import share
 from stepseg.cli.evaluate.job import evaluate
@@ -301,22 +301,16 @@ def test_policy_alone_then_frozen(data, tmp_path):
             torch.testing.assert_close(after["state_dict"][f"model.{key}"], value, rtol=0, atol=0)
 
 
-def test_half_precision_checkpointing_and_wandb(data, tmp_path, monkeypatch):
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_SILENT", "true")
+def test_half_precision_checkpointing_and_accumulation(data, tmp_path):
     overrides = [
         "data=camvid", f"data.root={data}", *SMALL, "trainer.precision=bf16-mixed",
-        "backbone.checkpoint_blocks=true", "logger=wandb", "compare=false",
+        "backbone.checkpoint_blocks=true", "compare=false",
         "trainer.accumulate_grad_batches=2",
     ]  # fmt: skip
     train(compose_config("train", overrides, tmp_path))
     result = result_of(tmp_path)
     assert result["status"] == "completed"
     assert result["dtype"] == "bf16-mixed"
-    assert list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
-    import wandb
-
-    assert wandb.run is None  # finished, so that the next run in this process is its own
 
 
 @pytest.mark.slow
@@ -326,22 +320,14 @@ def test_compiled_inner_modules(data, tmp_path):
     assert result_of(tmp_path)["status"] == "completed"
 
 
-def test_command_line_shows_one_message(tmp_path):
-    done = start_command(
-        "train", "reduction.exit.threshold=2", "data.root=/nowhere", output=tmp_path
-    )
-    assert done.returncode == 2
-    assert "error: the exit threshold is a probability in [0, 1], got 2" in done.stderr
-    assert "Traceback" not in done.stderr
-
-
 def test_two_processes_equal_one(data, tmp_path):
     """Same mIoU, and with the doubled batch the same losses: dropout off, the policy learns."""
     common = [
         "data=camvid", f"data.root={data}", *SMALL, "heads.dropout=0", "policy.training=joint",
         "trainer.log_every_n_steps=1", "compare=false", "seed=3",
     ]  # fmt: skip
-    one = run_command("train", *common, "data.batch_size=4", output=tmp_path / "one")
+    train(compose_config("train", [*common, "data.batch_size=4"], tmp_path / "one"))
+    one = result_of(tmp_path / "one")
     two = run_command("train", *common, "trainer=ddp_cpu", output=tmp_path / "two")
     curves = []
     for folder in ("one", "two"):

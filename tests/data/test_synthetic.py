@@ -159,15 +159,3 @@ def test_impossible_parameters_are_refused(wrong):
 def test_drawing_does_not_load_torch():
     code = "import sys, stepseg.data.synthetic; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def test_the_data_layer_runs_without_lightning_hydra_and_wandb():
-    code = (
-        "import sys\n"
-        "for name in ('lightning', 'pytorch_lightning', 'hydra', 'omegaconf', 'wandb'):\n"
-        "    sys.modules[name] = None\n"
-        "import stepseg.data.check, stepseg.data.loader, stepseg.data.prepare, stepseg.protocol\n"
-        "from stepseg.data.specs import available, get_spec\n"
-        "[get_spec(name) for name in available() if name != 'folder']\n"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
