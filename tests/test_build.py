@@ -280,8 +280,13 @@ class TestTimmBackbones:
         with pytest.raises(ValueError, match=r"resampled with backbone\.patch_size=16"):
             build_segmenter(ModelConfig.from_dict(values), load_weights=False)
 
-    def test_widths_that_only_an_attack_claims(self):
+    def test_what_only_an_attack_claims(self):
         entry = self.config().to_dict()
+        entry["backbone"]["name"] = "../../etc/passwd"
+        with pytest.raises(ValueError, match="is no name of a model"):
+            ModelConfig.from_dict(entry)
+        entry["backbone"]["name"] = "any_name"
+        assert ModelConfig.from_dict(entry).backbone.numbers().dim == 192
         entry["backbone"]["architecture"]["dim"] = 2**30
         with pytest.raises(ValueError, match="1073741824 channels is none"):
             ModelConfig.from_dict(entry)

@@ -72,9 +72,14 @@ FAMILIES: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
 
 
 def timm_model(family: str, **changes: Any) -> Any:
-    """A model in evaluation mode, of weights and factors that hide no mistake."""
+    """A small model of a family."""
     kind, options = FAMILIES[family]
     model = kind(**(SIZES | {"num_classes": 7, "dynamic_img_size": True} | options | changes))
+    return drawn(model)
+
+
+def drawn(model: Any) -> Any:
+    """In evaluation mode, with weights and factors that hide no mistake."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "gamma" in name:  # at their usual 1e-5 nothing of a block would show
@@ -91,5 +96,7 @@ def timm_model(family: str, **changes: Any) -> Any:
 @torch.no_grad()
 def timm_features(model: Any, images: Tensor, *, norm: bool) -> list[Tensor]:
     """timm's maps after every block, ``[B, Y, X, D]``, of images in [0, 1]."""
-    maps = model.forward_intermediates((images - 0.5) / 0.5, norm=norm, intermediates_only=True)
+    config = getattr(model, "pretrained_cfg", None) or {"mean": (0.5,) * 3, "std": (0.5,) * 3}
+    mean, std = (torch.tensor(config[key]).view(3, 1, 1) for key in ("mean", "std"))
+    maps = model.forward_intermediates((images - mean) / std, norm=norm, intermediates_only=True)
     return [features.permute(0, 2, 3, 1) for features in maps]

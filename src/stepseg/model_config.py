@@ -141,6 +141,8 @@ class BackboneConfig(_Config):
         return architecture_of(self.name)
 
     def __post_init__(self) -> None:
+        if not self.name.isidentifier() and self.architecture is not None:  # it names files, too
+            raise ValueError(f"backbone.name={self.name[:80]!r} is no name of a model")
         if self.patch_size < 1:
             raise ValueError(f"backbone.patch_size must be positive, got {self.patch_size}")
         if self.depth is not None and self.depth < 1:

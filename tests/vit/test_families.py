@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -16,7 +17,7 @@ from stepseg.vit.architecture import RopeNumbers
 from stepseg.vit.rotary import Rope, Rotation
 from stepseg.vit.staged import StagedViT
 from stepseg.vit.timm_models import architecture_of, read_architecture
-from timm_families import FAMILIES, timm_features, timm_model
+from timm_families import FAMILIES, drawn, timm_features, timm_model
 
 ROTARY = [name for name, (_, options) in FAMILIES.items() if "use_rot_pos_emb" in options]
 CLOSE: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-4}
@@ -37,6 +38,38 @@ def test_every_stage_equals_timm(family, norm):
         ours = from_timm(model).features(images, blocks=(1, 2, 3), norm=norm)
         for mine, theirs in zip(ours, timm_features(model, images, norm=norm), strict=True):
             torch.testing.assert_close(mine, theirs, **CLOSE)
+
+
+FULL_SIZE = (
+    "vit_small_patch16_dinov3",
+    "vit_small_plus_patch16_dinov3_qkvb",
+    "vit_small_patch14_dinov2",
+    "vit_base_patch14_reg4_dinov2",
+    "vit_base_patch16_siglip_gap_224",
+    "vit_so400m_patch14_siglip_gap_224",
+    "vit_base_patch14_reg1_tipsv2",
+    "vit_base_patch16_lingbot",
+    "eva02_small_patch14_224",
+    "eva02_base_patch14_224",
+    "vit_pe_spatial_tiny_patch16_512",
+    "vit_pe_spatial_base_patch16_512",
+    "vit_base_patch16_clip_quickgelu_224",
+    "deit3_small_patch16_224",
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FULL_SIZE)
+@torch.no_grad()
+def test_every_stage_equals_timm_at_full_size(name):
+    model = drawn(timm.create_model(name, num_classes=0, dynamic_img_size=True))
+    encoder, images = from_timm(model), images_of(model, batch=1)
+    assert encoder.numbers == replace(architecture_of(name), pos_antialias=True)
+    blocks = range(1, encoder.depth + 1)
+    theirs = timm_features(model, images, norm=True)
+    for ours, expected in zip(encoder.features(images, blocks), theirs, strict=True):
+        scale = expected.abs().max()
+        torch.testing.assert_close(ours / scale, expected / scale, rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

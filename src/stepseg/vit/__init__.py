@@ -1,1 +1,1 @@
-"""A plain Vision Transformer on packed tokens, with the weights of timm."""
+"""Vision Transformers on packed tokens, plain and foundation models, with the weights of timm."""
