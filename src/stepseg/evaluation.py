@@ -158,22 +158,22 @@ class Evaluator:
                     if not finite:  # host sync: the map goes to the host anyway
                         raise NonFiniteScoresError("a batch of images")
                     take(index, prediction)
-        policy = self.model.policy
-        if isinstance(policy, PolicyNetwork):
-            whole = passes[0] if self.protocol.is_plain else ()
-            known = next(
-                (
-                    out.policy_logits
-                    for out in whole
-                    if out.policy_logits and out.patch_size == policy.patch_size
-                ),
-                None,
-            )
-            judged = judge(policy, images_B3HW, labels_BHW, self.rule, self.protocol, known)
-            for figures in self._all():
-                assert figures.calibration is not None
-                figures.calibration.update(*judged)
+        self._calibrate(images_B3HW, labels_BHW, passes[0] if self.protocol.is_plain else ())
         return runs
+
+    def _calibrate(
+        self, images_B3HW: Tensor, labels_BHW: Tensor, whole: Sequence[Segmentation]
+    ) -> None:
+        """Count what the policy's scores are worth, as it spoke for whole images or speaks now."""
+        policy = self.model.policy
+        if not isinstance(policy, PolicyNetwork):
+            return
+        same = (out for out in whole if out.patch_size == policy.patch_size)
+        known = next((out.policy_logits for out in same if out.policy_logits), None)
+        judged = judge(policy, images_B3HW, labels_BHW, self.rule, self.protocol, known)
+        for figures in self._all():
+            assert figures.calibration is not None
+            figures.calibration.update(*judged)
 
     def compute(self) -> list[dict]:
         """All figures of every reduction, plain values under the names of `result.json`."""

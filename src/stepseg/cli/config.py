@@ -20,6 +20,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.resolvers import oc
 
+from stepseg.checkpoint import Checkpoint, read_checkpoint
 from stepseg.cli.failures import RunFailedError, one_message
 from stepseg.lit.datamodule import SegmentationDataModule
 from stepseg.lit.interrupt import REQUEUE_EXIT_CODE, TrainingInterrupted
@@ -95,6 +96,18 @@ def model_config(values: Mapping[str, Any], num_classes: int) -> ModelConfig:
 def reduction_values(values: Mapping[str, Any]) -> dict[str, Any]:
     """The reduction without its name, which only picks the file."""
     return {key: value for key, value in values.items() if key != "name"}
+
+
+def given_checkpoint(values: Mapping[str, Any]) -> Checkpoint:
+    """The checkpoint of `ckpt_path`.
+
+    Raises:
+        ValueError: none was given, or it cannot be read.
+
+    """
+    if not values["ckpt_path"]:
+        raise ValueError("ckpt_path= is missing: give a checkpoint of stepseg-train")
+    return read_checkpoint(values["ckpt_path"])
 
 
 def checkpoint_reduction(values: Mapping[str, Any], config: ModelConfig) -> dict[str, Any]:

@@ -63,6 +63,17 @@ class MergeRule:
                 f"give either merge thresholds or top_k, got thresholds={self.thresholds} and "
                 f"top_k={self.top_k}"
             )
+        self._check_counts()
+        self._check_thresholds()
+        if not -2 <= self.edge_weight <= 2 or (self.edge_weight and self.thresholds is None):
+            raise ValueError(
+                f"edge_weight moves thresholds by up to half its value, hence lies in [-2, 2] and "
+                f"needs thresholds; got {self.edge_weight} with thresholds={self.thresholds}"
+            )
+        if self.resize not in ("bilinear", "area"):
+            raise ValueError(f"resize must be 'bilinear' or 'area', got {self.resize!r}")
+
+    def _check_counts(self) -> None:
         if self.top_k is not None:
             if len(self.counts) != len(self.windows):
                 raise ValueError(
@@ -76,6 +87,8 @@ class MergeRule:
                 f"top_k_cells is the number of cells that top_k is meant for, got "
                 f"{self.top_k_cells} with top_k={self.top_k}"
             )
+
+    def _check_thresholds(self) -> None:
         for threshold in self.thresholds or ():
             if not 0 <= threshold <= 1:
                 raise ValueError(
@@ -87,13 +100,6 @@ class MergeRule:
                 f"{len(self.thresholds)} merge thresholds for {len(self.windows)} window sizes: "
                 f"{self.thresholds} for {self.windows}"
             )
-        if not -2 <= self.edge_weight <= 2 or (self.edge_weight and self.thresholds is None):
-            raise ValueError(
-                f"edge_weight moves thresholds by up to half its value, hence lies in [-2, 2] and "
-                f"needs thresholds; got {self.edge_weight} with thresholds={self.thresholds}"
-            )
-        if self.resize not in ("bilinear", "area"):
-            raise ValueError(f"resize must be 'bilinear' or 'area', got {self.resize!r}")
 
     @property
     def counts(self) -> tuple[int, ...]:

@@ -51,16 +51,9 @@ def run(cfg: DictConfig) -> None:
         result.update({"model": config.to_dict()})
         if checkpoint is not None and datamodule is not None:
             check_data(checkpoint, datamodule.num_classes, datamodule.spec.name)
-        patch = config.backbone.patch_size
         built = {name: system.build() for name, system in chosen.items()}
-        reductions = with_tokens(built, options, patch)
-        _check(config, reductions)
-        whole = [r.label for r in reductions.values() if r.inside is not None]
-        if values["parts"] and whole:
-            raise ValueError(
-                f"parts=true times whole blocks, and {', '.join(whole)} act inside them: leave it "
-                f"out of reductions, or use parts=false (gmacs_by_part counts the matching)"
-            )
+        reductions = with_tokens(built, options, config.backbone.patch_size)
+        _check(config, reductions, values["parts"])
         if not values["speed"] and options.tokens != "measured":
             result.update({"device": None, "dtype": values["dtype"]})
             _publish(_count(config, reductions, options), values, result)
@@ -78,7 +71,7 @@ def run(cfg: DictConfig) -> None:
                 datamodule,
                 config,
                 checkpoint,
-                with_tokens(built, crop, patch),
+                with_tokens(built, crop, config.backbone.patch_size),
                 device=options.device,
                 dtype=options.dtype,
                 iterations=values["iterations"],
@@ -89,12 +82,18 @@ def run(cfg: DictConfig) -> None:
             result.update({"parts": _parts(model, reductions, images, options)})
 
 
-def _check(config: ModelConfig, reductions: Mapping[str, Reduction]) -> None:
+def _check(config: ModelConfig, reductions: Mapping[str, Reduction], parts: bool) -> None:
     """Refuse what this model cannot carry out, before any weight is made."""
     with torch.device("meta"):
         model = build_segmenter(config, load_weights=False)
     for reduction in reductions.values():
         model.check(reduction)
+    inside = [r.label for r in reductions.values() if r.inside is not None]
+    if parts and inside:
+        raise ValueError(
+            f"parts=true times whole blocks, and {', '.join(inside)} act inside them: leave it "
+            f"out of reductions, or use parts=false (gmacs_by_part counts the matching)"
+        )
 
 
 def _count(config: ModelConfig, reductions: Mapping[str, Reduction], options: Options) -> list[Row]:

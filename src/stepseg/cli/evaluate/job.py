@@ -8,10 +8,11 @@ import lightning as L
 from omegaconf import DictConfig
 
 from gpu_pool.guard import check_sweep
-from stepseg.checkpoint import Checkpoint, check_data, read_checkpoint
+from stepseg.checkpoint import Checkpoint, check_data
 from stepseg.cli.comparison import print_comparison
 from stepseg.cli.config import (
     checkpoint_reduction,
+    given_checkpoint,
     make_datamodule,
     make_trainer,
     output_dir,
@@ -48,10 +49,8 @@ def evaluate(cfg: DictConfig) -> float | None:
     with tracked_result("stepseg-eval", recorded(cfg)) as result:
         check_sweep(values)
         check_runtime(values["runtime"])
-        if not values["ckpt_path"]:
-            raise ValueError("ckpt_path= is missing: give a checkpoint of stepseg-train")
         L.seed_everything(values["seed"], workers=True, verbose=False)
-        checkpoint = read_checkpoint(values["ckpt_path"])
+        checkpoint = given_checkpoint(values)
         datamodule = _make_data(values, checkpoint)
         model = _make_model(checkpoint, values["policy"]["name"])
         result.update({"model": checkpoint.config.to_dict(), "data_name": datamodule.spec.name})

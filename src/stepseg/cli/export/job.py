@@ -8,9 +8,16 @@ from omegaconf import DictConfig
 
 from stepseg.card.examples import Example
 from stepseg.card.files import write_shared
-from stepseg.checkpoint import Checkpoint, read_checkpoint, write_inference_checkpoint
+from stepseg.checkpoint import Checkpoint, write_inference_checkpoint
 from stepseg.checkpoint.hub import check_push, push
-from stepseg.cli.config import checkpoint_reduction, output_dir, overrides, plain, recorded
+from stepseg.cli.config import (
+    checkpoint_reduction,
+    given_checkpoint,
+    output_dir,
+    overrides,
+    plain,
+    recorded,
+)
 from stepseg.cli.result import Result
 from stepseg.cli.share import known_facts
 from stepseg.data.files import read_image
@@ -29,11 +36,9 @@ def export(cfg: DictConfig) -> None:
         output_dir(), command="stepseg-export", overrides=overrides(), config=recorded(cfg)
     ) as result:
         target = _target(values["format"], values["output"])
-        if not values["ckpt_path"]:
-            raise ValueError("ckpt_path= is missing: give a checkpoint of stepseg-train")
         if values["push_to"]:
             check_push(values["push_to"])
-        checkpoint = read_checkpoint(values["ckpt_path"])
+        checkpoint = given_checkpoint(values)
         files = {target.name: target}
         if values["format"] == "safetensors":
             files = _share(checkpoint, target, values)
