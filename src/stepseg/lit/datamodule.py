@@ -14,6 +14,7 @@ import lightning as L
 import torch
 from torch.utils.data import DataLoader, Subset
 
+from stepseg.data.corruption import CorruptedDataset, Corruption
 from stepseg.data.dataset import (
     AugmentedDataset,
     SegmentationDataset,
@@ -52,6 +53,7 @@ class SegmentationDataModule(L.LightningDataModule):
         pin_memory: page-locked batches, where there is a GPU.
         on_error: what an unreadable training image does: `raise` or `skip`. In evaluation it always
             raises, because figures over fewer images would be other figures.
+        corruption: damages the images of the test.
 
     """
 
@@ -75,6 +77,7 @@ class SegmentationDataModule(L.LightningDataModule):
         test_split: str = "val",
         pin_memory: bool = False,
         on_error: str = "raise",
+        corruption: Corruption | Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.name = name
@@ -88,6 +91,7 @@ class SegmentationDataModule(L.LightningDataModule):
         self.protocol = _settings(Protocol, evaluation, "data.evaluation")
         self.splits = {"train": train_split, "val": val_split, "test": test_split}
         self.on_error = on_error
+        self.corruption = _settings(Corruption, corruption, "data.corruption")
         self.pin_memory = pin_memory and torch.cuda.is_available()
         given = {"image_size": image_size, "train_images": train_images, "val_images": val_images}
         self.scenes = _scene_parameters(name, given)
@@ -161,7 +165,8 @@ class SegmentationDataModule(L.LightningDataModule):
         self, split: str, seen: Collection[str] = frozenset()
     ) -> DataLoader[Any]:
         pairs = self.dataset(split)
-        dataset = Subset(pairs, [i for i, p in enumerate(pairs.pairs) if p.name not in seen])
+        damaged = CorruptedDataset(pairs, self.corruption if split == "test" else Corruption())
+        dataset = Subset(damaged, [i for i, p in enumerate(pairs.pairs) if p.name not in seen])
         rank, world = self._rank_and_world()
         if len(dataset) < world:
             # A rank without images would log nothing and leave the others waiting for it.

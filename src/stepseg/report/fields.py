@@ -31,12 +31,17 @@ def reduction_of_entry(entry: Mapping[str, Any], run: Run) -> dict[str, Any]:
         ("merge", "windows", "merge_windows"),
         ("merge", "thresholds", "merge_thresholds"),
         ("merge", "top_k", "top_k"),
+        ("merge", "by", "merge_by"),
+        ("inside", "rule", "inside"),
+        ("inside", "r", "inside_r"),
+        ("inside", "threshold", "inside_threshold"),
+        ("input", "cell", "cell"),
         ("exit", "blocks", "exit_blocks"),
         ("exit", "threshold", "exit_threshold"),
         ("exit", "rule", "exit_rule"),
     ):
         if entry.get(source) not in (None, []):
-            reduction[part] = {**(reduction[part] or {}), key: entry[source]}
+            reduction[part] = {**(reduction.get(part) or {}), key: entry[source]}
     if not mapping(reduction["exit"]).get("blocks"):
         reduction["exit"] = None
     return reduction
@@ -50,14 +55,16 @@ def reduction_of_system(entry: Mapping[str, Any], config: Mapping[str, Any]) -> 
         raise ValueError(f"row {entry.get('name')!r} names no system of the run's configuration")
     blocks = entry.get("exit_blocks")
     leave = {**mapping(values.get("exit")), "blocks": blocks} if blocks else None
-    return {"merge": values.get("merge"), "exit": leave}
+    rest = {part: values.get(part) for part in ("merge", "inside", "input")}
+    return rest | {"exit": leave}
 
 
 def without_thresholds(reduction: Mapping[str, Any]) -> dict[str, Any]:
     """Where counts are prescribed, thresholds and rules decide nothing."""
     merge, leave = reduction.get("merge"), reduction.get("exit")
     return {
-        "merge": merge and {k: v for k, v in merge.items() if k in ("windows", "top_k")},
+        **reduction,
+        "merge": merge and {k: v for k, v in merge.items() if k in ("windows", "top_k", "by")},
         "exit": leave and {"blocks": leave.get("blocks")},
     }
 
@@ -65,7 +72,13 @@ def without_thresholds(reduction: Mapping[str, Any]) -> dict[str, Any]:
 def reduction_fields(reduction: Mapping[str, Any]) -> dict[str, Any]:
     """The parts of a reduction, one by one."""
     merge, leave = mapping(reduction.get("merge")), mapping(reduction.get("exit"))
+    inside, by = mapping(reduction.get("inside")), merge.get("by")
     fields = {
+        "merge_by": None if by == "policy" else by,
+        "inside": inside.get("rule"),
+        "inside_r": inside.get("r"),
+        "inside_threshold": inside.get("threshold"),
+        "cell": mapping(reduction.get("input")).get("cell"),
         "merge_windows": merge.get("windows"),
         "merge_thresholds": merge.get("thresholds"),
         "top_k": merge.get("top_k"),

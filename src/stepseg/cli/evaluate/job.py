@@ -1,7 +1,7 @@
 """An evaluation: every point of a grid on the weights of one checkpoint."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import lightning as L
@@ -130,6 +130,7 @@ def _open_store(
         "policy": values["policy"]["name"],
         "data": data_identity(datamodule.dataset("test"), str(datamodule.name)),
         "protocol": datamodule.protocol.as_dict(),
+        "corruption": asdict(datamodule.corruption),
         "precision": str(values["trainer"]["precision"]),
         "runtime": runtime,
         "list of points with saved predictions": names,
