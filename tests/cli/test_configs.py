@@ -51,6 +51,13 @@ def test_backbones(name, tmp_path):
         ("dtop", False, True),
         ("cts_dtop", True, True),
         ("step", True, True),
+        ("smaller", False, False),
+        ("uniform", True, False),
+        ("random", True, False),
+        ("tome", False, False),
+        ("algm", False, False),
+        ("algm_exit", False, True),
+        ("cropr", False, False),
     ],
 )
 def test_reductions(name, merges, exits, tmp_path):

@@ -57,7 +57,8 @@ def test_no_list_is_the_reduction_itself():
         "merge_windows": [2, 4], "merge_thresholds": [0.5, 0.6], "top_k": None,
         "top_k_cells": None, "edge_weight": 0.0, "resize": "bilinear", "exit_blocks": [2, 4],
         "exit_rule": "confidence", "exit_threshold": 0.9, "keep_per_class": 5,
-        "exit_tokens": None, "exit_seed": None,
+        "exit_tokens": None, "exit_seed": None, "merge_by": None, "merge_seed": None,
+            "inside": None, "inside_r": None, "inside_threshold": None, "cell": None,
     }  # fmt: skip
 
 

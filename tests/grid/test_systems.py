@@ -46,6 +46,39 @@ def test_without_a_checkpoint_a_system_is_as_configured():
     assert named_system("none", KNOWN) == ReductionConfig()
 
 
+OTHERS: dict[str, dict[str, Any]] = {
+    "tome": {"name": "tome", "merge": None, "exit": None, "inside": {"rule": "tome", "r": 0.05}},
+    "cropr": {"name": "cropr", "merge": None, "exit": None, "inside": {"rule": "cropr"}},
+    "random": {"name": "random", "merge": {**MERGE, "by": "random"}, "exit": None},
+}
+
+
+def test_other_methods_are_as_trained_or_as_configured():
+    own = ReductionConfig.from_dict({"inside": {"rule": "tome", "r": 3}})
+    assert named_system("tome", OTHERS, own) == own
+    assert named_system("tome", OTHERS, own, ["systems.tome.inside.r=0.05"]).inside.r == 0.05
+    assert named_system("cropr", OTHERS, own).inside.rule == "cropr"
+    drawn = named_system("random", OTHERS, OWN).merge
+    assert drawn == replace(OWN.merge, by="random")
+
+
+def test_their_lists_multiply_what_has_that_number():
+    found = system_points(
+        ["none", "tome", "random"],
+        KNOWN | OTHERS,
+        OWN,
+        {"inside_r": [0.1, 8], "cells": [None, 24], "merge_seeds": [1, 2]},
+        lambda reduction: None,
+    )
+    kinds = [point.name.partition(" ")[0] for point in found]
+    assert [kinds.count(name) for name in ("none", "tome", "random")] == [2, 4, 4]
+    assert len({point.build() for point in found}) == len({point.label for point in found}) == 10
+    rows = [point.columns() for point in found]
+    assert {(row["inside"], row["inside_r"]) for row in rows} == {
+        (None, None), ("tome", 0.1), ("tome", 8),
+    }  # fmt: skip
+
+
 def test_a_checkpoint_decides_what_it_was_trained_with():
     assert named_system("step", KNOWN, OWN) == OWN
     assert named_system("dcts", KNOWN, OWN) == ReductionConfig(merge=OWN.merge)

@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from reference import inside, vit
+from stepseg.explorer.plan import make_plan
+from stepseg.export.static import check_static
 from stepseg.grid.shared import segment_all
 from stepseg.merging.rules import Algm, Cropr, ToMe
 from stepseg.merging.scorer import TokenScorer, scorer_loss
@@ -184,6 +186,9 @@ def test_scorers_take_nothing_from_tokens_and_learn_the_classes_of_parts():
             "reduction.exit=null",
         ),
         (lambda: toy_cascaded_segmenter(reduction=Reduction(inside=ToMe())), "heads.cascade=null"),
+        (lambda: check_static(OTHERS["tome"]), "not exported"),
+        (lambda: check_static(OTHERS["smaller"]), "cell=null"),
+        (lambda: make_plan(toy_segmenter(), reduction=OTHERS["algm"]), "explorer"),
     ],
 )
 def test_says_what_does_not_go(make, words):

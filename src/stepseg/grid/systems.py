@@ -39,7 +39,8 @@ def named_system(
     values = {key: value for key, value in known[base].items() if key != "name"}
     trained = asdict(own) if own else {}
     changed = any(o.lstrip("+").startswith(f"systems.{base}.") for o in overrides)
-    if base in ("dcts", "step", "random") and trained.get("merge") and not changed:
+    scored = (trained.get("merge") or {}).get("by") == "policy"
+    if base in ("dcts", "step", "random") and scored and not changed:
         by = {"by": values["merge"]["by"]} if base == "random" else {}
         values["merge"] = trained["merge"] | by
     own_rule = (trained.get("inside") or {}).get("rule")
