@@ -15,18 +15,22 @@ PLACES |= {"logger", "callbacks", "compare", "ckpt_path", "monitor", "best_by", 
 """Keys of a training's configuration that say where and how it ran, not what was trained."""
 
 
+PARTS = ("merge", "exit", "inside", "input")
+"""Of a reduction."""
+
+
 def reduction_of_entry(entry: Mapping[str, Any], run: Run) -> dict[str, Any]:
     """What was reduced in an evaluation: from the row, else from its name and the configuration."""
     given = entry.get("reduction")
     configured = mapping(run.config.get("reduction"))
     if isinstance(given, Mapping):
-        reduction = {part: given.get(part) for part in ("merge", "exit")}
+        reduction = {part: given.get(part) for part in PARTS}
     else:
-        reduction = {part: configured.get(part) for part in ("merge", "exit")}
+        reduction = {part: configured.get(part) for part in PARTS}
         if entry.get("name") in ("dense", "CTS", "dCTS") and reduction["exit"]:
             reduction["exit"] = None
         if entry.get("name") == "dense":
-            reduction["merge"] = None
+            reduction |= {"merge": None, "inside": None, "input": None}
     for part, key, source in (
         ("merge", "windows", "merge_windows"),
         ("merge", "thresholds", "merge_thresholds"),
@@ -41,7 +45,7 @@ def reduction_of_entry(entry: Mapping[str, Any], run: Run) -> dict[str, Any]:
         ("exit", "rule", "exit_rule"),
     ):
         if entry.get(source) not in (None, []):
-            reduction[part] = {**(reduction.get(part) or {}), key: entry[source]}
+            reduction[part] = {**(reduction[part] or {}), key: entry[source]}
     if not mapping(reduction["exit"]).get("blocks"):
         reduction["exit"] = None
     return reduction
