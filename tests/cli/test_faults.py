@@ -258,14 +258,15 @@ def test_all_ranks_skip_together(data, tmp_path):
 
 def test_a_hung_training_obeys_a_signal(data, tmp_path):
     """A process inside a collective runs no handler; its last checkpoint is whole."""
-    process = open_with_rank_1("time.sleep(1000)", data, tmp_path, "stop.grace_seconds=1")
+    last, hangs = tmp_path / "run" / "checkpoints" / "last.ckpt", tmp_path / "hangs"
+    deed = f"Path({str(hangs)!r}).touch(); time.sleep(1000)"
+    process = open_with_rank_1(deed, data, tmp_path, "stop.grace_seconds=1")
     try:
         wait_for(process, "step 2/")
         (other,) = children(process.pid)
-        last = tmp_path / "run" / "checkpoints" / "last.ckpt"
-        while not last.is_file():
+        while not hangs.is_file():
             time.sleep(0.1)
-        time.sleep(2)  # into the step that never ends
+        time.sleep(2)  # until the first process waits for it
         process.send_signal(signal.SIGTERM)
         said = process.communicate(timeout=60)[1]
     finally:
@@ -274,7 +275,7 @@ def test_a_hung_training_obeys_a_signal(data, tmp_path):
     assert "stepseg-train: SIGTERM was not obeyed within 1 s" in said
     result = result_of(tmp_path / "run")
     assert (result["status"], result["checkpoint"]) == ("interrupted", str(last))
-    assert load(tmp_path / "run")["global_step"] == 2
+    assert load(tmp_path / "run")["global_step"] == 3  # saved after the validation
     assert not alive(other)
 
 

@@ -47,11 +47,11 @@ def hydra_command(command: str, *, config_name: str) -> Callable[[Task], Callabl
         def checked(cfg: DictConfig) -> Any:
             from stepseg.cli.config import run_command  # Lightning: not needed for --help
 
-            def run() -> Any:
+            def job() -> Any:
                 check_root(cfg, config_name)
                 return task(cfg)
 
-            return run_command(command, run)
+            return run_command(command, job)
 
         start = hydra.main(config_path=config_dir(), config_name=config_name, version_base="1.3")
         run = start(checked)
