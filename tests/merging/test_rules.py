@@ -12,6 +12,8 @@ from stepseg.merging.scorer import TokenScorer, scorer_loss
 from stepseg.model import Reduction
 from stepseg.packed import TokenLayout
 from stepseg.pictures.maps import token_map
+from stepseg.runtime.apply import stand_in
+from stepseg.vit.staged import StagedViT
 from toys import (
     CONFIDENCE,
     DCTS,
@@ -194,3 +196,21 @@ def test_scorers_take_nothing_from_tokens_and_learn_the_classes_of_parts():
 def test_says_what_does_not_go(make, words):
     with pytest.raises(ValueError, match=words):
         make()
+
+
+@pytest.mark.parametrize("system", ["algm", "cropr"])
+@torch.no_grad()
+def test_blocks_between_may_be_compiled(system):
+    """A rule hands whole ranges of blocks to whatever stands in for the encoder's."""
+    model, images = segmenter_of(system), toy_images()
+    expected = model(images, reduction=OTHERS[system]).cell_scores()
+    ranges = []
+
+    def instead(tokens, start, stop):
+        ranges.append((start, stop))
+        return StagedViT.run_blocks(model.backbone, tokens, start, stop)
+
+    stand_in(model.backbone, "run_blocks", instead)
+    assert torch.equal(model(images, reduction=OTHERS[system]).cell_scores(), expected)
+    blocks = [block for start, stop in ranges for block in range(start, stop)]
+    assert blocks == ([2, 3] if system == "algm" else [0, 1, 2, 3])
