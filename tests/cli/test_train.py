@@ -305,7 +305,7 @@ def test_half_precision_checkpointing_and_accumulation(data, tmp_path):
     overrides = [
         "data=camvid", f"data.root={data}", *SMALL, "trainer.precision=bf16-mixed",
         "backbone.checkpoint_blocks=true", "compare=false",
-        "trainer.accumulate_grad_batches=2",
+        "trainer.accumulate_grad_batches=2", "trainer.max_steps=2",
     ]  # fmt: skip
     train(compose_config("train", overrides, tmp_path))
     result = result_of(tmp_path)
