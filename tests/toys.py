@@ -158,7 +158,8 @@ def toy_segmenter(*, policy: nn.Module | None = None, **changes: Any) -> StepSeg
         changes: other constructor arguments.
 
     """
-    vit_changes = {k: changes.pop(k) for k in ("drop_path", "checkpoint_blocks") if k in changes}
+    of_vit = ("drop_path", "checkpoint_blocks", "frozen")
+    vit_changes = {k: changes.pop(k) for k in of_vit if k in changes}
     head_changes = {k: changes.pop(k) for k in ("dropout",) if k in changes}
     parts: dict[str, Any] = {
         "backbone": toy_vit(**vit_changes),

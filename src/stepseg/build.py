@@ -77,6 +77,7 @@ def _build_backbone(config: BackboneConfig, load_weights: bool) -> StagedViT:
         config.numbers(),
         drop_path=config.drop_path,
         checkpoint_blocks=config.checkpoint_blocks,
+        frozen=config.frozen,
         mean=config.mean or default.mean,
         std=config.std or default.std,
     )

@@ -78,6 +78,8 @@ class BackboneConfig(_Config):
     """As `RopeNumbers.rescale`; 1: none."""
     checkpoint_blocks: bool = False
     """Recompute blocks in the backward pass to save memory."""
+    frozen: bool = False
+    """Learn nothing: heads and policy train alone, on features in evaluation mode."""
     architecture: Architecture | None = None
     """The encoder's numbers; None: as `name` says. `stepseg.build.resolved` fills in those of timm,
     so that a checkpoint says them."""
@@ -153,6 +155,12 @@ class BackboneConfig(_Config):
             raise ValueError(
                 f"backbone.pretrained={self.pretrained!r} and backbone.checkpoint="
                 f"{self.checkpoint!r} exclude each other"
+            )
+        trained = (self.rope_shift, self.rope_jitter, self.rope_rescale, self.checkpoint_blocks)
+        if self.frozen and trained != (0, 1, 1, False):
+            raise ValueError(
+                "backbone.frozen=true keeps no graph and stays in evaluation: rope_shift=0, "
+                "rope_jitter=1, rope_rescale=1 and checkpoint_blocks=false belong to it"
             )
         for key in ("mean", "std"):
             value = getattr(self, key)

@@ -60,6 +60,7 @@ BAD = {
     "heads.dropout=1": ["heads.dropout lies in [0, 1), got 1"],
     "heads.num_layers=0": ["heads.num_layers must be at least 1"],
     "backbone.depth=0": ["backbone.depth", "positive, got 0"],
+    "backbone.frozen=true": ["nothing brings its weights", "backbone.pretrained", "init_from"],
     "data.batch_size=0": ["data.batch_size is at least 1, got 0"],
     "data.num_workers=-1": ["data.num_workers is at least 0, got -1"],
     "data.crop_size=[0,64]": ["data.crop_size needs 16 x 16 px or more"],

@@ -34,6 +34,11 @@ def short(output, data, *overrides):
     ("overrides", "told", "kept"),
     [
         (["trainer.max_steps=2"], ["optim.warmup_steps=40", "shortened to 0"], (0, 1, 2)),
+        (
+            ["trainer.max_steps=100", "optim=eomt"],
+            ["optim.warmup_steps=500", "shortened to 3", "optim.encoder_warmup_steps=1000", "to 6"],
+            (3, 90, 25),
+        ),
         (["trainer.max_steps=30", "trainer.val_check_interval=0.5"], ["to 3"], (3, 15, 25)),
         (
             ["trainer.max_steps=90", "trainer.val_check_interval=99"],

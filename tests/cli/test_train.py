@@ -138,6 +138,26 @@ def test_fine_tuning_starts_from_the_folder_of_a_run(trained, data, tmp_path):
         train(compose_config("train", [*overrides, *wrong], tmp_path / "wrong"))
 
 
+def test_a_frozen_encoder_stays_as_it_came_also_on_resuming(trained, data, tmp_path, capsys):
+    overrides = ["data=camvid", f"data.root={data}", *SMALL, f"init_from={trained}"]
+    overrides += ["backbone.frozen=true", "compare=false", "callbacks.pictures=null"]
+    overrides += ["trainer.val_check_interval=1", "optim.layer_decay=0.5", "optim.warmup_steps=0"]
+    start, end = tmp_path / "start", tmp_path / "end"
+    train(compose_config("train", [*overrides, "trainer.max_steps=1"], start))
+    overrides += ["trainer.max_steps=2", f"ckpt_path={start}"]
+    train(compose_config("train", overrides, end))
+    told = capsys.readouterr().err
+    assert "(policy 0.27, backbone 2.85 frozen, decoder" in told
+    before = read_checkpoint(trained / "checkpoints" / "best.ckpt").state
+    after = load(end)
+    assert after["global_step"] == 2
+    same = {k: torch.equal(v, after["state_dict"][f"model.{k}"]) for k, v in before.items()}
+    assert all(same[key] for key in same if key.startswith("backbone."))
+    assert not any(same[key] for key in same if key.startswith("decoder."))
+    groups = after["optimizer_states"][0]["param_groups"]
+    assert not any(group["name"].startswith("backbone") for group in groups)
+
+
 def test_evaluation_follows_the_protocol_of_the_checkpoint(trained, data, tmp_path, capsys):
     content = torch.load(trained / "checkpoints" / "best.ckpt", weights_only=True)
     slide = Protocol(mode="slide", crop=(48, 64))

@@ -67,6 +67,28 @@ def test_a_constant_rate_is_one_after_the_warm_up():
     assert [lr_factor(step, config, 110) for step in (10, 60, 110)] == [1, 1, 1]
 
 
+def test_in_two_stages_the_encoder_waits_for_the_heads():
+    config = OptimConfig(
+        lr=1.0, schedule="poly", power=1, warmup_steps=2, encoder_warmup_steps=4, warmup_factor=0
+    )
+    optimizer, schedule = build_optimizer(toy_segmenter(), config, 10)
+    rates = {"backbone": [], "heads": []}
+    for _ in range(10):
+        for group in optimizer.param_groups:
+            if group["name"] in rates:
+                rates[group["name"]].append(group["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates["heads"] == pytest.approx([0, 0.5, *(1 - n / 8 for n in range(8))])
+    assert rates["backbone"] == pytest.approx([0, 0, 0, 0.25, 0.5, 0.75, 1, 0.75, 0.5, 0.25])
+
+
+def test_a_warm_up_of_both_stages_leaves_steps():
+    config = OptimConfig(warmup_steps=5, encoder_warmup_steps=5)
+    with pytest.raises(ValueError, match=r"a warm-up of 10 steps .* leaves nothing of .*=10"):
+        build_optimizer(toy_segmenter(), config, 10)
+
+
 def test_steps_follow_the_schedule():
     config = OptimConfig(lr=0.5, policy_lr=0.1, betas=(0.8, 0.9))
     optimizer, schedule = build_optimizer(toy_segmenter(), config, 4)

@@ -8,7 +8,9 @@ import torch
 
 from stepseg.lit import segmentation_module
 from stepseg.lit.callbacks.last import is_boundary
+from stepseg.lit.callbacks.opening import parameters
 from stepseg.lit.metrics import is_logging_step, sum_over_ranks
+from stepseg.lit.optim import OptimConfig, build_optimizer
 from stepseg.lit.schedule import ReductionSchedule
 from stepseg.lit.segmentation_module import SegmentationModule
 from stepseg.model_config import ModelConfig
@@ -20,7 +22,7 @@ SPEC = SimpleNamespace(num_classes=CLASSES, ignore_index=255)
 
 def module_of(system="step", **options):
     """A module of the toy model in training, attached to a trainer at step 3 of 8."""
-    parts = {"policy": options.pop("policy", None)}
+    parts = {"policy": options.pop("policy", None), "frozen": options.pop("frozen", False)}
     model = toy_segmenter(reduction=SYSTEMS[system], **parts)
     module = SegmentationModule(
         config=ModelConfig(num_classes=CLASSES), spec=SPEC, model=model,
@@ -60,13 +62,40 @@ def test_pixels_beyond_the_image_are_no_class():
         assert torch.equal(bare[name], padded[name]), name
 
 
+@pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize("system", ["step_all_leave", "dense"])
-def test_every_parameter_has_a_gradient_whatever_the_batch_is(system):
+def test_every_parameter_has_a_gradient_whatever_the_batch_is(system, frozen):
     """Processes wait for each other's gradients: one that lacks some would have them wait."""
-    module = module_of(system)
+    module = module_of(system, frozen=frozen)
     module.training_step(batch_of(), 0).backward()
     trained = {name: p for name, p in module.model.named_parameters() if p.requires_grad}
     assert [name for name, p in trained.items() if p.grad is None] == []
+
+
+def test_heads_of_a_frozen_encoder_learn_alone(monkeypatch):
+    """No graph reaches what heads read, no drop-path falls, no weight moves."""
+    module = module_of(frozen=True)
+    model, before = module.model, {k: v.clone() for k, v in module.model.state_dict().items()}
+    read, seen = model.backbone.read, []
+
+    def spy(tokens):
+        seen.append(read(tokens))
+        return seen[-1]
+
+    monkeypatch.setattr(model.backbone, "read", spy)
+    optimizer, _ = build_optimizer(model, OptimConfig(lr=0.1, weight_decay=0.5), 10)
+    assert {group["name"].split()[0] for group in optimizer.param_groups} == {"heads", "policy"}
+    module.training_step(batch_of(), 0).backward()
+    optimizer.step()
+    assert len(seen) == len(HEAD_BLOCKS) + 1
+    assert not any(tokens.values_TD.requires_grad for tokens in seen)
+    assert model.training
+    assert not any(part.training for part in model.backbone.modules())
+    kept = {key: torch.equal(value, before[key]) for key, value in model.state_dict().items()}
+    assert all(same for key, same in kept.items() if key.startswith("backbone."))
+    learnt = [key for key, _ in model.named_parameters() if not key.startswith("backbone.")]
+    assert not any(kept[key] for key in learnt)
+    assert "backbone 0.06 frozen" in parameters(module)
 
 
 def test_the_policy_s_loss_is_there_when_it_learns_and_when_it_is_judged():

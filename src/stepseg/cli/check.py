@@ -43,6 +43,7 @@ def check_training(values: Mapping[str, Any]) -> None:
     seed = values["seed"]
     if not isinstance(seed, int) or not 0 <= seed < 2**32:
         raise ValueError(f"seed={seed!r}: a whole number from 0 to 2**32 - 1")
+    _check_frozen(values)
     _check_trainer(values["trainer"])
 
 
@@ -68,6 +69,16 @@ def check_model(config: ModelConfig, datamodule: SegmentationDataModule) -> None
             f"reduction.merge.windows={list(merge.windows)}: a window of {max(merge.windows)} "
             f"patches needs {max(merge.windows) * patch} px, data.crop_size is "
             f"{list(datamodule.crop_size)}; enlarge the crop or drop that window and its threshold"
+        )
+
+
+def _check_frozen(values: Mapping[str, Any]) -> None:
+    backbone = values["backbone"]
+    brought = (backbone.get("pretrained"), backbone.get("checkpoint"), values["init_from"])
+    if values["task"] == "segmentation" and backbone.get("frozen") and not any(brought):
+        raise ValueError(
+            "backbone.frozen=true keeps the encoder as it is, and nothing brings its weights: set "
+            "backbone.pretrained, backbone.checkpoint or init_from"
         )
 
 

@@ -38,6 +38,7 @@ UNTRUE = (
     "LeafSpec",  # Lightning 2.6 asks PyTorch 2.15 for a name that it renamed
     "exists and is not empty",  # kept or replaced on purpose (`stepseg.cli.resume`)
     "smaller than the logging interval",  # an epoch is no measure here
+    "in eval mode at the start",  # what is frozen is so on purpose, and told at the start
     "requested to overfit but enabled val",  # validation data are in order already
 )
 """Warnings of Lightning that would mislead."""

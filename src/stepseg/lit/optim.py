@@ -2,7 +2,9 @@
 
 import math
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from torch import nn
 from torch.optim import AdamW, Optimizer
@@ -34,6 +36,9 @@ class OptimConfig:
     power: float = 0.9
     """Of ``poly``."""
     warmup_steps: int = 0
+    encoder_warmup_steps: int = 0
+    """In two stages: the encoder stands still while the rest warms up, then warms up over so many
+    steps of its own; 0: all warm up together."""
     warmup_factor: float = 1e-6
     """Share of the learning rate at the first step of the linear warm-up."""
     min_lr_factor: float = 0.0
@@ -49,7 +54,10 @@ class OptimConfig:
         for name in ("lr", "policy_lr", "layer_decay", "head_lr_scale"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"optim.{name} must be positive, got {getattr(self, name)}")
-        for name in ("weight_decay", "policy_weight_decay", "warmup_steps", "min_lr_factor"):
+        for name in (
+            "weight_decay", "policy_weight_decay", "warmup_steps", "encoder_warmup_steps",
+            "min_lr_factor",
+        ):  # fmt: skip
             if getattr(self, name) < 0:
                 raise ValueError(f"optim.{name} cannot be negative, got {getattr(self, name)}")
 
@@ -58,14 +66,19 @@ def build_optimizer(
     model: StepSegmenter, config: OptimConfig, max_steps: int
 ) -> tuple[Optimizer, LambdaLR]:
     """Make the optimiser and the schedule that is stepped with it."""
-    if config.warmup_steps >= max_steps:
+    warmup = config.warmup_steps + config.encoder_warmup_steps
+    if warmup >= max_steps:
         raise ValueError(
-            f"optim.warmup_steps={config.warmup_steps} leaves nothing of trainer.max_steps="
-            f"{max_steps}"
+            f"a warm-up of {warmup} steps (optim.warmup_steps, optim.encoder_warmup_steps) leaves "
+            f"nothing of trainer.max_steps={max_steps}"
         )
-    optimizer = AdamW(parameter_groups(model, config), lr=config.lr, betas=config.betas)
-    schedule = LambdaLR(optimizer, lambda step: lr_factor(step, config, max_steps))
-    return optimizer, schedule
+    groups = parameter_groups(model, config)
+    optimizer = AdamW(groups, lr=config.lr, betas=config.betas)
+    factor = partial(lr_factor, config=config, max_steps=max_steps)
+    factors: list[Callable[[int], float]] = [
+        partial(factor, encoder=group["name"].startswith("backbone")) for group in groups
+    ]
+    return optimizer, LambdaLR(optimizer, factors)
 
 
 def parameter_groups(model: StepSegmenter, config: OptimConfig) -> list[dict]:
@@ -83,12 +96,17 @@ def parameter_groups(model: StepSegmenter, config: OptimConfig) -> list[dict]:
     ]  # fmt: skip
 
 
-def lr_factor(step: int, config: OptimConfig, max_steps: int) -> float:
-    """Share of the learning rate at a step, counted from 0."""
-    if step < config.warmup_steps:
-        share = step / config.warmup_steps
+def lr_factor(step: int, config: OptimConfig, max_steps: int, encoder: bool = False) -> float:
+    """Share of the learning rate at a step, counted from 0; the encoder's may start later."""
+    waits, warmup = 0, config.warmup_steps
+    if encoder and config.encoder_warmup_steps:
+        waits, warmup = warmup, config.encoder_warmup_steps
+    if step < waits:
+        return 0.0
+    if step < waits + warmup:
+        share = (step - waits) / warmup
         return config.warmup_factor + (1 - config.warmup_factor) * share
-    progress = (step - config.warmup_steps) / max(1, max_steps - config.warmup_steps)
+    progress = (step - waits - warmup) / max(1, max_steps - waits - warmup)
     progress = min(progress, 1.0)
     if config.schedule == "constant":
         return 1.0

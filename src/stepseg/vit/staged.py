@@ -9,6 +9,7 @@ after merging, D channels.
 """
 
 from collections.abc import Sequence
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,7 @@ class StagedViT(nn.Module):
         numbers: what it is.
         drop_path: stochastic depth of the last block, growing linearly from 0.
         checkpoint_blocks: recompute blocks in the backward pass to save memory.
+        frozen: learn nothing: always in evaluation mode, without gradients, hence without a graph.
         mean: of RGB in [0, 1]; the network normalises its own input.
         std: likewise.
 
@@ -43,12 +45,13 @@ class StagedViT(nn.Module):
         *,
         drop_path: float = 0.0,
         checkpoint_blocks: bool = False,
+        frozen: bool = False,
         mean: tuple[float, float, float] = (0.5, 0.5, 0.5),
         std: tuple[float, float, float] = (0.5, 0.5, 0.5),
     ) -> None:
         super().__init__()
         self.numbers, dim = numbers, numbers.dim
-        self.checkpoint_blocks = checkpoint_blocks
+        self.checkpoint_blocks, self.frozen = checkpoint_blocks, frozen
         self.patch_embed = PatchEmbed(
             dim=dim, patch_size=numbers.patch_size, bias=numbers.patch_bias
         )
@@ -66,6 +69,11 @@ class StagedViT(nn.Module):
             if learned is not None:
                 nn.init.trunc_normal_(learned, std=0.02)
         self.apply(_init_linear)
+        self.requires_grad_(not frozen).train()
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode; a frozen encoder stays in evaluation."""
+        return super().train(mode and not self.frozen)
 
     @property
     def dim(self) -> int:

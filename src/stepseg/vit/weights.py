@@ -148,7 +148,8 @@ def load_timm_state(
     _resample_patches(vit, kept)
     check_fit(own, kept, f"{source} is not a checkpoint of this ViT")
     if vit.pos_embed is not None and kept["pos_embed"].shape != vit.pos_embed.shape:
-        vit.pos_embed = nn.Parameter(torch.empty_like(kept["pos_embed"], device=vit.mean.device))
+        positions = torch.empty_like(kept["pos_embed"], device=vit.mean.device)
+        vit.pos_embed = nn.Parameter(positions, requires_grad=not vit.frozen)
     vit.load_state_dict(kept)
     said = "; ".join(f"{reason} ({', '.join(keys)})" for reason, keys in left_out.items())
     _LOG.info("weights of %s: %d taken over; left out: %s", source, len(kept), said or "nothing")

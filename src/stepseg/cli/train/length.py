@@ -2,6 +2,8 @@
 
 from typing import Any
 
+WARMUPS = ("warmup_steps", "encoder_warmup_steps")
+
 
 def fit_to_length(values: dict[str, Any], *copies: dict[str, Any]) -> list[str]:
     """Turn shares into numbers of batches, and shorten what is longer than the training; in place.
@@ -19,7 +21,7 @@ def fit_to_length(values: dict[str, Any], *copies: dict[str, Any]) -> list[str]:
     steps = fast or trainer["max_steps"]
     batches = steps * trainer["accumulate_grad_batches"]
     length = f"trainer.fast_dev_run={fast}" if fast else f"trainer.max_steps={steps}"
-    interval, warmup = trainer["val_check_interval"], optim["warmup_steps"]
+    interval, warmups = trainer["val_check_interval"], {name: optim[name] for name in WARMUPS}
     lines = []
     if isinstance(interval, float):
         interval = max(1, round(interval * batches))
@@ -34,15 +36,18 @@ def fit_to_length(values: dict[str, Any], *copies: dict[str, Any]) -> list[str]:
             f"the last {rest} of {batches} batches ({length}) come after the last validation: "
             f"trainer.val_check_interval={interval} does not divide them"
         )
-    if isinstance(warmup, int) and warmup >= steps:
-        shorter = steps // 10
-        lines.append(
-            f"optim.warmup_steps={warmup} is longer than the training ({length}): shortened to "
-            f"{shorter}"
-        )
-        warmup = shorter
+    whole = all(isinstance(warmup, int) for warmup in warmups.values())
+    if whole and (total := sum(warmups.values())) >= steps:
+        shorter = {name: warmup * (steps // 10) // total for name, warmup in warmups.items()}
+        lines += [
+            f"optim.{name}={warmup} is too long for the training ({length}): shortened to "
+            f"{shorter[name]}"
+            for name, warmup in warmups.items()
+            if warmup
+        ]
+        warmups = shorter
     for config in (values, *copies):
         config["trainer"]["val_check_interval"] = interval
         config["trainer"]["log_every_n_steps"] = min(trainer["log_every_n_steps"], steps)
-        config["optim"]["warmup_steps"] = warmup
+        config["optim"].update(warmups)
     return lines

@@ -51,10 +51,19 @@ def parameters(module: nn.Module) -> str:
     """Numbers of parameters by part, in millions."""
     model = getattr(module, "model", module)
     counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts(model)}
-    learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    listed = ", ".join(f"{name} {count / 1e6:.2f}" for name, count in counts.items() if count)
-    learn = f", {learning / 1e6:.2f} M learn" if learning else ""
+    learning = {name: learnable(part) for name, part in parts(model)}
+    learn = f", {sum(learning.values()) / 1e6:.2f} M learn" if any(learning.values()) else ""
+    listed = ", ".join(
+        f"{name} {count / 1e6:.2f}{' frozen' if learn and not learning[name] else ''}"
+        for name, count in counts.items()
+        if count
+    )
     return f"{sum(counts.values()) / 1e6:.2f} M parameters ({listed}){learn}"
+
+
+def learnable(module: nn.Module) -> int:
+    """Number of parameters that take gradients."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)
 
 
 def parts(model: nn.Module) -> list[tuple[str, nn.Module]]:
