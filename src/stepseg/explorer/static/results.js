@@ -9,7 +9,7 @@ function refreshResults(page) {
     figure(whole(result.layout.count), `of ${whole(cells)} tokens after merging`, true),
     figure(whole(result.tokens.at(-1)), "tokens in the last blocks", allExact),
     figure(gmacs(macs), `GMACs, dense ${gmacs(dense)}`, allExact),
-    figure(`${(dense / macs).toFixed(2)}×`, "fewer operations than dense", allExact));
+    figure(percent(macs / dense), "of the operations of dense", allExact));
   const near = result.nearest, run = image.runs[0];
   const rows = [];
   result.stages.forEach((stage, index) => rows.push([
