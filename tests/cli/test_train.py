@@ -144,7 +144,7 @@ def test_a_frozen_encoder_stays_as_it_came_also_on_resuming(trained, data, tmp_p
     overrides += ["trainer.val_check_interval=1", "optim.layer_decay=0.5", "optim.warmup_steps=0"]
     start, end = tmp_path / "start", tmp_path / "end"
     train(compose_config("train", [*overrides, "trainer.max_steps=1"], start))
-    overrides += ["trainer.max_steps=2", f"ckpt_path={start}"]
+    overrides += ["trainer.max_steps=2", f"ckpt_path={start}", "resume.on_change=warn"]
     train(compose_config("train", overrides, end))
     told = capsys.readouterr().err
     assert "(policy 0.27, backbone 2.85 frozen, decoder" in told
