@@ -118,6 +118,24 @@ def test_it_says_what_is_known(checkpoint):
     assert "/home/ada" not in text
 
 
+@pytest.mark.parametrize(
+    ("weights", "licence"),
+    [
+        ("vit_base_patch16_dinov3.lvd1689m", "dinov3-license"),
+        ("eva02_base_patch14_448.mim_in22k_ft_in1k", "mit"),
+        ("vit_base_patch16_dinov3.of_tomorrow", None),
+        ("<b>no model</b>", None),
+    ],
+)
+def test_it_names_the_licence_of_what_it_began_with(weights, licence, checkpoint):
+    config = checkpoint.config
+    backbone = replace(config.backbone, pretrained=weights)
+    text = card_of(replace(checkpoint, config=replace(config, backbone=backbone)))
+    said = f"that of {weights}, whose weights it began with: {licence}."
+    assert (said in text) == (licence is not None)
+    assert "<b>" not in text
+
+
 def test_it_guesses_nothing(checkpoint):
     text = card_of(checkpoint, about=None)
     for word in ("mIoU**", "## Figures", "## Examples", "seed", "commit", "minutes", "None", "nan"):

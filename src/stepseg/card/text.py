@@ -13,6 +13,7 @@ from stepseg.card.front_matter import front_matter
 from stepseg.checkpoint import Checkpoint
 from stepseg.files.markdown import code, code_block, escape, table
 from stepseg.model_config import ReductionConfig
+from stepseg.vit.licence import licence_of
 
 CURVE = "the curve of the training"
 
@@ -215,6 +216,9 @@ def _limits(checkpoint: Checkpoint) -> str:
     if poor:
         lines.append(f"Hardly learned (IoU below 10): {', '.join(poor)}.")
     lines.append("The licence of the training data applies beside that of the code.")
+    pretrained = checkpoint.config.backbone.pretrained
+    if licence := licence_of(pretrained):
+        lines.append(f"So does that of {pretrained}, whose weights it began with: {licence}.")
     listed = "\n".join(f"- {escape(line)}" for line in lines)
     return f"## Limits\n\n{listed}\n\nWritten by stepseg {__version__}."
 
