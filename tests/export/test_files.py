@@ -16,7 +16,7 @@ from stepseg.export.program import export_program, read_metadata, write_program
 from stepseg.export.static import StaticSegmenter
 from stepseg.heads.exit import BudgetExit
 from stepseg.model import Reduction
-from toys import SYSTEMS, toy_head, toy_images, toy_segmenter, toy_vit
+from toys import FOUNDATION, SYSTEMS, toy_head, toy_images, toy_segmenter, toy_vit
 
 SIZE = (77, 110)
 METADATA = {"classes": ["a", "b"], "producer": "stepseg", "image_size": [77, 110]}
@@ -26,7 +26,7 @@ STEP = Reduction(merge=SYSTEMS["cts_sizes"].merge, exit=BudgetExit((9,)), exit_b
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
-    parts = {"backbone": toy_vit(depth=2), "exit_heads": {1: toy_head(num_layers=1)}}
+    parts = {"backbone": toy_vit(depth=2, **FOUNDATION), "exit_heads": {1: toy_head(num_layers=1)}}
     return toy_segmenter(decoder=toy_head(num_layers=1), **parts).prepare_for_inference()
 
 
