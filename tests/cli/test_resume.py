@@ -266,6 +266,7 @@ class Bomb:
         return (os.mkdir, (str(self.path),))
 
 
+@pytest.mark.slow  # three starts of two processes
 def test_two_processes_resume_to_the_last_bit(data, tmp_path):
     """A signal to the first process alone stops both after the same step."""
     common = ["data=camvid", f"data.root={data}", *TINY, "trainer=ddp_cpu", "data.num_workers=1"]

@@ -124,7 +124,9 @@ def run_stages(
     x_TD = vit.embed(padded_3HW, windows, backbone, resize, model.backbone.mean, model.backbone.std)
     for index in range(model.backbone.depth):
         if active:
-            x_TD = vit.block(x_TD, vit.under(backbone, f"blocks.{index}"), model.backbone.num_heads)
+            x_TD = vit.block(
+                x_TD, vit.under(backbone, f"blocks.{index}"), model.backbone.numbers.num_heads
+            )
         block = index + 1
         if block in (*model.decoder.earlier_blocks, model.backbone.depth):
             depths.insert(0, x_TD)

@@ -86,7 +86,7 @@ class CorruptedDataset(Dataset[Sample]):
 def _jpeg(image_3HW: Tensor, quality: int) -> Tensor:
     file = io.BytesIO()
     Image.fromarray(image_3HW.permute(1, 2, 0).numpy()).save(file, "JPEG", quality=quality)
-    return torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1)
+    return torch.from_numpy(np.array(Image.open(file, formats=["JPEG"]))).permute(2, 0, 1)
 
 
 def _clouds(height: int, width: int, draw: torch.Generator) -> Tensor:
