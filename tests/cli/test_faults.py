@@ -189,7 +189,7 @@ def alive(pid):
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds processes by /proc")
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_process_that_dies_ends_the_others(rank, data, tmp_path):
     process = open_command(
         "train", "data=camvid", f"data.root={data}", *TINY, "trainer=ddp_cpu",
@@ -246,6 +246,7 @@ def open_with_rank_1(deed, data, tmp_path, *options):
     )  # fmt: skip
 
 
+@pytest.mark.slow  # two processes
 def test_all_ranks_skip_together(data, tmp_path):
     spoilt = 'terms["policy"] = terms["policy"] * float("inf")'
     process = open_with_rank_1(spoilt, data, tmp_path)

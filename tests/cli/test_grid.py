@@ -146,6 +146,7 @@ def test_an_interrupted_grid_goes_on(run, updates, tmp_path, checkpoint, data):
     assert [file.name for file in (tmp_path / "grid" / "grid").iterdir()] == ["rows.json"]
 
 
+@pytest.mark.slow  # two processes
 def test_two_processes_go_on_where_one_was_interrupted(run, updates, tmp_path, checkpoint, data):
     whole = run(tmp_path / "whole", *GRID)
     updates.seen.clear()

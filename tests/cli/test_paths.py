@@ -207,7 +207,7 @@ CARRIED = [
 ]
 
 
-@pytest.mark.parametrize("entry", ["module", "script"])
+@pytest.mark.parametrize("entry", [pytest.param("module", marks=pytest.mark.slow), "script"])
 def test_wheel_outside_the_checkout(entry, build, probe, tmp_path):
     wheel = build("wheel")
     target = tmp_path / "target"
