@@ -37,7 +37,7 @@ def short(output, data, *overrides):
         (
             ["trainer.max_steps=100", "optim=eomt"],
             ["optim.warmup_steps=500", "shortened to 3", "optim.encoder_warmup_steps=1000", "to 6"],
-            (3, 90, 25),
+            (3, 20, 25),
         ),
         (["trainer.max_steps=30", "trainer.val_check_interval=0.5"], ["to 3"], (3, 15, 25)),
         (
