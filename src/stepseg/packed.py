@@ -285,7 +285,11 @@ class PackedTokens:
         if self.prefix == 0:
             return self
         segments = self.segments.longer(-self.prefix)
-        return replace(self._rows(_patch_rows(segments, self.prefix), segments), prefix=0)
+        return replace(self._rows(self.patch_rows(), segments), prefix=0)
+
+    def patch_rows(self) -> Tensor:
+        """Where the tokens stand among the rows, int64 ``[M]``; waits for nothing."""
+        return _patch_rows(self.segments.longer(-self.prefix), self.prefix)
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -305,8 +309,7 @@ class PackedTokens:
         """
         keep_T = keep_M
         if self.prefix:
-            patches = _patch_rows(self.segments.longer(-self.prefix), self.prefix)
-            keep_T = keep_M.new_ones(len(self)).index_copy(0, patches, keep_M)
+            keep_T = keep_M.new_ones(len(self)).index_copy(0, self.patch_rows(), keep_M)
         return self._keep(keep_T, lengths)
 
     def merge(self, into_M: Tensor, lengths: tuple[int, ...] | None = None) -> "PackedTokens":
@@ -322,7 +325,7 @@ class PackedTokens:
         rows_T = torch.arange(len(self), device=into_M.device)
         into_T, ids_M = into_M, self.token_ids_T
         if self.prefix:
-            patches = _patch_rows(self.segments.longer(-self.prefix), self.prefix)
+            patches = self.patch_rows()
             into_T = rows_T.index_copy(0, patches, patches[into_M])
             ids_M = ids_M[patches]
         stays_T = into_T == rows_T

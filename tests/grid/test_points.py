@@ -9,27 +9,13 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from run_results import EXIT, MERGE
 from stepseg.grid.points import AXES, ONE_THRESHOLD, grid_points
 from stepseg.reduction import Reduction
 
 BASE = {
-    "merge": {
-        "windows": [2, 4],
-        "thresholds": [0.5, 0.6],
-        "top_k": None,
-        "top_k_cells": None,
-        "edge_weight": 0.0,
-        "resize": "bilinear",
-    },
-    "exit": {
-        "blocks": [2, 4],
-        "heads": None,
-        "rule": "confidence",
-        "threshold": 0.9,
-        "keep_per_class": 5,
-        "tokens": [],
-        "seed": 0,
-    },
+    "merge": {**MERGE, "windows": [2, 4], "thresholds": [0.5, 0.6]},
+    "exit": {**EXIT, "blocks": [2, 4]},
 }
 
 

@@ -1,6 +1,6 @@
 """A block whose tokens become fewer between attention and MLP.
 
-Letters: T packed rows, D channels, N heads, K channels of a head.
+Letters: T packed rows, M of them tokens, D channels, N heads, K channels of a head.
 """
 
 from collections.abc import Callable
@@ -61,5 +61,6 @@ def run_block(
         return tokens.with_values(half(tokens.values_TD))
 
     tokens = run(attention, tokens)
-    tokens = tokens.merge(*merge(tokens.patches(), tokens.with_values(keys[0]).patches().values_TD))
+    key_MK = keys[0][tokens.patch_rows()] if tokens.prefix else keys[0]
+    tokens = tokens.merge(*merge(tokens.patches(), key_MK))
     return run(mlp, tokens)

@@ -13,7 +13,7 @@ Letters: T packed tokens, D channels, F compared channels.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol, cast
+from typing import ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -34,22 +34,20 @@ from stepseg.vit.staged import StagedViT
 Lengths = tuple[int, ...]
 
 
-class InsideRule(Protocol):
+class InsideRule:
     """A reduction inside the blocks."""
 
-    @property
-    def name(self) -> str:
-        """As in tables."""
-        ...
+    __slots__ = ()
+    name: ClassVar[str]
+    """As in tables."""
 
     @property
     def at_rest(self) -> "InsideRule | None":
         """The rule while all tokens stay, in the dense steps of a training; None: no rule."""
-        ...
+        return None
 
     def check(self, depth: int, exit_blocks: tuple[int, ...]) -> None:
         """Refuse, by a ValueError, a backbone or exits that it does not go with."""
-        ...
 
     def run(
         self,
@@ -69,7 +67,7 @@ class InsideRule(Protocol):
             scorers: by block, of `Cropr`.
 
         """
-        ...
+        raise NotImplementedError
 
     def foresee(self, vit: StagedViT, cells: int) -> list[Passed]:
         """All blocks for one image without exits, where numbers do not depend on the image.
@@ -78,13 +76,14 @@ class InsideRule(Protocol):
             ValueError: they do.
 
         """
-        ...
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)
-class ToMe:
+class ToMe(InsideRule):
     """In every block the most similar pairs merge (arXiv 2210.09461, Sec. 3)."""
 
+    name: ClassVar[str] = "ToMe"
     rule: Literal["tome"] = "tome"
     r: float = 0.05
     """Tokens that each block merges away: a whole number, or below 1 a share of those there; half
@@ -94,18 +93,6 @@ class ToMe:
 
     def __post_init__(self) -> None:
         _check_amount("reduction.inside.r", self.r, most=0.5)
-
-    @property
-    def name(self) -> str:
-        """As in tables."""
-        return "ToMe"
-
-    @property
-    def at_rest(self) -> None:
-        """No rule."""
-
-    def check(self, depth: int, exit_blocks: tuple[int, ...]) -> None:
-        """It goes with everything."""
 
     def run(
         self,
@@ -149,9 +136,10 @@ class ToMe:
 
 
 @dataclass(frozen=True, slots=True)
-class Algm:
+class Algm(InsideRule):
     """Alike windows merge early, alike tokens anywhere merge once in the middle (CVPR 2024)."""
 
+    name: ClassVar[str] = "ALGM"
     rule: Literal["algm"] = "algm"
     threshold: float = 0.88
     """What the mean cosine within a window of 2 x 2 has to reach; above 1 none merges."""
@@ -167,15 +155,6 @@ class Algm:
                 f"reduction.inside.local_block={self.local_block} is a block from 1 on, and "
                 f"global_block={self.global_block} a later one"
             )
-
-    @property
-    def name(self) -> str:
-        """As in tables."""
-        return "ALGM"
-
-    @property
-    def at_rest(self) -> None:
-        """No rule."""
 
     def check(self, depth: int, exit_blocks: tuple[int, ...]) -> None:
         """Both blocks have to be there, and windows whole."""
@@ -234,9 +213,10 @@ class Algm:
 
 
 @dataclass(frozen=True, slots=True)
-class Cropr:
+class Cropr(InsideRule):
     """Scorers let the least useful tokens wait aside until the last block (arXiv 2412.00965)."""
 
+    name: ClassVar[str] = "Cropr"
     rule: Literal["cropr"] = "cropr"
     r: float = 0.08
     """Tokens that each scorer sets aside: a whole number, or below 1 a share of the tokens there.
@@ -246,11 +226,6 @@ class Cropr:
 
     def __post_init__(self) -> None:
         _check_amount("reduction.inside.r", self.r, most=0.999)
-
-    @property
-    def name(self) -> str:
-        """As in tables."""
-        return "Cropr"
 
     @property
     def at_rest(self) -> "Cropr":
@@ -310,11 +285,10 @@ class Cropr:
         return max(tokens - _amount(self.r, tokens), min(tokens, 1))
 
     def _set_aside(self, tokens: PackedTokens, scorer: TokenScorer) -> PackedTokens:
-        votes = tokens.votes
+        patches, votes = tokens.patches(), tokens.votes
         if torch.is_grad_enabled() and scorer.training:
-            votes = (*votes, scorer.vote(tokens.patches()))
+            votes = (*votes, scorer.vote(patches))
         left = tuple(map(self._left, tokens.lengths))
-        patches = tokens.patches()
         keep_T = strongest(scorer(patches.values_TD), patches, left)
         waiting = _all_back(tokens)  # everyone, with the values as they are now
         return replace(tokens.select(keep_T, left), aside=waiting, votes=votes)
