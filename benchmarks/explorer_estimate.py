@@ -23,8 +23,8 @@ from stepseg.checkpoint import read_checkpoint
 from stepseg.dcts.merge import MergeRule
 from stepseg.explorer import write_explorer
 from stepseg.heads.exit import ConfidenceExit
+from stepseg.macs import count_macs, total_macs
 from stepseg.model import Reduction, StepSegmenter
-from stepseg.profile.macs import count_macs, total_macs
 
 ASK = """async ([index, thresholds, exit]) => {
   const {page, common, readImage, evaluate, sum} = window.explorer;

@@ -3,7 +3,7 @@
     python benchmarks/macs_table.py --out experiments/macs/results.csv
     python benchmarks/macs_table.py --traced 512 --out experiments/macs/results.csv   # and fvcore
 
-Counts come from the formula of `stepseg.profile.macs`, on models without memory. Nothing is fitted:
+Counts come from the formula of `stepseg.macs`, on models without memory. Nothing is fitted:
 dense and CTS follow from the architecture; dCTS, DToP and STEP depend on how many tokens an image
 keeps, for which the paper's mean counts are taken (`stepseg.profile.tokens`). `--traced` runs the
 systems of up to that resolution on a generated image and lets fvcore count what happened.
@@ -23,11 +23,11 @@ from stepseg.build import ModelConfig, build_segmenter
 from stepseg.dcts.merge import MergeRule
 from stepseg.dcts.policy import PolicyNetwork
 from stepseg.heads.exit import ConfidenceExit
+from stepseg.macs import head_macs, macs_of_stages, policy_macs
 from stepseg.model import Reduction, StepSegmenter
 from stepseg.profile.benchmark import prescribed_cost
 from stepseg.profile.fvcore import trace_fvcore, trace_torch
 from stepseg.profile.images import load_images
-from stepseg.profile.macs import head_macs, macs_of_stages, policy_macs
 from stepseg.profile.tokens import prescribe_paper
 
 BLOCKS = {"vit_tiny": (6, 8), "vit_base": (6, 8), "vit_large": (8, 16)}

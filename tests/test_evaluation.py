@@ -9,9 +9,9 @@ import torch
 from stepseg.dcts.targets import HomogeneityRule
 from stepseg.evaluation import NO_LABELS, Evaluator
 from stepseg.heads.exit import ConfidenceExit, RandomExit, UniformExit
+from stepseg.macs import count_macs, total_macs
 from stepseg.metrics.calibration import CalibrationMetric
 from stepseg.model import Reduction
-from stepseg.profile.macs import count_macs, total_macs
 from stepseg.protocol import Protocol
 from stepseg.segmentation import NonFiniteScoresError
 from toys import CLASSES, CONFIDENCE, SYSTEMS, toy_images, toy_labels, toy_oracle, toy_segmenter

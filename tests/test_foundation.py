@@ -13,10 +13,10 @@ from stepseg.export.static import StaticSegmenter
 from stepseg.grid import segment_all
 from stepseg.heads.exit import BudgetExit
 from stepseg.lit.optim import OptimConfig, parameter_groups
+from stepseg.macs import count_macs, total_macs
 from stepseg.model import Reduction, StepSegmenter
 from stepseg.packed import PackedTokens
 from stepseg.profile.fvcore import trace_fvcore, trace_torch
-from stepseg.profile.macs import count_macs, total_macs
 from stepseg.profile.parts import profile_parts
 from stepseg.runtime.apply import stand_in
 from stepseg.runtime.buffered import BufferedStages

@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import stepseg.packed
+from stepseg.budget import budget_range
 from stepseg.dcts.targets import HomogeneityRule
 from stepseg.grid import segment_all
 from stepseg.heads.exit import ConfidenceExit
@@ -232,6 +233,13 @@ class TestModel:
         reduction, model = OTHERS[system], segmenter_of(system)
         with torch.set_grad_enabled(grad):
             seen = syncs_of(forward(model.train(grad), reduction))
+        assert seen == ["tolist"] * allowed(reduction)
+
+    def test_a_budget_costs_none(self):
+        model = toy_segmenter()
+        least, most = budget_range(model, SYSTEMS["step"], (80, 112))
+        reduction = replace(SYSTEMS["step"], gmacs_per_image=(least + most) / 2)
+        seen = syncs_of(forward(model, reduction))
         assert seen == ["tolist"] * allowed(reduction)
 
     def test_dense_has_none(self):

@@ -16,10 +16,10 @@ SRC = Path(__file__).parents[1] / "src"
 
 FLOORS = [
     "ops data weights telling",
-    "dcts vit heads segmentation",
-    "merging",
-    "board reduction label_map pictures",
-    "group model_config report",
+    "dcts vit heads",
+    "merging segmentation",
+    "board reduction label_map pictures macs",
+    "group model_config report budget",
     "model",
     "build runtime profile",
     "checkpoint metrics explorer",

@@ -13,6 +13,7 @@ from stepseg.dcts.policy import OraclePolicy, PolicyNetwork
 from stepseg.heads.atm import AtmHead
 from stepseg.heads.cascade import CascadedHead
 from stepseg.heads.exit import BudgetExit, ConfidenceExit, ExitRule, RandomExit, UniformExit
+from stepseg.heads.linear import LinearHead
 from stepseg.merging.rules import Algm, Cropr, ToMe
 from stepseg.merging.scorer import TokenScorer
 from stepseg.model import Reduction, StepSegmenter
@@ -112,6 +113,20 @@ HEAD = {"dim": DIM, "num_classes": CLASSES, "head_dim": 16, "num_heads": 2, "num
 
 def toy_head(**changes: Any) -> AtmHead:
     return sharpen(AtmHead(**(HEAD | changes)))
+
+
+def light_heads() -> dict[int, AtmHead | LinearHead]:
+    """Exit heads of both light kinds after `HEAD_BLOCKS`, calibrated."""
+    heads = {
+        1: LinearHead(dim=DIM, num_classes=CLASSES, calibrated=True),
+        2: AtmHead(**(HEAD | {"num_layers": 1}), calibrated=True),
+        3: LinearHead(dim=DIM, num_classes=CLASSES, calibrated=True),
+    }
+    for head, temperature in zip(heads.values(), (1.4, 0.8, 0.7), strict=True):
+        sharpen(head).get_buffer("temperature").fill_(temperature)
+        if isinstance(head, LinearHead):
+            head.classify.weight.data.mul_(5)
+    return heads
 
 
 def toy_cascade(**changes: Any) -> CascadedHead:

@@ -13,7 +13,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from stepseg.heads.atm import Answer, presence_probability
+from stepseg.heads.atm import Answer
+from stepseg.heads.temperature import tempered
 from stepseg.packed import PackedTokens, TokenLayout
 from stepseg.segmentation import HeadOutput, Segmentation
 
@@ -41,26 +42,37 @@ class Board:
         """Nothing said, nobody gone."""
         return cls(layout, own_presence, torch.zeros_like(layout.anchor_T0))
 
-    def write(self, block: int, tokens: PackedTokens, answers: Sequence[Answer]) -> Self:
-        """Record what the head after a block says of the active tokens (`AtmHead.answers`)."""
+    def write(
+        self,
+        block: int,
+        tokens: PackedTokens,
+        answers: Sequence[Answer],
+        temperature: Tensor | None = None,
+    ) -> Self:
+        """Record what the head after a block says of the active tokens (`AtmHead.answers`).
+
+        `temperature`: of this head, for who is confident.
+        """
         *earlier, (mask_logits_TC, class_logits_BC2) = answers
-        presence_BC = presence_probability(class_logits_BC2)
-        if self.presence_BC is not None:  # an image without tokens has nothing to ask this head
-            seen_B1 = tokens.segments.cu_seqlens.diff()[:, None] > 0
-            presence_BC = torch.where(seen_B1, presence_BC, self.presence_BC)
-        presence_T0C = None
-        if self.own_presence:
-            presence_T0C = tokens.spread(presence_BC[tokens.image_ids_T], self.presence_T0C)
         previous = self.heads[-1].mask_logits_T0C if self.heads else None
         head = HeadOutput(
             block=block,
             mask_logits_T0C=tokens.spread(mask_logits_TC, previous),
             class_logits_BC2=class_logits_BC2,
             tokens_per_image=tokens.segments.lengths,
+            exits=self.exits,
+            temperature=temperature,
             earlier=tuple(earlier),
             passed=tokens.passed,
             votes=tokens.votes,
         )
+        presence_BC = head.presence_BC
+        if self.presence_BC is not None:  # an image without tokens has nothing to ask this head
+            seen_B1 = tokens.segments.cu_seqlens.diff()[:, None] > 0
+            presence_BC = torch.where(seen_B1, presence_BC, self.presence_BC)
+        presence_T0C = None
+        if self.own_presence:
+            presence_T0C = tokens.spread(presence_BC[tokens.image_ids_T], self.presence_T0C)
         return replace(
             self,
             heads=(*self.heads, head),
@@ -70,9 +82,10 @@ class Board:
         )
 
     def probabilities(self, tokens: PackedTokens, mask_logits_TC: Tensor) -> Tensor:
-        """p of every active token and class, for exit rules, ``[T, C]``."""
-        assert self.presence_BC is not None
-        return self.presence_BC[tokens.image_ids_T] * mask_logits_TC.sigmoid()
+        """p of every active token and class, at the head's temperature: for exit rules."""
+        head = self.heads[-1]
+        p_TC = head.probabilities(mask_logits_TC, tokens.image_ids_T)
+        return tempered(p_TC, head.temperature)
 
     def release(self, tokens: PackedTokens, keep_T: Tensor) -> Self:
         """Note who leaves at the next exit: the active tokens where `keep_T` is False."""

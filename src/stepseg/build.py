@@ -13,6 +13,7 @@ from typing import Any
 from stepseg.dcts.policy import OraclePolicy, PolicyNetwork
 from stepseg.heads.atm import AtmHead
 from stepseg.heads.cascade import CascadedHead
+from stepseg.heads.linear import ExitHead, LinearHead
 from stepseg.merging.rules import Cropr
 from stepseg.merging.scorer import TokenScorer
 from stepseg.model import StepSegmenter
@@ -51,15 +52,26 @@ def build_segmenter(config: ModelConfig, *, load_weights: bool = True) -> StepSe
         "dropout": config.heads.dropout,
         "init": config.heads.init,
     }
-    cascade = config.heads.cascade
+    cascade, kind = config.heads.cascade, config.heads.exit
+    calibrated = bool(config.heads.temperature_images)
+
+    def exit_head() -> ExitHead:
+        if kind == "linear":
+            sizes = {key: numbers[key] for key in ("dim", "num_classes", "init")}
+            return LinearHead(**sizes, calibrated=calibrated)
+        return AtmHead(
+            **numbers | ({"num_layers": 1} if kind == "atm1" else {}), calibrated=calibrated
+        )
+
+    decoder = CascadedHead(earlier_blocks=cascade, **numbers) if cascade else AtmHead(**numbers)
+    if config.heads.frozen_decoder:
+        decoder.freeze()
     exit_, inside = config.reduction.exit, config.reduction.inside
     scored = inside.places(vit.depth) if isinstance(inside, Cropr) else ()
     return StepSegmenter(
         backbone=vit,
-        decoder=(
-            CascadedHead(earlier_blocks=cascade, **numbers) if cascade else AtmHead(**numbers)
-        ),
-        exit_heads={b: AtmHead(**numbers) for b in (exit_.head_blocks if exit_ else ())},
+        decoder=decoder,
+        exit_heads={b: exit_head() for b in (exit_.head_blocks if exit_ else ())},
         policy=(
             build_policy(config.policy, load_weights=load_weights, patch_size=vit.patch_size)
             if config.policy

@@ -15,12 +15,13 @@ from stepseg.dcts.policy import OraclePolicy, PolicyNetwork
 from stepseg.dcts.targets import HomogeneityRule
 from stepseg.grid import segment_all
 from stepseg.label_map import predict_map
-from stepseg.metrics.calibration import CalibrationMetric, judge
+from stepseg.metrics.calibration import CalibrationMetric, Windows, judge, judge_exits
 from stepseg.metrics.confusion import SegmentationMetric
 from stepseg.metrics.finite import NonFinite
 from stepseg.metrics.joining import Sums, join
 from stepseg.metrics.tokens import TokenMetric
 from stepseg.model import Reduction, Segmentation, StepSegmenter
+from stepseg.profile.break_even import exit_shares
 from stepseg.protocol import Protocol
 from stepseg.segmentation import NonFiniteScoresError
 
@@ -38,9 +39,11 @@ class Figures(nn.Module):
         accuracy: SegmentationMetric,
         tokens: TokenMetric,
         calibration: CalibrationMetric | None = None,
+        exits: CalibrationMetric | None = None,
     ) -> None:
         super().__init__()
-        self.accuracy, self.tokens, self.calibration = accuracy, tokens, calibration
+        self.accuracy, self.tokens = accuracy, tokens
+        self.calibration, self.exits = calibration, exits
         self.not_finite = NonFinite()
         self.confusion = accuracy.confusion.new_zeros(accuracy.confusion.shape)
         """Pixels by (label, prediction) of the last `compute`, ``[C, C]``."""
@@ -61,13 +64,15 @@ class Figures(nn.Module):
             "per_class_IoU": [None if value != value else value for value in per_class],
             **self.tokens.compute(),
             **({"policy_calibration": self.calibration.compute()} if self.calibration else {}),
+            **({"exit_calibration": self.exits.compute()} if self.exits else {}),
             **({"problems": problems} if problems else {}),
         }
 
     def metrics(self) -> Mapping[str, Metric]:
         """By name."""
         own = {"accuracy": self.accuracy, "tokens": self.tokens, "not_finite": self.not_finite}
-        return own | ({"calibration": self.calibration} if self.calibration else {})
+        maybe = {"calibration": self.calibration, "exits": self.exits}
+        return own | {name: metric for name, metric in maybe.items() if metric is not None}
 
 
 class Evaluator:
@@ -107,6 +112,7 @@ class Evaluator:
                     inside=reduction.inside is not None,
                 ),
                 CalibrationMetric(windows) if isinstance(model.policy, PolicyNetwork) else None,
+                CalibrationMetric(reduction.exit_blocks) if reduction.exit_blocks else None,
             )
             for reduction in reductions
         ).to(next(model.parameters()).device)
@@ -147,6 +153,10 @@ class Evaluator:
             if number:  # the first prediction is there; others replay what the model said
                 said = iter(run)
                 prediction = predict_map(lambda _: next(said), images_B3HW, self.protocol, size)  # noqa: B023
+            judged: tuple[Windows, Windows] = ({}, {})
+            whole = len(run) == 1 and run[0].layout.segments.num_images == len(labels_BHW)
+            if whole and len(run[0].heads) > 1:  # several windows would count pixels twice
+                judged = judge_exits(run[0], labels_BHW, self.rule.ignore_index)
             finite = torch.stack([output.is_finite for output in run]).all()
             for index in indices:
                 figures = self.figures[index]
@@ -154,6 +164,8 @@ class Evaluator:
                 figures.accuracy.update(prediction, labels_BHW)
                 figures.tokens.update(self.model, run, len(images_B3HW))
                 figures.not_finite.update(finite)
+                if figures.exits:
+                    figures.exits.update(*judged)
                 if take is not None:
                     if not finite:  # host sync: the map goes to the host anyway
                         raise NonFiniteScoresError("a batch of images")
@@ -177,8 +189,14 @@ class Evaluator:
 
     def compute(self) -> list[dict]:
         """All figures of every reduction, plain values under the names of `result.json`."""
-        protocol = self.protocol.as_dict()
-        return [{**figures.compute(), "protocol": protocol} for figures in self._all()]
+        protocol, rows = self.protocol.as_dict(), []
+        for reduction, figures in zip(self.reductions, self._all(), strict=True):
+            row = figures.compute()
+            if reduction.exit_blocks:
+                shares = exit_shares(self.model, reduction.exit_blocks, row["tokens_per_stage"])
+                row["exits"] = shares
+            rows.append({**row, "protocol": protocol})
+        return rows
 
     def confusions(self) -> list[Tensor]:
         """Of every reduction pixels by (label, prediction) at the last `compute`, ``[C, C]``."""

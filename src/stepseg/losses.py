@@ -33,6 +33,9 @@ class LossWeights:
     focal_alpha: float = 0.25
     focal_gamma: float = 2.0
     dice_smooth: float = 1.0
+    exit_distill: float | None = None
+    """Kullback-Leibler divergence of an exit head's classes from the decoder's at the tokens that
+    reach it, without gradient to the decoder; None: 1 for light heads, else 0, as published."""
     policy: float = 1.0
     policy_balance: bool = False
     """Homogeneous and other windows weigh the same in the policy's loss, which corrects for it."""
@@ -45,8 +48,12 @@ class LossWeights:
             raise ValueError(
                 f"loss.label_stride must divide a patch of 16 px, got {self.label_stride}"
             )
+        if self.exit_distill is not None and self.exit_distill < 0:
+            raise ValueError(f"loss.exit_distill cannot be negative, got {self.exit_distill}")
 
 
+TINY = 1e-8
+"""Of a probability in a logarithm."""
 Count = Callable[[Tensor], Tensor]
 
 
@@ -64,14 +71,15 @@ def mean_over_ranks(count: Tensor) -> Tensor:
     return count / dist.get_world_size()
 
 
-def head_terms(weights: LossWeights) -> tuple[str, ...]:
-    """Names of the terms of a head's loss."""
-    return ("classes", "focal", "dice", *(("pixel",) if weights.pixel else ()))
+def head_terms(weights: LossWeights, *, presence: bool = True) -> tuple[str, ...]:
+    """Names of the terms of a head's loss; `presence`: of one that says which classes are there."""
+    first = ("classes",) if presence else ()
+    return (*first, "focal", "dice", *(("pixel",) if weights.pixel else ()))
 
 
 def head_loss(
     mask_logits_BCYX: Tensor,
-    class_logits_BC2: Tensor,
+    class_logits_BC2: Tensor | None,
     labels_BHW: Tensor,
     weights: LossWeights,
     ignore_index: int = 255,
@@ -81,7 +89,7 @@ def head_loss(
 
     Args:
         mask_logits_BCYX: on any grid that covers the label exactly; upsampled bilinearly to it.
-        class_logits_BC2: (present, absent) per class.
+        class_logits_BC2: (present, absent) per class; None: the head does not say.
         labels_BHW: int64 training ids.
         weights: of the terms.
         ignore_index: label without annotation.
@@ -93,11 +101,14 @@ def head_loss(
 
     """
     num_classes = mask_logits_BCYX.shape[1]
-    annotated_B = (labels_BHW != ignore_index).flatten(1).any(1)
-    present_BC = one_hot_masks(labels_BHW, num_classes, ignore_index).flatten(2).any(2)
-    class_cost, class_weight = _class_term(
-        class_logits_BC2.float(), present_BC, annotated_B, weights.absent
-    )
+    terms: dict[str, Tensor] = {}
+    if class_logits_BC2 is not None:
+        annotated_B = (labels_BHW != ignore_index).flatten(1).any(1)
+        present_BC = one_hot_masks(labels_BHW, num_classes, ignore_index).flatten(2).any(2)
+        class_cost, class_weight = _class_term(
+            class_logits_BC2.float(), present_BC, annotated_B, weights.absent
+        )
+        terms["classes"] = weights.classes * class_cost / _divisor(reduce_count(class_weight))
     step = weights.label_stride
     labels_BHW = labels_BHW[:, step // 2 :: step, step // 2 :: step]
     target_BCHW = one_hot_masks(labels_BHW, num_classes, ignore_index)
@@ -111,16 +122,39 @@ def head_loss(
     target_BCHW = target_BCHW.to(logits_BCHW.dtype)
     focal_BC = _focal(logits_BCHW, target_BCHW, valid_B1HW, weights)
     dice_BC = _dice(logits_BCHW, target_BCHW, valid_B1HW, weights.dice_smooth)
-    terms = {
-        "classes": weights.classes * class_cost / _divisor(reduce_count(class_weight)),
-        "focal": weights.focal * (focal_BC * present_BC).sum() / num_masks,
-        "dice": weights.dice * (dice_BC * present_BC).sum() / num_masks,
-    }
+    terms["focal"] = weights.focal * (focal_BC * present_BC).sum() / num_masks
+    terms["dice"] = weights.dice * (dice_BC * present_BC).sum() / num_masks
     if weights.pixel:
         cost = F.cross_entropy(logits_BCHW, labels_BHW, ignore_index=ignore_index, reduction="sum")
         num_pixels = _divisor(reduce_count(valid_BHW.sum().float()))
         terms["pixel"] = weights.pixel * cost / num_pixels
     return terms
+
+
+def distill_loss(
+    p_TC: Tensor,
+    teacher_TC: Tensor,
+    taught_T: Tensor,
+    weight: float = 1.0,
+    reduce_count: Count = mean_over_ranks,
+) -> Tensor:
+    """Kullback-Leibler divergence from a teacher's classes, mean over tokens.
+
+    Args:
+        p_TC: of every token and class, not negative; normalised here, and likewise `teacher_TC`,
+            which gets no gradient.
+        teacher_TC: alike.
+        taught_T: boolean; the tokens that count.
+        weight: of the result.
+        reduce_count: as in `head_loss`.
+
+    """
+    log_TC, log_teacher_TC = (
+        (p.float() / p.float().sum(1, keepdim=True).clamp(min=TINY)).clamp(min=TINY).log()
+        for p in (p_TC, teacher_TC.detach())
+    )
+    cost_T = F.kl_div(log_TC, log_teacher_TC, reduction="none", log_target=True).sum(1)
+    return weight * (cost_T * taught_T).sum() / _divisor(reduce_count(taught_T.sum().float()))
 
 
 def policy_loss(

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from stepseg.board import Board
+from stepseg.budget import within_budget
 from stepseg.dcts.edges import edge_density
 from stepseg.dcts.merge import MergeRule, build_layout, merge_windows, shuffle_windows
 from stepseg.dcts.policy import OraclePolicy, PolicyNetwork
@@ -28,6 +29,7 @@ from stepseg.dcts.targets import pad_to_multiple
 from stepseg.group import Group
 from stepseg.heads.atm import AtmHead
 from stepseg.heads.cascade import check_cascade
+from stepseg.heads.linear import ExitHead
 from stepseg.merging.rules import Cropr
 from stepseg.merging.scorer import TokenScorer
 from stepseg.packed import PackedTokens, TokenLayout
@@ -60,7 +62,7 @@ class StepSegmenter(nn.Module):
         *,
         backbone: StagedViT,
         decoder: AtmHead,
-        exit_heads: Mapping[int, AtmHead] | None = None,
+        exit_heads: Mapping[int, ExitHead] | None = None,
         policy: PolicyNetwork | OraclePolicy | None = None,
         reduction: Reduction | None = None,
         scorers: Mapping[int, TokenScorer] | None = None,
@@ -160,7 +162,8 @@ class StepSegmenter(nn.Module):
         if isinstance(self.policy, PolicyNetwork):
             self.policy.fold()
         for block in (*self.exit_head_blocks, self.backbone.depth):
-            self.head(block).cache_first_query()
+            if isinstance(head := self.head(block), AtmHead):
+                head.cache_first_query()
         return self
 
     def forward(
@@ -183,6 +186,7 @@ class StepSegmenter(nn.Module):
             self.check(reduction)
         self.check_images(images_B3HW)
         shown_B3HW = self.show(images_B3HW, reduction.cell)
+        reduction = within_budget(self, reduction, (shown_B3HW.shape[2], shown_B3HW.shape[3]))
         logits: Mapping[int, Tensor] = {}
         if reduction.merge is not None and reduction.merge.asks_policy:
             logits = self.policy_logits(shown_B3HW, labels_BHW)
@@ -227,7 +231,7 @@ class StepSegmenter(nn.Module):
         for block, here in group.by_next_head(start, self.backbone.depth):
             tokens, seen = self._run_blocks(tokens, start, block, board.layout.grid, group)
             answers = self.head(block).answers(seen)
-            written = board.write(block, seen, answers)
+            written = board.write(block, seen, answers, self.head(block).temperature)
             start = block
             if block == self.backbone.depth:
                 here.arrive(written)
@@ -334,11 +338,11 @@ class StepSegmenter(nn.Module):
         images = pad_to_multiple(images_B3HW, self.patch_size, 0.5)
         return self.backbone.embed(images, layout, rule.resize if rule else "bilinear")
 
-    def head(self, block: int) -> AtmHead:
+    def head(self, block: int) -> ExitHead:
         """The head that reads the output of a block: the decoder after the last."""
         if block == self.backbone.depth:
             return self.decoder
-        return cast(AtmHead, self.exit_heads[str(block)])
+        return cast(ExitHead, self.exit_heads[str(block)])
 
     def _grid(self, images_B3HW: Tensor) -> tuple[int, int]:
         height, width = images_B3HW.shape[2:]

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Self
 from stepseg.dcts.merge import MergeRule
 from stepseg.heads.cascade import check_cascade
 from stepseg.heads.exit import BudgetExit, ConfidenceExit, ExitRule, RandomExit, UniformExit
+from stepseg.heads.linear import KINDS
 from stepseg.merging.rules import RULES, Algm, Cropr, ToMe
 from stepseg.plain_types import check_keys, choices, from_values
 from stepseg.reduction import Reduction
@@ -26,6 +27,8 @@ BACKBONES: dict[str, dict[str, int]] = {
 }
 """Plain ViTs, without class token and final norm, as in SegViT and DToP."""
 
+CALIBRATION_IMAGES = 96
+"""Whole training images on which what decides is calibrated."""
 EXIT_RULES = ("confidence", "random", "uniform", "budget")
 
 
@@ -185,7 +188,7 @@ class PolicyConfig(_Config):
     checkpoint: str | None = None
     """A policy trained before (`stepseg-train task=policy`)."""
     windows: tuple[int, ...] = (2, 4, 8, 16)
-    calibration_images: int = 96
+    calibration_images: int = CALIBRATION_IMAGES
     """Whole training images on which one that learns is corrected before every validation."""
 
     def __post_init__(self) -> None:
@@ -197,7 +200,7 @@ class PolicyConfig(_Config):
 
 @dataclass(frozen=True, slots=True)
 class HeadConfig(_Config):
-    """The ATM heads; exit heads and decoder are of one kind."""
+    """The decoder and the exit heads."""
 
     WHERE: ClassVar[str] = "heads"
 
@@ -213,8 +216,27 @@ class HeadConfig(_Config):
     """What they are trained from: ``segvit``, as published, or ``pytorch``."""
     class_source: str = "final"
     """Whose class probabilities enter the map: ``final`` or ``own``."""
+    exit: str = "atm"
+    """Of what kind exit heads are, one of `stepseg.heads.linear.KINDS`."""
+    calibration_images: int | None = None
+    """Whole training images on which exit heads get a temperature before every validation; 0: none,
+    as published; None: as many as of the policy for light heads, 0 for ``atm``."""
+    frozen_decoder: bool = False
+    """The decoder learns nothing; with a frozen encoder and policy exit heads learn alone."""
+
+    @property
+    def temperature_images(self) -> int:
+        """`calibration_images` as a number."""
+        if self.calibration_images is not None:
+            return self.calibration_images
+        return 0 if self.exit == "atm" else CALIBRATION_IMAGES
 
     def __post_init__(self) -> None:
+        _choose("heads.exit", self.exit, KINDS)
+        if self.temperature_images < 0:
+            raise ValueError(
+                f"heads.calibration_images counts images, 0 is none, got {self.calibration_images}"
+            )
         for key in ("num_layers", "dim", "num_heads"):
             value = getattr(self, key)
             if value is not None and value < 1:
@@ -300,6 +322,16 @@ class InputConfig(_Config):
 
 
 @dataclass(frozen=True, slots=True)
+class BudgetConfig(_Config):
+    """What no image may exceed."""
+
+    WHERE: ClassVar[str] = "reduction.budget"
+
+    gmacs_per_image: float | None = None
+    """As of `Reduction`; None: thresholds are as they are."""
+
+
+@dataclass(frozen=True, slots=True)
 class ReductionConfig(_Config):
     """What is merged and who leaves."""
 
@@ -309,12 +341,13 @@ class ReductionConfig(_Config):
     exit: ExitConfig | None = None
     inside: ToMe | Algm | Cropr | None = None
     input: InputConfig = field(default_factory=InputConfig)
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Build from nested mappings; a part that is null or absent is off."""
         values = dict(values)
-        check_keys(cls.WHERE, values, ("merge", "exit", "inside", "input"))
+        check_keys(cls.WHERE, values, ("merge", "exit", "inside", "input", "budget"))
         merge, exit_ = values.get("merge"), values.get("exit")
         inside, input_ = values.get("inside"), values.get("input")
         if isinstance(merge, Mapping):
@@ -326,7 +359,10 @@ class ReductionConfig(_Config):
             inside = from_values(RULES[inside["rule"]], inside, "reduction.inside")
         if not isinstance(input_, InputConfig):
             input_ = InputConfig.from_dict(input_ or {})
-        return cls(merge=merge, exit=exit_, inside=inside, input=input_)
+        budget = values.get("budget")
+        if not isinstance(budget, BudgetConfig):
+            budget = BudgetConfig.from_dict(budget or {})
+        return cls(merge=merge, exit=exit_, inside=inside, input=input_, budget=budget)
 
     def build(self) -> Reduction:
         """Make the reduction."""
@@ -337,6 +373,7 @@ class ReductionConfig(_Config):
             exit_blocks=tuple(self.exit.blocks) if self.exit else (),
             inside=self.inside,
             cell=self.input.cell,
+            gmacs_per_image=self.budget.gmacs_per_image,
         )
 
 

@@ -32,6 +32,8 @@ class Reduction:
     cell: int | None = None
     """Side of a cell in pixels of the image, which is resized so that a patch shows one: 24 instead
     of 16 shows it at two thirds of its size. None: that of a patch."""
+    gmacs_per_image: float | None = None
+    """What no image may exceed: merge thresholds move until it is met (`stepseg.budget`)."""
 
     def __post_init__(self) -> None:
         if list(self.exit_blocks) != sorted(set(self.exit_blocks)):
@@ -46,8 +48,23 @@ class Reduction:
                 f"{self.inside.name} merges inside the blocks, reduction.merge before them: choose "
                 f"one (reduction.merge=null)"
             )
+        if self.gmacs_per_image is not None:
+            self._check_budget()
         if self.cell is not None and self.cell < 1:
             raise ValueError(f"reduction.input.cell is a number of pixels, got {self.cell}")
+
+    def _check_budget(self) -> None:
+        assert self.gmacs_per_image is not None
+        if self.gmacs_per_image <= 0:
+            raise ValueError(
+                f"reduction.budget.gmacs_per_image is a positive number of GMACs, got "
+                f"{self.gmacs_per_image}"
+            )
+        if self.merge is None or self.merge.by != "policy" or self.merge.thresholds is None:
+            raise ValueError(
+                f"reduction.budget.gmacs_per_image={self.gmacs_per_image:g} moves merge thresholds "
+                f"of the policy, which {self.kind} has not: choose reduction=dcts or step"
+            )
 
     @property
     def kind(self) -> str:
@@ -66,6 +83,8 @@ class Reduction:
     def label(self) -> str:
         """Its name in tables: ``dense``, ``dCTS``, ``STEP@[3,4]``, ``smaller input, 24 px``."""
         shown = "" if self.cell is None else f", {self.cell} px"
+        if self.gmacs_per_image is not None:
+            shown += f", at most {self.gmacs_per_image:g} GMACs"
         return f"{placed(self.kind, self.exit_blocks)}{shown}"
 
 

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stepseg.heads.atm import Answer, presence_probability
+from stepseg.heads.temperature import tempered
 from stepseg.ops.upsample import upsampled_argmax
 from stepseg.packed import Passed, TokenLayout
 
@@ -32,16 +34,32 @@ class HeadOutput:
     block: int
     """The head reads the output of this block, counted from 1."""
     mask_logits_T0C: Tensor
-    class_logits_BC2: Tensor
-    """(present, absent) per class, by this head."""
+    class_logits_BC2: Tensor | None
+    """(present, absent) per class, by this head; None: it says nothing of them."""
     tokens_per_image: tuple[int, ...]
     """How many tokens of each image this head saw."""
-    earlier: tuple[tuple[Tensor, Tensor], ...] = ()
+    exits: int = 0
+    """Exits before this head: it saw the tokens that passed so many."""
+    temperature: Tensor | None = None
+    """Of its confidences."""
+    earlier: tuple[Answer, ...] = ()
     """In training the answers of a cascade's modules before the last: mask and class logits."""
     passed: tuple[Passed, ...] = ()
     """The blocks so far, where rules act inside them; empty: all on `tokens_per_image`."""
     votes: tuple[Tensor, ...] = ()
     """In training, class logits of scorers for the parts of the image, ``[B, Q, C]``."""
+
+    @property
+    def presence_BC(self) -> Tensor:
+        """P(class present) by this head; 1 where it says nothing."""
+        if self.class_logits_BC2 is None:
+            masks_T0C = self.mask_logits_T0C
+            return masks_T0C.new_ones(len(self.tokens_per_image), masks_T0C.shape[1])
+        return presence_probability(self.class_logits_BC2)
+
+    def probabilities(self, mask_logits_TC: Tensor, image_ids_T: Tensor) -> Tensor:
+        """p of every token and class as this head means it, ``[T, C]``."""
+        return self.presence_BC[image_ids_T] * mask_logits_TC.sigmoid()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +96,27 @@ class Segmentation:
         parts = (p_T0C, p_BC) if self.presence_T0C is None else (p_T0C, self.presence_T0C)
         return torch.stack([part.isfinite().all() for part in parts]).all()
 
+    def confidences(self, head: HeadOutput) -> tuple[Tensor, Tensor, Tensor]:
+        """What a head says of every token, as its exit compares it.
+
+        Returns:
+            The confidence that each token's best class is right and that class, ``[T0]``, and p of
+            all of them, ``[T0, C]``. Of tokens that had left before by an earlier head's scores.
+
+        """
+        p_T0C = head.probabilities(head.mask_logits_T0C, self.layout.segments.image_ids())
+        confidence_T0, class_T0 = p_T0C.max(1)
+        return tempered(confidence_T0, head.temperature), class_T0, p_T0C
+
     def mask_logits(self, head: HeadOutput) -> Tensor:
         """A head's logits on the grid, ``[B, C, Y, X]``."""
         return self._on_grid(head.mask_logits_T0C)
 
-    def answers(self, head: HeadOutput) -> list[tuple[Tensor, Tensor]]:
+    def answers(self, head: HeadOutput) -> list[Answer]:
         """What a training supervises of a head, its own answer last.
 
         Returns:
-            Mask logits ``[B, C, Y, X]`` and class logits ``[B, C, 2]``.
+            Mask logits ``[B, C, Y, X]`` and class logits ``[B, C, 2]``, if it says any.
 
         """
         said = [*head.earlier, (head.mask_logits_T0C, head.class_logits_BC2)]

@@ -16,9 +16,9 @@ from stepseg.explorer.encoding import pack, unpack
 from stepseg.explorer.page import describe_rule
 from stepseg.explorer.plan import make_plan, widen
 from stepseg.heads.exit import ConfidenceExit
+from stepseg.macs import count_macs, macs_of_stages, policy_macs
 from stepseg.model import Reduction
 from stepseg.packed import PackedTokens, Segments
-from stepseg.profile.macs import count_macs, macs_of_stages, policy_macs
 from toys import CLASSES, DCTS, EXIT_BLOCKS, SYSTEMS, toy_images, toy_oracle, toy_segmenter
 
 NAMES = ["road", "</script><b>", "sky", "car", "tree"]
@@ -189,13 +189,18 @@ def test_exits_are_the_same_with_ties_and_confidences_on_the_threshold(page):
 
 
 @pytest.mark.parametrize(
-    "name", ["vit_base", "vit_large", "eva02_base_patch14_448", "vit_pe_spatial_base_patch16_512"]
-)
-def test_multiply_accumulates_are_the_same_to_the_digit(name, page):
+    ("name", "head"),
+    [
+        ("vit_base", "atm"), ("vit_large", "atm1"), ("eva02_base_patch14_448", "linear"),
+        ("vit_pe_spatial_base_patch16_512", "atm"),
+    ],
+)  # fmt: skip
+def test_multiply_accumulates_are_the_same_to_the_digit(name, head, page):
     numbers = {
         "num_classes": 150,
         "backbone": {"name": name},
         "policy": None,
+        "heads": {"exit": head},
         "reduction": {"exit": {"blocks": [6, 8], "heads": [3, 6, 8]}},
     }
     with torch.device("meta"):

@@ -14,7 +14,16 @@ from stepseg.export.static import (
 )
 from stepseg.heads.exit import BudgetExit
 from stepseg.model import Reduction
-from toys import CONFIDENCE, DCTS, EXIT_BLOCKS, SYSTEMS, toy_images, toy_oracle, toy_segmenter
+from toys import (
+    CONFIDENCE,
+    DCTS,
+    EXIT_BLOCKS,
+    SYSTEMS,
+    light_heads,
+    toy_images,
+    toy_oracle,
+    toy_segmenter,
+)
 
 SIZE = (77, 110)
 """5 x 7 cells, none of them whole at the right and lower border."""
@@ -50,10 +59,10 @@ def models():
     return {
         source: toy_segmenter(class_source=source).prepare_for_inference()
         for source in ("final", "own")
-    }
+    } | {"light": toy_segmenter(exit_heads=light_heads()).prepare_for_inference()}
 
 
-@pytest.mark.parametrize("source", ["final", "own"])
+@pytest.mark.parametrize("source", ["final", "own", "light"])
 @pytest.mark.parametrize("name", STATIC)
 @torch.no_grad()
 def test_equals_the_packed_model(name, source, models):

@@ -45,6 +45,7 @@ def test_no_list_is_the_reduction_itself():
         "exit_rule": "confidence", "exit_threshold": 0.9, "keep_per_class": 5,
         "exit_tokens": None, "exit_seed": None, "merge_by": None, "merge_seed": None,
             "inside": None, "inside_r": None, "inside_threshold": None, "cell": None,
+        "budget": None,
     }  # fmt: skip
 
 

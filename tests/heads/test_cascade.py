@@ -11,10 +11,10 @@ from stepseg.data.specs import get_spec
 from stepseg.export.static import StaticSegmenter
 from stepseg.grid import segment_all
 from stepseg.lit.segmentation_module import SegmentationModule
+from stepseg.macs import count_macs, head_macs, total_macs
 from stepseg.model import Reduction
 from stepseg.packed import PackedTokens
 from stepseg.profile.fvcore import trace_fvcore, trace_torch
-from stepseg.profile.macs import count_macs, head_macs, total_macs
 from stepseg.protocol import Protocol
 from stepseg.runtime.apply import stand_in
 from stepseg.runtime.heads import CompiledHead

@@ -9,11 +9,11 @@ from PIL import Image
 
 import stepseg
 from stepseg.evaluation import Evaluator
+from stepseg.macs import count_macs, total_macs
 from stepseg.model import Reduction
 from stepseg.predict.notes import views_of_size
 from stepseg.predict.prediction import KINDS
 from stepseg.predict.segmenter import Segmenter
-from stepseg.profile.macs import count_macs, total_macs
 from stepseg.protocol import Protocol, forward_sizes
 from toys import CLASSES, SYSTEMS, toy_images, toy_oracle, toy_segmenter
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import stepseg.profile.benchmark as module
+from stepseg.macs import count_macs, total_macs
 from stepseg.model import Reduction
 from stepseg.profile.benchmark import (
     Rounds,
@@ -13,7 +14,6 @@ from stepseg.profile.benchmark import (
     measured_cost,
     prescribed_cost,
 )
-from stepseg.profile.macs import count_macs, total_macs
 from stepseg.profile.speed import Timing
 from stepseg.profile.tokens import prescribe
 from toys import SYSTEMS, toy_images, toy_segmenter

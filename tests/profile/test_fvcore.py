@@ -5,9 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stepseg.macs import count_macs, total_macs
 from stepseg.model import Reduction, Segmentation
 from stepseg.profile.fvcore import packed_attention_handle, trace_fvcore, trace_torch
-from stepseg.profile.macs import count_macs, total_macs
 from toys import (
     FOUNDATION,
     OTHERS,

@@ -3,11 +3,10 @@ import copy
 import pytest
 import torch
 
-import stepseg.profile.macs as macs
+import stepseg.macs as macs
 from stepseg.build import build_policy, build_segmenter
 from stepseg.dcts.fold import fold_batch_norm
-from stepseg.model_config import BackboneConfig, ModelConfig, PolicyConfig
-from stepseg.profile.macs import (
+from stepseg.macs import (
     block_macs,
     count_macs,
     head_macs,
@@ -15,6 +14,7 @@ from stepseg.profile.macs import (
     policy_macs,
     total_macs,
 )
+from stepseg.model_config import BackboneConfig, ModelConfig, PolicyConfig
 from toys import SYSTEMS, toy_head, toy_images, toy_oracle, toy_policy, toy_segmenter, toy_vit
 
 PUBLISHED_DENSE = [  # backbone, side, classes, published GMACs, tolerance

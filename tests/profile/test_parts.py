@@ -2,7 +2,7 @@ import pytest
 import torch
 
 import stepseg.profile.parts as module
-from stepseg.profile.macs import count_macs, total_macs
+from stepseg.macs import count_macs, total_macs
 from stepseg.profile.parts import profile_parts
 from toys import SYSTEMS, toy_images, toy_segmenter
 

@@ -72,6 +72,13 @@ def split_heads(x: Tensor, num_heads: int) -> Tensor:
     return x.reshape(len(x), num_heads, x.shape[1] // num_heads)
 
 
+def linear_head(x_TD: Tensor, weights: Weights) -> Tensor:
+    """Log odds of a softmax over the classes of every token, ``[T, C]``."""
+    z_TC = linear(layer_norm(x_TD.double(), weights, "norm", EPS), weights, "classify")
+    p_TC = z_TC.exp() / z_TC.exp().sum(1, keepdim=True)
+    return (p_TC / (1 - p_TC)).log()
+
+
 def presence(class_logits_C2: Tensor) -> Tensor:
     """P(present) per class; index 0 says present."""
     present, absent = class_logits_C2.exp().unbind(1)

@@ -1,5 +1,7 @@
 """Merging and its labels for one image, one window at a time."""
 
+import math
+
 from stepseg.dcts.merge import MergeRule
 
 Map = list[list[int]]
@@ -8,9 +10,14 @@ Scores = dict[int, list[list[float]]]
 
 
 def merge(
-    scores: Scores, rule: MergeRule, rows: int, columns: int, edges: Scores | None = None
+    scores: Scores,
+    rule: MergeRule,
+    rows: int,
+    columns: int,
+    edges: Scores | None = None,
+    shift: float = -math.inf,
 ) -> Map:
-    """Side of the window that covers each cell, coarse to fine."""
+    """Side of the window that covers each cell, coarse to fine; thresholds lower by `shift`."""
     covered = [[1] * columns for _ in range(rows)]
     for size in sorted(rule.windows, reverse=True):
         index = rule.windows.index(size)
@@ -27,13 +34,35 @@ def merge(
             chosen = free[: counts[index]]
         else:
             chosen = [
-                (y, x) for y, x in free if scores[size][y][x] > threshold(rule, index, edges, y, x)
+                (y, x)
+                for y, x in free
+                if (gap := threshold(rule, index, edges, y, x) - scores[size][y][x]) < 0
+                or (gap <= shift and rule.thresholds[index] < 1)
             ]
         for y, x in chosen:
             for i in range(size):
                 for j in range(size):
                     covered[y * size + i][x * size + j] = size
     return covered
+
+
+def merge_bounded(
+    scores: Scores, rule: MergeRule, rows: int, columns: int, edges: Scores | None = None
+) -> Map:
+    """Try all shifts from the least on, until few enough tokens are left."""
+    assert rule.most_tokens is not None
+    gaps = [
+        threshold(rule, index, edges, y, x) - score
+        for index, size in enumerate(rule.windows)
+        if rule.thresholds[index] < 1
+        for y, row in enumerate(scores[size])
+        for x, score in enumerate(row)
+    ]
+    for shift in (-math.inf, *sorted(gaps)):
+        covered = merge(scores, rule, rows, columns, edges, shift)
+        if len(tokens(covered)) <= rule.most_tokens:
+            return covered
+    raise AssertionError("it cannot be met")
 
 
 def threshold(rule: MergeRule, index: int, edges: Scores | None, y: int, x: int) -> float:

@@ -7,7 +7,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from stepseg.dcts.classifier import fit_corrections
-from stepseg.losses import LossWeights, head_loss, mean_over_ranks, policy_loss
+from stepseg.heads.temperature import fit_temperatures
+from stepseg.losses import LossWeights, distill_loss, head_loss, mean_over_ranks, policy_loss
 from stepseg.metrics.joining import join_ranks
 
 Batch = dict[str, Tensor]
@@ -24,6 +25,9 @@ def gradients(batch: Batch) -> dict[str, Tensor]:
     targets = {2: batch["targets2"], 4: batch["targets4"]}
     for balance in (False, True):
         terms[f"policy {balance}"] = policy_loss(windows, targets, balance=balance)
+    p_TC = logits["masks"].sigmoid().movedim(1, -1).flatten(0, -2)
+    taught_T = p_TC[:, 0] > 0.5
+    terms["distill"] = distill_loss(p_TC, p_TC.roll(1, 1), taught_T, 0.5)
     loss = torch.stack(list(terms.values())).sum()
     loss.backward()
     result = {"loss": loss.detach()}
@@ -34,11 +38,15 @@ def gradients(batch: Batch) -> dict[str, Tensor]:
 
 
 def corrections(batch: Batch) -> Tensor:
-    """Fitted by the windows of both sizes; every process has its share, or all of them."""
+    """And temperatures, fitted by the windows of both sizes.
+
+    Every process has its share, or all of them.
+    """
     sizes = ("2", "4")
     logits = [batch[f"windows{side}"].flatten() for side in sizes]
     targets = [batch[f"targets{side}"].flatten() for side in sizes]
-    return fit_corrections(logits, targets, lambda sums: join_ranks("windows", sums))
+    fits = (fit_corrections, fit_temperatures)
+    return torch.cat([fit(logits, targets, lambda s: join_ranks("sums", s)) for fit in fits])
 
 
 def run(rank: int, world_size: int, folder: str, batches: list[list[Batch]]) -> None:

@@ -137,20 +137,28 @@ def run_stages(
             continue
         name = "decoder" if block == model.backbone.depth else f"exit_heads.{block}"
         head: Any = model.get_submodule(name)
-        logits_TC, class_logits_C2 = atm.atm_cascade(
-            depths if block == model.backbone.depth else [x_TD],
-            vit.under(weights, name),
-            head.num_heads,
-            len(head.layers),
-        )
-        last_presence_C = atm.presence(class_logits_C2)
+        if hasattr(head, "classify"):
+            logits_TC = atm.linear_head(x_TD, vit.under(weights, name))
+            last_presence_C = torch.ones(model.num_classes, dtype=torch.float64)
+        else:
+            logits_TC, class_logits_C2 = atm.atm_cascade(
+                depths if block == model.backbone.depth else [x_TD],
+                vit.under(weights, name),
+                head.num_heads,
+                len(head.layers),
+            )
+            last_presence_C = atm.presence(class_logits_C2)
         for row, token in enumerate(active):
             result.mask_logits_T0C[token] = logits_TC[row]
             own_presence_T0C[token] = last_presence_C
         if block == model.backbone.depth:
             break
         exit_index = reduction.exit_blocks.index(block)
-        p = (logits_TC.sigmoid() * last_presence_C).tolist()
+        p_TC = logits_TC.sigmoid() * last_presence_C
+        if head.temperature is not None:
+            odds_TC = (p_TC / (1 - p_TC)) ** (1 / head.temperature)
+            p_TC = odds_TC / (1 + odds_TC)
+        p = p_TC.tolist()
         assert reduction.exit is not None
         stays = exits.keep(reduction.exit, p, exit_index)
         for token, stay in zip(active, stays, strict=True):

@@ -3,7 +3,7 @@
 import torch
 from torch._dynamo.testing import CompileCounter
 
-from stepseg.profile.macs import network_macs
+from stepseg.macs import network_macs
 from stepseg.runtime.apply import stand_in
 from stepseg.runtime.policy import MOST, CompiledFeatures
 from toys import toy_images, toy_policy

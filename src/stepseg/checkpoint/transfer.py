@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from stepseg.vit.pos_embed import resize_pos_embed
 
-QUERY = "query_Cd"
+BY_CLASS = ("query_Cd", "classify.weight", "classify.bias")
+"""Weights with a row for every class, by the end of their names."""
 POSITIONS = "pos_embed"
 
 
@@ -70,7 +71,7 @@ def take_over(
         own[key] = fitted
         done.taken += 1
     done.unused = [key for key in state if key not in own]
-    if not any(key.endswith(QUERY) for key in own):
+    if not any(key.endswith(BY_CLASS) for key in own):
         done.new_classes = []
     model.load_state_dict(own)
     return done
@@ -86,7 +87,7 @@ def _fitted(
     """The checkpoint's weight in the model's shape; None where it does not fit."""
     if value is None:
         return None
-    if key.endswith(QUERY) and value.shape[1:] == own.shape[1:]:
+    if key.endswith(BY_CLASS) and value.shape[1:] == own.shape[1:]:
         rows = {name: row for row, name in enumerate(classes)}
         both = [name in rows for name in own_classes]
         queries = own.clone()

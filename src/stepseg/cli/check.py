@@ -74,6 +74,11 @@ def check_model(config: ModelConfig, datamodule: SegmentationDataModule) -> None
 
 def _check_frozen(values: Mapping[str, Any]) -> None:
     backbone = values["backbone"]
+    if values["heads"].get("frozen_decoder") and not values["init_from"]:
+        raise ValueError(
+            "heads.frozen_decoder=true keeps the decoder as it is, and nothing brings its weights: "
+            "set init_from"
+        )
     brought = (backbone.get("pretrained"), backbone.get("checkpoint"), values["init_from"])
     if values["task"] == "segmentation" and backbone.get("frozen") and not any(brought):
         raise ValueError(

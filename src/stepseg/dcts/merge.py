@@ -48,6 +48,9 @@ class MergeRule:
     draw of as many of each size and image as the scores, or `top_k`, would take."""
     seed: int = 0
     """Of the draw."""
+    most_tokens: int | None = None
+    """Of an image after merging: where thresholds leave more, all of them move down, by as little
+    as is needed. Sizes that are off stay off."""
 
     def __post_init__(self) -> None:
         check_windows(self.windows)
@@ -69,6 +72,11 @@ class MergeRule:
             raise ValueError(
                 f"edge_weight moves thresholds by up to half its value, hence lies in [-2, 2] and "
                 f"needs thresholds; got {self.edge_weight} with thresholds={self.thresholds}"
+            )
+        if self.most_tokens is not None and (self.thresholds is None or self.by != "policy"):
+            raise ValueError(
+                f"most_tokens={self.most_tokens} moves thresholds of the policy, got "
+                f"thresholds={self.thresholds} and by={self.by!r}"
             )
         if self.resize not in ("bilinear", "area"):
             raise ValueError(f"resize must be 'bilinear' or 'area', got {self.resize!r}")
@@ -121,8 +129,19 @@ class MergeRule:
         counts = tuple(round(count * factor) for count in self.counts)
         return replace(self, top_k=counts, top_k_cells=None)
 
+    @property
+    def active(self) -> tuple[int, ...]:
+        """Windows that thresholds may merge, ascending."""
+        assert self.thresholds is not None
+        return tuple(w for w, t in zip(self.windows, self.thresholds, strict=True) if t < 1)
+
     def decide(
-        self, scores_BYX: Tensor, free_BYX: Tensor, window: int, edges_BYX: Tensor | None = None
+        self,
+        scores_BYX: Tensor,
+        free_BYX: Tensor,
+        window: int,
+        edges_BYX: Tensor | None = None,
+        shift_B: Tensor | None = None,
     ) -> Tensor:
         """Choose among the free windows of one size by their scores.
 
@@ -131,6 +150,7 @@ class MergeRule:
             free_BYX: boolean; windows that no larger superpatch covers.
             window: the size, as a side in cells.
             edges_BYX: edge density in [0, 1], 0.5 at the image's mean; for `edge_weight`.
+            shift_B: by how much at least the thresholds of each image move down; None: not at all.
 
         Returns:
             Boolean, like `free_BYX`: the windows that become superpatches.
@@ -140,11 +160,23 @@ class MergeRule:
             return free_BYX
         index = self.windows.index(window)
         if self.thresholds is not None:
-            threshold: float | Tensor = self.thresholds[index]
-            if edges_BYX is not None and threshold < 1:  # 1 stays off
-                threshold = (threshold + self.edge_weight * (edges_BYX - 0.5)).clamp(0, 1)
-            return (scores_BYX > threshold) & free_BYX
+            chosen = scores_BYX > self._threshold(window, edges_BYX)
+            if shift_B is not None and window in self.active:
+                missing_BYX = self.missing(scores_BYX, window, edges_BYX)
+                chosen = chosen | (missing_BYX <= shift_B[:, None, None])
+            return chosen & free_BYX
         return highest(scores_BYX, free_BYX, self.counts[index])
+
+    def missing(self, scores_BYX: Tensor, window: int, edges_BYX: Tensor | None = None) -> Tensor:
+        """By how much the threshold of each window has to move down for it to merge."""
+        return self._threshold(window, edges_BYX) - scores_BYX
+
+    def _threshold(self, window: int, edges_BYX: Tensor | None) -> float | Tensor:
+        assert self.thresholds is not None
+        threshold = self.thresholds[self.windows.index(window)]
+        if edges_BYX is None or threshold == 1:  # 1 stays off
+            return threshold
+        return (threshold + self.edge_weight * (edges_BYX - 0.5)).clamp(0, 1)
 
 
 def highest(scores_BYX: Tensor, free_BYX: Tensor, counts: int | Tensor) -> Tensor:
@@ -191,16 +223,82 @@ def merge_windows(
     device = next(iter(scores.values())).device
     rule = rule.on_grid(grid)
 
+    shift_B: Tensor | None = None
+
     def decide(window: int, free_BYX: Tensor) -> Tensor:
         if scores[window].shape != free_BYX.shape:
             raise ValueError(
                 f"scores of {window} x {window} windows have shape {tuple(scores[window].shape)}, "
                 f"a {rows} x {columns} grid needs {tuple(free_BYX.shape)}"
             )
-        return rule.decide(scores[window], free_BYX, window, edges[window] if edges else None)
+        return rule.decide(
+            scores[window], free_BYX, window, edges[window] if edges else None, shift_B
+        )
 
+    if rule.most_tokens is not None and rows * columns > rule.most_tokens:
+        if rule.most_tokens < (fewest := fewest_tokens(rule, grid)):
+            raise ValueError(
+                f"most_tokens={rule.most_tokens}: on {rows} x {columns} cells windows "
+                f"{rule.active} leave at least {fewest}"
+            )
+        shift_B = least_shift(scores, rule, grid, edges)
     blank_BYX = torch.ones(batch, rows, columns, dtype=torch.int64, device=device)
     return coarse_to_fine(blank_BYX, rule.windows, decide)
+
+
+def least_shift(
+    scores: Mapping[int, Tensor],
+    rule: MergeRule,
+    grid: tuple[int, int],
+    edges: Mapping[int, Tensor] | None = None,
+) -> Tensor:
+    """The least shift of all thresholds that leaves an image `MergeRule.most_tokens`.
+
+    A window is covered, by itself or by a larger one around it, from the least shift on that one of
+    them needs; each that is covered saves as many tokens as it has parts of the next smaller size,
+    but one. So the tokens that are left are a sum of steps over sorted shifts, in which the answer
+    is looked up: for all images at once, and waiting for nothing.
+
+    Args:
+        scores: as of `merge_windows`, and so all arguments.
+        rule: with a number that it can meet (`fewest_tokens`).
+        grid: ``(Y, X)``.
+        edges: per window side.
+
+    Returns:
+        ``[B]``; may be negative, where the thresholds merge more by themselves.
+
+    """
+    assert rule.most_tokens is not None
+    shifts, saved = [], []
+    above_BYX: Tensor | None = None
+    coarser = 0
+    for finer, side in reversed(list(pairwise((1, *rule.active)))):
+        own_BYX = rule.missing(scores[side], side, edges[side] if edges else None)
+        if above_BYX is not None:
+            ratio = coarser // side
+            around = above_BYX.repeat_interleave(ratio, 1).repeat_interleave(ratio, 2)
+            bottom, right = (
+                a - b for a, b in zip(own_BYX.shape[1:], around.shape[1:], strict=True)
+            )
+            around = F.pad(around, (0, right, 0, bottom), value=float("inf"))
+            own_BYX = torch.minimum(own_BYX, around)
+        above_BYX, coarser = own_BYX, side
+        shifts.append(own_BYX.flatten(1))
+        saved.append(torch.full_like(shifts[-1], (side // finer) ** 2 - 1, dtype=torch.int64))
+    shifts_BN, order_BN = torch.cat(shifts, 1).sort(dim=1)
+    saved_BN = torch.cat(saved, 1).gather(1, order_BN).cumsum(1)
+    enough = grid[0] * grid[1] - rule.most_tokens
+    place_B1 = (saved_BN < enough).sum(1, keepdim=True)
+    return shifts_BN.gather(1, place_B1).squeeze(1)
+
+
+def fewest_tokens(rule: MergeRule, grid: tuple[int, int]) -> int:
+    """Tokens of an image with all windows merged that thresholds may merge."""
+    tokens = grid[0] * grid[1]
+    for finer, side in pairwise((1, *rule.active)):
+        tokens -= (grid[0] // side) * (grid[1] // side) * ((side // finer) ** 2 - 1)
+    return tokens
 
 
 def shuffle_windows(window_BYX: Tensor, windows: Sequence[int], seed: int = 0) -> Tensor:

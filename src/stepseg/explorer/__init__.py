@@ -3,7 +3,7 @@
 `write_explorer` runs the model at a grid of settings and writes one HTML file that needs nothing
 else. `plan` says which runs, `recording` carries them out, `encoding` packs what they gave, `page`
 puts it together with the files of ``static/``, which merge, let tokens leave and count in the
-browser as `stepseg.dcts.merge`, `stepseg.heads.exit` and `stepseg.profile.macs` do here.
+browser as `stepseg.dcts.merge`, `stepseg.heads.exit` and `stepseg.macs` do here.
 """
 
 from stepseg.explorer.page import write_explorer

@@ -82,7 +82,8 @@ def make_plan(
     """
     reduction = reduction or model.reduction
     chosen = reduction.merge is None or reduction.merge.by == "policy"
-    if reduction.inside is not None or reduction.cell is not None or not chosen:
+    bound = reduction.gmacs_per_image is not None
+    if reduction.inside is not None or reduction.cell is not None or bound or not chosen:
         raise ValueError(
             f"the explorer replays thresholds of windows and exits, and knows nothing of "
             f"{reduction.label}: choose reduction=step or another system of these"

@@ -16,10 +16,9 @@ from torch import Tensor
 
 from stepseg.dcts.edges import edge_density
 from stepseg.explorer.plan import Plan
-from stepseg.heads.atm import presence_probability
+from stepseg.macs import count_macs, policy_macs
 from stepseg.model import Reduction, Segmentation, StepSegmenter
 from stepseg.pictures.drawing import Picture
-from stepseg.profile.macs import count_macs, policy_macs
 
 TOP = 3
 """Classes that are kept per token and head."""
@@ -123,9 +122,7 @@ def record(
 def _listen(output: Segmentation) -> Listening:
     confidences, classes, others = [], [], []
     for head in output.heads:
-        presence_1C = presence_probability(head.class_logits_BC2)
-        p_T0C = presence_1C * head.mask_logits_T0C.sigmoid()  # what the exit rule is given
-        confidence_T0, class_T0 = p_T0C.max(1)  # among ties its choice, not that of topk
+        confidence_T0, class_T0, p_T0C = output.confidences(head)  # among ties as the rule chooses
         rest_T0C = p_T0C.scatter(1, class_T0[:, None], -1)
         p_T0K, class_T0K = rest_T0C.topk(min(TOP, p_T0C.shape[1]) - 1)
         confidences.append(_array(confidence_T0, np.float32))

@@ -8,10 +8,12 @@ of one, C classes.
 
 import math
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stepseg.heads.atm import AtmHead
+from stepseg.heads.atm import presence_probability
+from stepseg.heads.linear import ExitHead, LinearHead
 from stepseg.heads.module import AtmLayer
 from stepseg.vit.block import Block
 from stepseg.vit.rotary import Rotation
@@ -40,8 +42,11 @@ def run_block(block: nn.Module, x_BTD: Tensor, rotation: Rotation | None = None)
     return x_BTD + block.ls2(block.mlp(block.norm2(x_BTD)))
 
 
-def run_head(head: AtmHead, x_BTD: Tensor) -> tuple[Tensor, Tensor]:
-    """Mask logits ``[B, T, C]`` and class logits (present, absent) ``[B, C, 2]``."""
+def run_head(head: ExitHead, x_BTD: Tensor) -> tuple[Tensor, Tensor]:
+    """Mask logits ``[B, T, C]`` and P(class present) ``[B, C]``."""
+    if isinstance(head, LinearHead):
+        logits_BTC = head.mask_logits(x_BTD)
+        return logits_BTC, torch.ones_like(logits_BTC[:, 0])
     x_BTd = head.input_norm(head.input_proj(x_BTD))
     keys_and_values = head.cross_kv(x_BTd).chunk(2 * len(head.layers), dim=2)
     query_BCd = head.first_query(1).expand(x_BTD.shape[0], -1, -1)
@@ -53,7 +58,8 @@ def run_head(head: AtmHead, x_BTD: Tensor) -> tuple[Tensor, Tensor]:
         k_BTd, v_BTd = keys_and_values[2 * index : 2 * index + 2]
         query_BCd, q_BCd = _attend_tokens(layer, query_BCd, k_BTd, v_BTd)
     scale = head.num_heads * math.sqrt(head.head_dim // head.num_heads)
-    return k_BTd @ (q_BCd / scale).transpose(1, 2), head.presence(query_BCd)
+    mask_logits_BTC = k_BTd @ (q_BCd / scale).transpose(1, 2)
+    return mask_logits_BTC, presence_probability(head.presence(query_BCd))
 
 
 def _attend_queries(layer: AtmLayer, query_BCd: Tensor) -> Tensor:

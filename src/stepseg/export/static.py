@@ -19,8 +19,9 @@ from stepseg.dcts.merge import MergeRule, merge_windows
 from stepseg.dcts.policy import OraclePolicy
 from stepseg.dcts.targets import pad_to_multiple
 from stepseg.export.dense import run_block, run_head, take_rows
-from stepseg.heads.atm import AtmHead, presence_probability
 from stepseg.heads.exit import BudgetExit
+from stepseg.heads.linear import ExitHead
+from stepseg.heads.temperature import tempered
 from stepseg.model import Reduction, StepSegmenter
 from stepseg.vit.patch_embed import shrink_image
 from stepseg.vit.rotary import Rotation
@@ -218,7 +219,7 @@ class StaticSegmenter(nn.Module):
         prefix = self.backbone.numbers.prefix
         mask_BTC = presence_BTC = token_BT = presence_BC = None
         start = 0
-        stages: list[tuple[int, AtmHead]] = [
+        stages: list[tuple[int, ExitHead]] = [
             (int(block), head)  # type: ignore[misc]
             for block, head in self.exit_heads.items()
         ]
@@ -228,8 +229,7 @@ class StaticSegmenter(nn.Module):
                 x_BTD = run_block(layer, x_BTD, rotation)
             start = block
             seen_BTD = self.backbone.norm(x_BTD[:, prefix:])
-            logits_BTC, class_logits_BC2 = run_head(head, seen_BTD)
-            presence_BC = presence_probability(class_logits_BC2)
+            logits_BTC, presence_BC = run_head(head, seen_BTD)
             mask_BTC = _overwrite(mask_BTC, token_BT, logits_BTC)
             here_BTC = presence_BC[:, None].expand_as(logits_BTC)
             if self.own_presence:
@@ -238,7 +238,8 @@ class StaticSegmenter(nn.Module):
                 continue
             if self._budget(index) == 0:
                 break  # nobody is left to ask a later head
-            stay_BT = least_confident(here_BTC * logits_BTC.sigmoid(), self._budget(index))
+            p_BTC = tempered(here_BTC * logits_BTC.sigmoid(), head.temperature)
+            stay_BT = least_confident(p_BTC, self._budget(index))
             row_BT = torch.cat([_first(prefix, stay_BT), stay_BT + prefix], 1)
             x_BTD = take_rows(x_BTD, row_BT)
             if angles_BT2A is not None:

@@ -17,6 +17,7 @@ from collections.abc import Hashable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from stepseg.budget import within_budget
 from stepseg.dcts.merge import MergeRule, build_layout
 from stepseg.group import Group, alike, base_of, is_control
 from stepseg.model import StepSegmenter
@@ -58,13 +59,18 @@ def segment_all(
     results: dict[Reduction, Segmentation] = {}
     for kind in kinds.values():
         shown_B3HW = model.show(images_B3HW, kind[0].cell)
+        shown = (shown_B3HW.shape[2], shown_B3HW.shape[3])
+        bounded = {reduction: within_budget(model, reduction, shown) for reduction in kind}
         logits: Mapping[int, Tensor] = {}
         if any(reduction.merge and reduction.merge.asks_policy for reduction in kind):
             logits = model.policy_logits(shown_B3HW, labels_BHW)
-        for layout, members in _layouts(model, kind, shown_B3HW, logits):
+        found: dict[Reduction, Segmentation] = {}
+        distinct = list(dict.fromkeys(bounded.values()))
+        for layout, members in _layouts(model, distinct, shown_B3HW, logits):
             merge = members[0].merge
             asked = logits if merge and merge.asks_policy else {}
-            results |= model.walk(shown_B3HW, size, layout, Group(tuple(members)), asked)
+            found |= model.walk(shown_B3HW, size, layout, Group(tuple(members)), asked)
+        results |= {reduction: found[same] for reduction, same in bounded.items()}
     return [results[reduction] for reduction in reductions]
 
 

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from stepseg.files.spreadsheet import csv_text
 from stepseg.files.writing import write_text
-from stepseg.metrics.calibration import errors_by_size
+from stepseg.metrics.calibration import errors_by_exit, errors_by_size
 from stepseg.report.pareto import pareto_front
 from stepseg.telling import show_table
 
@@ -84,6 +84,12 @@ def _cells(key: str, value: Any, row: Row, classes: Sequence[str]) -> dict[str, 
         return {f"IoU_{name}": number for name, number in zip(classes, value, strict=True)}
     if key == "policy_calibration":
         return errors_by_size(value)
+    if key == "exit_calibration":
+        return errors_by_exit(value)
+    if key == "exits":
+        return {
+            f"exit_{e['block']}_{what}": e[what] for e in value for what in e if what != "block"
+        }
     for name, short in LISTS.items():
         if key.startswith(name):
             end = key.removeprefix(name)  # such as _max

@@ -10,19 +10,21 @@ Letters: B images, T packed tokens, C classes (one query each), Q = B * C packed
 of the encoder, d channels of the head.
 """
 
-from typing import cast
+from typing import Self, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stepseg.heads.module import AtmLayer, AtmModule, Meeting, start_weights
+from stepseg.heads.temperature import new_temperature
 from stepseg.ops.attention import varlen_attention
 from stepseg.ops.segment import segment_scores
 from stepseg.packed import PackedTokens, Segments
 
-Answer = tuple[Tensor, Tensor]
-"""Mask logits, float32 ``[T, C]``, and class logits (present, absent), float32 ``[B, C, 2]``."""
+Answer = tuple[Tensor, Tensor | None]
+"""Mask logits, float32 ``[T, C]``, and class logits (present, absent), float32 ``[B, C, 2]``; None
+of a head that says nothing of presence."""
 
 
 class AtmHead(AtmModule):
@@ -36,6 +38,7 @@ class AtmHead(AtmModule):
         num_layers: decoder layers.
         dropout: on attended values and in the feed-forward layers, in training.
         init: what training starts from, one of `stepseg.heads.module.INITS`.
+        calibrated: whether the head has a temperature (`stepseg.heads.temperature`).
 
     """
 
@@ -43,6 +46,8 @@ class AtmHead(AtmModule):
     """Blocks whose output the head reads besides that of its own, counted from 1, ascending."""
     cached_query_Cd: Tensor | None
     """The queries after the first self-attention, which no image enters; at inference only."""
+    temperature: Tensor | None
+    frozen: bool = False
 
     def __init__(
         self,
@@ -54,6 +59,7 @@ class AtmHead(AtmModule):
         num_layers: int = 3,
         dropout: float = 0.1,
         init: str = "segvit",
+        calibrated: bool = False,
     ) -> None:
         super().__init__(
             dim=dim,
@@ -66,10 +72,20 @@ class AtmHead(AtmModule):
         self.query_Cd = nn.Parameter(torch.empty(num_classes, head_dim))
         self.presence = nn.Linear(head_dim, 2)
         self.register_buffer("cached_query_Cd", None, persistent=False)
+        self.register_buffer("temperature", new_temperature() if calibrated else None)
         start_weights(self, init)
         nn.init.normal_(self.query_Cd)
 
-    def forward(self, tokens: PackedTokens) -> Answer:
+    def freeze(self) -> Self:
+        """Learn nothing from now on: always in evaluation mode, and no gradients."""
+        self.frozen = True
+        return self.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode; a frozen head stays in evaluation."""
+        return super().train(mode and not self.frozen)
+
+    def forward(self, tokens: PackedTokens) -> tuple[Tensor, Tensor]:
         """Score tokens against classes."""
         values_TD, segments = tokens.values_TD, tokens.segments
         queries = self._query_segments(segments.num_images, values_TD.device)

@@ -39,6 +39,7 @@ class ReductionSchedule:
             full,
             merge=full.merge if merges else None,
             inside=full.inside if merges else at_rest,
+            gmacs_per_image=full.gmacs_per_image if merges else None,
         )
         if step < self.exit_from * max_steps:
             return replace(started, exit=None, exit_blocks=())

@@ -5,6 +5,7 @@ Thin on purpose: the model is `stepseg.model`, terms of the loss are `stepseg.lo
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,14 @@ from stepseg.dcts.policy import PolicyNetwork
 from stepseg.dcts.targets import HomogeneityRule, pad_to_multiple
 from stepseg.evaluation import Evaluator
 from stepseg.files.writing import write_png
+from stepseg.heads.linear import LinearHead
 from stepseg.lit.callbacks.non_finite import poison
 from stepseg.lit.metrics import is_logging_step, load_sums, sum_over_ranks, write_metrics
 from stepseg.lit.optim import OptimConfig, build_optimizer
 from stepseg.lit.schedule import ReductionSchedule
 from stepseg.losses import (
     LossWeights,
+    distill_loss,
     head_loss,
     head_terms,
     local_count,
@@ -34,10 +37,10 @@ from stepseg.losses import (
     policy_loss,
 )
 from stepseg.merging.scorer import scorer_loss
-from stepseg.metrics.calibration import errors_by_size
+from stepseg.metrics.calibration import errors_by_exit, errors_by_size
 from stepseg.metrics.loss import LossMetric
 from stepseg.metrics.tokens import TokenMetric
-from stepseg.model import Reduction, Segmentation, StepSegmenter
+from stepseg.model import HeadOutput, Reduction, Segmentation, StepSegmenter
 from stepseg.protocol import Protocol
 from stepseg.vit.block import Block
 
@@ -75,6 +78,8 @@ class SegmentationModule(L.LightningModule):
         self.config = config if model else resolved(config)
         self.spec, self.protocol = spec, protocol
         self.optim, self.loss = optim or OptimConfig(), loss or LossWeights()
+        if self.loss.exit_distill is None:
+            self.loss = replace(self.loss, exit_distill=float(config.heads.exit != "atm"))
         self.schedule = schedule or ReductionSchedule()
         self.rule = rule or HomogeneityRule(ignore_index=spec.ignore_index)
         self.model = model or build_segmenter(self.config)
@@ -88,9 +93,9 @@ class SegmentationModule(L.LightningModule):
         windows = self.model.policy.windows if self.model.policy else ()
         inside = self.model.reduction.inside is not None
         self.train_tokens = TokenMetric(stages, windows, inside=inside)
-        heads = map(self._head_name, stages)
-        terms = [f"{head}/{term}" for head in heads for term in head_terms(self.loss)]
-        self.val_losses = LossMetric([*terms, "policy"])
+        self.val_losses = LossMetric(
+            [*(t for block in stages for t in self._terms(block)), "policy"]
+        )
         if compile:
             compile_inner_modules(self.model)
 
@@ -159,25 +164,48 @@ class SegmentationModule(L.LightningModule):
         count = mean_over_ranks if self.training else local_count
         labels = pad_to_multiple(labels_BHW, output.patch_size, ignore)
         terms: dict[str, Tensor] = {}
+        decoder = output.heads[-1]
         for head in output.heads:
+            if head is decoder and self.training and self.model.decoder.frozen:
+                continue  # no gradient: in training its cost would only be noise in the loss
             *earlier, own = output.answers(head)
             said = {f"cascade_{n}": answer for n, answer in enumerate(earlier, start=1)}
             said[self._head_name(head.block)] = own
             for name, (mask_logits, class_logits) in said.items():
                 of_head = head_loss(mask_logits, class_logits, labels, self.loss, ignore, count)
                 terms |= {f"{name}/{term}": value for term, value in of_head.items()}
-        if output.heads[-1].votes:
-            votes = output.heads[-1].votes
+            if head is not decoder and self.loss.exit_distill:
+                terms[f"{self._head_name(head.block)}/distill"] = self._distill(output, head)
+        if decoder.votes:
+            votes = decoder.votes
             said_by = [scorer_loss(vote_BQC, labels, ignore) for vote_BQC in votes]
             terms["scorers"] = torch.stack(said_by).mean()
         policy = self.model.policy
         learns = policy is not None and policy.training
-        # A frozen policy takes no gradient: in training its cost would only be noise in the loss.
+        # A frozen policy takes no gradient either.
         if isinstance(policy, PolicyNetwork) and output.policy_logits and learns == self.training:
             targets = self.rule.windows(labels_BHW, output.patch_size, policy.windows)
             weight, balance = self.loss.policy, self.loss.policy_balance
             terms["policy"] = policy_loss(output.policy_logits, targets, weight, balance, count)
         return terms
+
+    def _distill(self, output: Segmentation, head: HeadOutput) -> Tensor:
+        """What a head says of the tokens that reach the decoder, against what that one says."""
+        decoder, images_T0 = output.heads[-1], output.layout.segments.image_ids()
+        p_TC, teacher_TC = (
+            said.probabilities(said.mask_logits_T0C, images_T0) for said in (head, decoder)
+        )
+        reach_T = output.exit_T0 >= decoder.exits
+        count = mean_over_ranks if self.training else local_count
+        return distill_loss(p_TC, teacher_TC, reach_T, self.loss.exit_distill or 0.0, count)
+
+    def _terms(self, block: int) -> list[str]:
+        """Names of the loss terms of a head."""
+        head = self.model.head(block)
+        terms = head_terms(self.loss, presence=not isinstance(head, LinearHead))
+        if block != self.model.backbone.depth and self.loss.exit_distill:
+            terms = (*terms, "distill")
+        return [f"{self._head_name(block)}/{term}" for term in terms]
 
     def _head_name(self, block: int) -> str:
         return "decoder" if block == self.model.backbone.depth else f"exit_head_{block}"
@@ -204,6 +232,7 @@ def logged_figures(split: str, figures: Mapping[str, Any]) -> dict[str, float]:
     names = ("mIoU", "mAcc", "aAcc", "fwIoU", "boundary_IoU")
     values = {name: figures[name] for name in names}
     values |= errors_by_size(figures.get("policy_calibration") or {})
+    values |= errors_by_exit(figures.get("exit_calibration") or {})
     return {f"{split}/{name}": v for name, v in values.items()} | logged_tokens(split, figures)
 
 

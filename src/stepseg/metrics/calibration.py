@@ -1,7 +1,9 @@
-"""Whether the policy's scores are probabilities: how many windows of score .8 are homogeneous.
+"""Whether scores are probabilities: how many windows of score .8 are homogeneous, and how many
+pixels of tokens of confidence .8 have their class right.
 
-Expected calibration error (Guo et al., arXiv 1706.04599) of the probability that a window is
-homogeneous, per window size. Every window of the rule counts, unannotated ones as the rule has it.
+Expected calibration error (Guo et al., arXiv 1706.04599) per window size of the policy, where every
+window of the rule counts, unannotated ones as the rule has it; and per exit head, over the tokens
+that it sees and that have a label.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,9 +15,12 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from stepseg.dcts.policy import PolicyNetwork
-from stepseg.dcts.targets import HomogeneityRule
+from stepseg.dcts.targets import HomogeneityRule, pad_to_multiple
 from stepseg.protocol import Protocol, resize, resized_size
+from stepseg.segmentation import Segmentation
 
+EPS = 1e-6
+"""Confidences count as so far from 0 and 1, that their logits are finite."""
 BINS = 10
 """A tenth of the scores each; the upper end belongs to the next."""
 
@@ -53,17 +58,60 @@ def judge(
     size = resized_size(height, width, protocol, protocol.scales[0])
     if not logits:
         logits = policy.decide(resize(images_B3HW.float() / 255, size))
-    if size != (height, width):
+    labels_BHW = resize_labels(labels_BHW, size)
+    return dict(logits), rule.windows(labels_BHW, policy.patch_size, policy.windows)
+
+
+def judge_exits(
+    output: Segmentation, labels_BHW: Tensor, ignore_index: int
+) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+    """What exit heads say of the tokens that they see, and what is true.
+
+    Args:
+        output: of whole images.
+        labels_BHW: of these images, in any size.
+        ignore_index: label without annotation.
+
+    Returns:
+        By block, of every token with a label: finite logits of its confidence, and the share of its
+        labelled pixels in which its class is right.
+
+    """
+    side, layout = output.patch_size, output.layout
+    labels = pad_to_multiple(resize_labels(labels_BHW, output.image_size), side, ignore_index)
+
+    def per_token(pixels_BHW: Tensor) -> Tensor:
+        cells = pixels_BHW.unflatten(2, (-1, side)).unflatten(1, (-1, side)).sum((2, 4))
+        zeros = torch.zeros(layout.num_tokens, device=cells.device)
+        return zeros.index_add(0, layout.cell_to_token_BYX.flatten(), cells.flatten().float())
+
+    labelled_BHW = labels != ignore_index
+    labelled_T0 = per_token(labelled_BHW)
+    logits, right = {}, {}
+    for head in output.heads[:-1]:
+        confidence_T0, class_T0, _ = output.confidences(head)
+        class_BYX = layout.unmerge(class_T0[:, None])[..., 0]
+        class_BHW = class_BYX.repeat_interleave(side, 1).repeat_interleave(side, 2)
+        right_T0 = per_token(labelled_BHW & (labels == class_BHW))
+        counts_T0 = (output.exit_T0 >= head.exits) & (labelled_T0 > 0)
+        logits[head.block] = confidence_T0[counts_T0].double().logit(EPS)
+        right[head.block] = (right_T0 / labelled_T0)[counts_T0]
+    return logits, right
+
+
+def resize_labels(labels_BHW: Tensor, size: tuple[int, int]) -> Tensor:
+    """Training ids in another size, of the nearest pixel; int64."""
+    if tuple(labels_BHW.shape[1:]) != size:
         labels = labels_BHW[:, None].double()
         labels_BHW = F.interpolate(labels, size, mode="nearest-exact")[:, 0]
-    return dict(logits), rule.windows(labels_BHW.long(), policy.patch_size, policy.windows)
+    return labels_BHW.long()
 
 
 class CalibrationMetric(Metric):
-    """Scores and truth of windows, summed by window side and score.
+    """Scores and truth of windows, or tokens, summed by window side, or block, and score.
 
     Args:
-        windows: window sides of the policy.
+        windows: window sides of the policy, or blocks with an exit.
 
     """
 
@@ -83,17 +131,21 @@ class CalibrationMetric(Metric):
         """Count windows.
 
         Args:
-            logits: per window side ``[B, Y // s, X // s]``.
-            targets: boolean, alike (`stepseg.dcts.targets`).
+            logits: per window side ``[B, Y // s, X // s]``; some may be missing.
+            targets: boolean, alike (`stepseg.dcts.targets`), or shares of what is true.
 
         """
         for row, window in enumerate(self.windows):
+            if window not in logits:
+                continue
             score_W = logits[window].flatten().double().sigmoid()
             bin_W = (score_W * BINS).long().clamp(max=BINS - 1)
             # No bincount with weights: it adds up in no certain order on a GPU.
             inside_WN = bin_W[:, None] == torch.arange(BINS, device=bin_W.device)
             self.counts[row] += inside_WN.sum(0)
-            self.homogeneous[row] += (inside_WN & targets[window].flatten()[:, None]).sum(0)
+            self.homogeneous[row] += (inside_WN * targets[window].flatten()[:, None].double()).sum(
+                0
+            )
             self.scores[row] += (inside_WN * score_W[:, None]).sum(0)
 
     def compute(self) -> dict[str, dict[str, Any]]:
@@ -124,6 +176,15 @@ def _reliability(
         for count, hit, score in zip(counts, homogeneous, scores, strict=True)
     ]
     return {"ece": gaps / total if total else None, "bins": bins}
+
+
+def errors_by_exit(calibration: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """``ece_exit_8`` and so on, of the exits that saw a token with a label."""
+    return {
+        f"ece_exit_{block}": figures["ece"]
+        for block, figures in calibration.items()
+        if figures["ece"] is not None
+    }
 
 
 def errors_by_size(calibration: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from stepseg.macs import count_macs, part_names
 from stepseg.metrics.joining import GREATEST, LEAST
 from stepseg.model import Segmentation, StepSegmenter
-from stepseg.profile.macs import count_macs, part_names
 
 
 class TokenMetric(Metric):

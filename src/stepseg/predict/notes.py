@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from stepseg.macs import count_macs, total_macs
 from stepseg.model import Segmentation, StepSegmenter
 from stepseg.pictures.token_maps import View
-from stepseg.profile.macs import count_macs, total_macs
 from stepseg.protocol import HW, Protocol, Window, resized_size, sliding_windows
 from stepseg.segmentation import NonFiniteScoresError
 

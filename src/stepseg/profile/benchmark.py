@@ -20,10 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stepseg.macs import count_macs, macs_of_stages, policy_macs, total_macs
 from stepseg.model import Reduction, StepSegmenter
 from stepseg.ops.attention import ragged_backend
 from stepseg.packed import Passed
-from stepseg.profile.macs import count_macs, macs_of_stages, policy_macs, total_macs
+from stepseg.profile.break_even import exit_shares
 from stepseg.profile.peak import matmul_peak
 from stepseg.profile.speed import Timing, speedup, time_interleaved
 from stepseg.profile.tokens import stage_tokens
@@ -70,7 +71,10 @@ def prescribed_cost(model: StepSegmenter, reduction: Reduction, image_size: tupl
     stages = list(zip(blocks, tokens, strict=True))
     cells = grid[0] * grid[1] if inside else None
     parts = {"policy": policy} | macs_of_stages(model, stages, cells, inside)
-    return _cost({part: [macs] for part, macs in parts.items()}, [[number] for number in tokens])
+    counts = [[number] for number in tokens]
+    return _cost({p: [macs] for p, macs in parts.items()}, counts) | _exits(
+        model, reduction, counts
+    )
 
 
 @torch.inference_mode()
@@ -84,7 +88,7 @@ def measured_cost(model: StepSegmenter, reduction: Reduction, batches: Sequence[
             parts.setdefault(part, []).extend(macs)
         for stage, numbers in zip(stages, output.tokens_per_stage, strict=True):
             stage.extend(numbers)
-    return _cost(parts, stages)
+    return _cost(parts, stages) | _exits(model, reduction, stages)
 
 
 def benchmark(
@@ -186,6 +190,14 @@ def _cost(parts: dict[str, list[int]], stages: Sequence[Sequence[int]]) -> Row:
         "gmacs_by_part": {part: fmean(macs) / 1e9 for part, macs in parts.items()},
         "tokens_per_stage": [fmean(numbers) for numbers in stages],
     }
+
+
+def _exits(model: StepSegmenter, reduction: Reduction, stages: Sequence[Sequence[int]]) -> Row:
+    """Whether exits pay, of a reduction that has some."""
+    if not reduction.exit_blocks:
+        return {}
+    means = [fmean(numbers) for numbers in stages]
+    return {"exits": exit_shares(model, reduction.exit_blocks, means)}
 
 
 def _speed(timing: Timing, batch_size: int) -> Row:

@@ -5,7 +5,7 @@ variable-length attention and silently counts it as nothing (14 % of a ViT-L at 
 the handles. It also drops a network whose output is only read by Python; here the policy's scores
 stay connected to the result through the indices made from them, and the test-suite holds that.
 
-fvcore counts what `stepseg.profile.macs` counts and besides four operations per value of a bilinear
+fvcore counts what `stepseg.macs` counts and besides four operations per value of a bilinear
 resize and two per value of a BatchNorm that was not folded.
 """
 

@@ -13,9 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stepseg.heads.atm import AtmHead
-from stepseg.model import Reduction, Segmentation, StepSegmenter
-from stepseg.profile.macs import (
+from stepseg.macs import (
     block_macs,
     block_norms,
     count_macs,
@@ -24,6 +22,7 @@ from stepseg.profile.macs import (
     head_norms,
     norm_before,
 )
+from stepseg.model import Reduction, Segmentation, StepSegmenter
 
 Part = dict[str, Any]
 
@@ -157,8 +156,7 @@ def _costs(model: StepSegmenter, output: Segmentation) -> dict[str, Part]:
         stage: Part = {"gmacs": in_block, "tokens": sum(tokens) / len(tokens)}
         costs |= {f"block_{index}": stage for index in range(start + 1, head.block + 1)}
         is_decoder = head is output.heads[-1]
-        module = model.decoder if is_decoder else model.exit_heads[str(head.block)]
-        assert isinstance(module, AtmHead)
+        module = model.head(head.block)
         in_head = _mean(
             [
                 final_norms(vit, module, t) + head_macs(module, t, vit.dim) + head_norms(module, t)

@@ -129,6 +129,11 @@ def _is_its_own(reduction: Reduction) -> bool:
         ValueError: exits besides, which nothing prescribes.
 
     """
+    if reduction.gmacs_per_image is not None:
+        raise ValueError(
+            f"a budget decides by the policy's scores how much {reduction.label} merges: measure "
+            f"it with trained weights (ckpt_path=..., tokens=measured)"
+        )
     uniform = reduction.merge is not None and reduction.merge.by == "uniform"
     own = reduction.inside is not None or reduction.cell is not None or uniform
     if own and reduction.exit is not None:

@@ -15,7 +15,7 @@ PLACES |= {"logger", "callbacks", "compare", "ckpt_path", "monitor", "best_by", 
 """Keys of a training's configuration that say where and how it ran, not what was trained."""
 
 
-PARTS = ("merge", "exit", "inside", "input")
+PARTS = ("merge", "exit", "inside", "input", "budget")
 """Of a reduction."""
 
 
@@ -30,7 +30,7 @@ def reduction_of_entry(entry: Mapping[str, Any], run: Run) -> dict[str, Any]:
         if entry.get("name") in ("dense", "CTS", "dCTS") and reduction["exit"]:
             reduction["exit"] = None
         if entry.get("name") == "dense":
-            reduction |= {"merge": None, "inside": None, "input": None}
+            reduction |= dict.fromkeys(("merge", "inside", "input", "budget"))
     for part, key, source in (
         ("merge", "windows", "merge_windows"),
         ("merge", "thresholds", "merge_thresholds"),
@@ -40,6 +40,7 @@ def reduction_of_entry(entry: Mapping[str, Any], run: Run) -> dict[str, Any]:
         ("inside", "r", "inside_r"),
         ("inside", "threshold", "inside_threshold"),
         ("input", "cell", "cell"),
+        ("budget", "gmacs_per_image", "budget"),
         ("exit", "blocks", "exit_blocks"),
         ("exit", "threshold", "exit_threshold"),
         ("exit", "rule", "exit_rule"),
@@ -83,6 +84,7 @@ def reduction_fields(reduction: Mapping[str, Any]) -> dict[str, Any]:
         "inside_r": inside.get("r"),
         "inside_threshold": inside.get("threshold"),
         "cell": mapping(reduction.get("input")).get("cell"),
+        "budget": mapping(reduction.get("budget")).get("gmacs_per_image"),
         "merge_windows": merge.get("windows"),
         "merge_thresholds": merge.get("thresholds"),
         "top_k": merge.get("top_k"),

@@ -227,6 +227,9 @@ def _figures(entry: Mapping[str, Any], tokens: Tokens) -> dict[str, float]:
     for side, calibration in mapping(entry.get("policy_calibration")).items():
         if (error := number(mapping(calibration), "ece")) is not None:
             figures[f"ece_{side}x{side}"] = error
+    for block, calibration in mapping(entry.get("exit_calibration")).items():
+        if (error := number(mapping(calibration), "ece")) is not None:
+            figures[f"ece_exit_{block}"] = error
     return figures
 
 

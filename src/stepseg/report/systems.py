@@ -60,6 +60,9 @@ def system_of(reduction: Mapping[str, Any], *, prescribed: bool = False) -> Syst
     inside, cell = mapping(reduction.get("inside")), mapping(reduction.get("input")).get("cell")
     amounts = [f"{key}={inside[key]:g}" for key in ("r", "threshold") if _is_number(inside, key)]
     amounts += [f"{cell} px"] if isinstance(cell, int) else []
+    bound = mapping(reduction.get("budget"))
+    if _is_number(bound, "gmacs_per_image"):
+        amounts.append(f"at most {bound['gmacs_per_image']:g} GMACs")
     if inside.get("rule") in INSIDE:
         kind = INSIDE[str(inside["rule"])]
     elif merge and merge.get("by") in ("uniform", "random"):

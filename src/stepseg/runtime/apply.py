@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from stepseg.dcts.policy import PolicyNetwork
+from stepseg.heads.linear import LinearHead
 from stepseg.model import StepSegmenter
 from stepseg.runtime.choice import RUNTIMES
 
@@ -49,7 +50,7 @@ def _seams(model: StepSegmenter) -> list[tuple[nn.Module, str]]:
     """Where a runtime may stand in: modules and their methods."""
     heads = [model.head(block) for block in (*model.exit_head_blocks, model.backbone.depth)]
     seams: list[tuple[nn.Module, str]] = [(model.backbone, "run_blocks")]
-    seams += [(head, "answer") for head in heads]
+    seams += [(h, "mask_logits" if isinstance(h, LinearHead) else "answer") for h in heads]
     if isinstance(model.policy, PolicyNetwork):
         seams.append((model.policy, "last_features"))
     return seams
@@ -57,12 +58,16 @@ def _seams(model: StepSegmenter) -> list[tuple[nn.Module, str]]:
 
 def _compiled() -> dict[str, Callable[[Any], Callable[..., Any]]]:
     """What stands in for a method, made from its module."""
-    from stepseg.runtime.heads import CompiledHead  # these bring the compiler: long imports
+    from stepseg.runtime.heads import (
+        CompiledHead,
+        CompiledLinearHead,
+    )  # these bring the compiler: long imports
     from stepseg.runtime.policy import CompiledFeatures
     from stepseg.runtime.stages import CompiledStages
 
     return {
         "run_blocks": CompiledStages,
         "answer": CompiledHead,
+        "mask_logits": CompiledLinearHead,
         "last_features": CompiledFeatures,
     }

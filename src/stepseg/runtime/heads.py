@@ -1,4 +1,4 @@
-"""An ATM head as one compiled graph (`stepseg.runtime.graph`).
+"""A head as one compiled graph (`stepseg.runtime.graph`).
 
 Letters: T packed tokens, C classes, Q packed queries, D channels of the encoder, d channels of the
 head, N attention heads, K channels of one.
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from stepseg.heads.atm import AtmHead
+from stepseg.heads.linear import LinearHead
 from stepseg.heads.module import Meeting
 from stepseg.packed import Segments
 from stepseg.runtime.graph import Backend, Compiled, as_tensors, attend, compare
@@ -63,3 +64,22 @@ class CompiledHead(Compiled):
             return head.score(x_TD, query_Qd, meeting)
 
         return score
+
+
+class CompiledLinearHead(Compiled):
+    """Stands in for `LinearHead.mask_logits`; arguments as of `CompiledHead`."""
+
+    def __init__(self, head: LinearHead, backend: Backend = "inductor") -> None:
+        super().__init__(backend)
+        self.head = head
+
+    def __call__(self, x_TD: Tensor) -> Tensor:
+        """As the method."""
+        if torch.is_grad_enabled() or len(x_TD) < 2:
+            return LinearHead.mask_logits(self.head, x_TD)
+        return self.graph()(x_TD)
+
+    def function(self, key: None) -> Callable[..., Tensor]:
+        """The method, bound to the head."""
+        head = self.head
+        return lambda x_TD: LinearHead.mask_logits(head, x_TD)

@@ -19,9 +19,9 @@ from stepseg.checkpoint import Checkpoint
 from stepseg.data.speed import measure_loader
 from stepseg.lit.datamodule import SegmentationDataModule
 from stepseg.lit.segmentation_module import SegmentationModule
+from stepseg.macs import count_macs, total_macs
 from stepseg.model import Reduction
 from stepseg.model_config import ModelConfig
-from stepseg.profile.macs import count_macs, total_macs
 from stepseg.profile.speed import speedup, time_interleaved
 from stepseg.reduction import label_of
 

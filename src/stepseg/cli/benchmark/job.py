@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
+from stepseg.budget import within_budget
 from stepseg.build import build_segmenter
 from stepseg.checkpoint import Checkpoint, check_data
 from stepseg.cli.benchmark.data import measure_data, table_of_data
@@ -31,6 +32,7 @@ from stepseg.profile.benchmark import (
     measured_cost,
     prescribed_cost,
 )
+from stepseg.profile.break_even import unpaid
 from stepseg.profile.charts import plot_parts, plot_rows, table_of_parts, table_of_rows, write_csv
 from stepseg.profile.images import load_images
 from stepseg.profile.parts import profile_parts
@@ -53,7 +55,7 @@ def run(cfg: DictConfig) -> None:
             check_data(checkpoint, datamodule.num_classes, datamodule.spec.name)
         built = {name: system.build() for name, system in chosen.items()}
         reductions = with_tokens(built, options, config.backbone.patch_size)
-        _check(config, reductions, values["parts"])
+        _check(config, reductions, options, values["parts"])
         if not values["speed"] and options.tokens != "measured":
             result.update({"device": None, "dtype": values["dtype"]})
             _publish(_count(config, reductions, options), values, result)
@@ -82,12 +84,18 @@ def run(cfg: DictConfig) -> None:
             result.update({"parts": _parts(model, reductions, images, options)})
 
 
-def _check(config: ModelConfig, reductions: Mapping[str, Reduction], parts: bool) -> None:
+def _check(
+    config: ModelConfig, reductions: Mapping[str, Reduction], options: Options, parts: bool
+) -> None:
     """Refuse what this model cannot carry out, before any weight is made."""
     with torch.device("meta"):
         model = build_segmenter(config, load_weights=False)
     for reduction in reductions.values():
         model.check(reduction)
+        cell = reduction.cell or model.patch_size
+        rows, columns = (-(-side // cell) * model.patch_size for side in options.image_size)
+        size = options.image_size if reduction.cell is None else (rows, columns)
+        within_budget(model, reduction, size)
     inside = [r.label for r in reductions.values() if r.inside is not None]
     if parts and inside:
         raise ValueError(
@@ -208,6 +216,9 @@ def _publish(rows: list[Row], values: Mapping[str, Any], result: Result) -> None
     """The rows in `result.json`, as a table, as files, and to the loggers, if there are any."""
     result.update({"rows": rows})
     show_table(table_of_rows(rows))
+    for name, line in {row["name"]: unpaid(row.get("exits", ())) for row in rows}.items():
+        if line:
+            tell(f"{name}: {line}")
     write_csv(rows, output_dir() / "benchmark.csv")
     plot_rows(rows, output_dir() / "benchmark.png")
     tell(f"result.json, benchmark.csv and benchmark.png are in {output_dir()}")

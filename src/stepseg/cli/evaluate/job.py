@@ -39,8 +39,10 @@ from stepseg.lit.datamodule import SegmentationDataModule
 from stepseg.lit.segmentation_module import SegmentationModule
 from stepseg.lit.tracking.final import log_final
 from stepseg.model import StepSegmenter
+from stepseg.profile.break_even import unpaid
 from stepseg.runtime.apply import apply_runtime
 from stepseg.runtime.choice import check_runtime, choose_runtime
+from stepseg.telling import tell
 
 
 def evaluate(cfg: DictConfig) -> float | None:
@@ -172,6 +174,9 @@ def _show(rows: Sequence[Mapping[str, Any]], points: Sequence[Point], title: str
         print_grid(rows, axes if told_apart else [{"system": p.label} for p in points], title)
     else:
         print_comparison({points[0].label: rows[0]}, title)
+    for row in rows:
+        if line := unpaid(row.get("exits", ())):
+            tell(f"{row['name']}: {line}")
 
 
 def _points(values: Mapping[str, Any], checkpoint: Checkpoint, model: StepSegmenter) -> list[Point]:

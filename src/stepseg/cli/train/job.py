@@ -34,7 +34,7 @@ from stepseg.dcts.policy import PolicyNetwork
 from stepseg.dcts.targets import HomogeneityRule
 from stepseg.files.confusion import write_confusion
 from stepseg.lit.callbacks.broken import BrokenImages
-from stepseg.lit.callbacks.correction import CorrectPolicy
+from stepseg.lit.callbacks.calibrate import Calibrate
 from stepseg.lit.callbacks.non_finite import SkipNonFinite
 from stepseg.lit.callbacks.opening import Opening
 from stepseg.lit.callbacks.progress import progress
@@ -115,7 +115,10 @@ def _make_trainer(
             *make_all("callbacks", values["callbacks"]),
             progress(values["trainer"]["log_every_n_steps"]),
             BatchRandomness(values["seed"]),
-            CorrectPolicy(config.policy.calibration_images if config.policy else 0),
+            Calibrate(
+                config.policy.calibration_images if config.policy else 0,
+                config.heads.temperature_images,
+            ),
             RunRecord(result.values["config"]),
             Opening(output_dir()),
             BrokenImages(),

@@ -10,6 +10,9 @@ from stepseg.lit.policy_module import PolicyModule
 from stepseg.lit.segmentation_module import SegmentationModule
 from stepseg.model_config import ModelConfig
 
+PARTS = ("backbone", "policy", "decoder", "exit_heads", "scorers")
+"""Of a model, by the start of their weights' names."""
+
 
 def read_start(values: Mapping[str, Any]) -> Checkpoint | None:
     """The checkpoint of `init_from`; None: random or timm's weights.
@@ -26,7 +29,12 @@ def read_start(values: Mapping[str, Any]) -> Checkpoint | None:
                 f"init_from={values['init_from']!r} and backbone.{key}="
                 f"{values['backbone'][key]!r} both bring a backbone: drop one"
             )
-    return read_checkpoint(values["init_from"])
+    start = read_checkpoint(values["init_from"])
+    left_out = values["init_without"]
+    if unknown := set(left_out) - set(PARTS):
+        raise ValueError(f"init_without={sorted(unknown)}: parts of a model are {', '.join(PARTS)}")
+    state = {k: v for k, v in start.state.items() if k.partition(".")[0] not in left_out}
+    return replace(start, state=state)
 
 
 def normalised_alike(config: ModelConfig, start: Checkpoint) -> ModelConfig:

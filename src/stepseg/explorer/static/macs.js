@@ -1,4 +1,4 @@
-// Multiply-accumulates from token counts, as stepseg.profile.macs counts them. All numbers are
+// Multiply-accumulates from token counts, as stepseg.macs counts them. All numbers are
 // whole and below 2^53, hence exact.
 
 /** By part. stages: [{head: index into costs.heads, tokens}], the decoder last. */
@@ -13,23 +13,13 @@ function countMacs(costs, stages, policyMacs) {
     const isDecoder = index === costs.heads.length - 1;
     parts[`blocks_${start + 1}-${head.block}`] =
       blocks * (rows * costs.linear + 2 * rows ** 2 * dim);
-    parts[isDecoder ? "decoder" : `exit_head_${head.block}`] = headMacs(head, tokens, dim);
+    parts[isDecoder ? "decoder" : `exit_head_${head.block}`] = head.macs + tokens * head.macsPerToken;
     norms += norm * rows * blocks * costs.normed;
-    norms += costs.finalNorm * norm * head.modules * tokens * dim;
-    norms += head.modules * norm * (tokens + 3 * head.layers * head.classes) * head.dim;
+    norms += head.norms + tokens * head.normsPerToken;
     start = head.block;
   }
   parts.norms = norms;
   return parts;
-}
-
-function headMacs({dim: d, classes: c, layers, modules}, tokens, dim) {
-  const selfAttention = 4 * c * d * d + 2 * c * c * d;
-  const crossAttention = 2 * c * d * d + 2 * tokens * d * d + 2 * c * tokens * d;
-  const feedForward = 8 * c * d * d;
-  const perModule = tokens * dim * d + tokens * c * d
-    + layers * (selfAttention + crossAttention + feedForward);
-  return modules * perModule + 2 * c * d;
 }
 
 function sum(parts) {

@@ -16,6 +16,7 @@ Letters: T tokens of one image, D channels of the encoder, d channels of a head,
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 import torch
@@ -23,9 +24,9 @@ from torch import nn
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
-from stepseg.heads.atm import AtmHead
-from stepseg.model import Segmentation, StepSegmenter
+from stepseg.heads.linear import ExitHead, LinearHead
 from stepseg.packed import Passed
+from stepseg.segmentation import Segmentation
 from stepseg.vit.architecture import Architecture
 from stepseg.vit.staged import StagedViT
 
@@ -35,7 +36,18 @@ NORM_OPERATIONS = 5
 _policy_macs: WeakKeyDictionary[nn.Module, dict[tuple[int, int], int]] = WeakKeyDictionary()
 
 
-def count_macs(model: StepSegmenter, output: Segmentation) -> dict[str, list[int]]:
+class Parts(Protocol):
+    """What is counted of a segmenter (`stepseg.model.StepSegmenter`)."""
+
+    backbone: StagedViT
+    policy: Any
+
+    def head(self, block: int) -> ExitHead:
+        """The head that reads the output of a block."""
+        ...
+
+
+def count_macs(model: Parts, output: Segmentation) -> dict[str, list[int]]:
     """Multiply-accumulates of every image of a batch, by part.
 
     Returns:
@@ -67,16 +79,17 @@ def total_macs(parts: dict[str, list[int]]) -> list[int]:
     return [sum(numbers) for numbers in zip(*parts.values(), strict=True)]
 
 
-def shown_size(model: StepSegmenter, output: Segmentation) -> tuple[int, int]:
+def shown_size(model: Parts, output: Segmentation) -> tuple[int, int]:
     """Height and width of the images as the policy saw them."""
-    if output.patch_size == model.patch_size:
+    side = model.backbone.patch_size
+    if output.patch_size == side:
         return output.image_size
     rows, columns = output.layout.grid
-    return rows * model.patch_size, columns * model.patch_size
+    return rows * side, columns * side
 
 
 def macs_of_stages(
-    model: StepSegmenter,
+    model: Parts,
     stages: Sequence[tuple[int, int]],
     cells: int | None = None,
     inside: Mapping[int, Passed] | None = None,
@@ -100,8 +113,7 @@ def macs_of_stages(
         same = Passed(block, (tokens,), (tokens,), (0,))
         blocks = [inside[i] if inside else same for i in range(start + 1, block + 1)]
         is_decoder = block == vit.depth
-        head = model.decoder if is_decoder else model.exit_heads[str(block)]
-        assert isinstance(head, AtmHead)
+        head = model.head(block)
         parts[f"blocks_{start + 1}-{block}"] = sum(
             block_macs(vit, b.before[0], b.after[0], b.extra_channels) for b in blocks
         )
@@ -177,13 +189,15 @@ def norm_before(vit: StagedViT, tokens: int) -> int:
     return NORM_OPERATIONS * numbers.norm_pre * (tokens + numbers.prefix) * numbers.dim
 
 
-def final_norms(vit: StagedViT, head: AtmHead, tokens: int) -> int:
+def final_norms(vit: StagedViT, head: ExitHead, tokens: int) -> int:
     """Operations of the final LayerNorm on all that a head reads, if there is one."""
     return NORM_OPERATIONS * vit.numbers.final_norm * _modules(head) * tokens * vit.dim
 
 
-def head_macs(head: AtmHead, tokens: int, dim: int) -> int:
+def head_macs(head: ExitHead, tokens: int, dim: int) -> int:
     """Products of one head on `tokens` tokens; the modules of a cascade cost alike."""
+    if isinstance(head, LinearHead):
+        return tokens * dim * head.num_classes
     d, c = head.head_dim, head.num_classes
     self_attention = 4 * c * d * d + 2 * c * c * d
     cross_attention = 2 * c * d * d + 2 * tokens * d * d + 2 * c * tokens * d
@@ -192,13 +206,15 @@ def head_macs(head: AtmHead, tokens: int, dim: int) -> int:
     return _modules(head) * (tokens * dim * d + layers + tokens * c * d) + 2 * c * d
 
 
-def head_norms(head: AtmHead, tokens: int) -> int:
+def head_norms(head: ExitHead, tokens: int) -> int:
     """Operations of the LayerNorms of a head: one over tokens, three over queries per layer."""
+    if isinstance(head, LinearHead):
+        return NORM_OPERATIONS * tokens * head.dim
     per_query = 3 * len(head.layers) * head.num_classes
     return _modules(head) * NORM_OPERATIONS * (tokens + per_query) * head.head_dim
 
 
-def _modules(head: AtmHead) -> int:
+def _modules(head: ExitHead) -> int:
     return 1 + len(head.earlier_blocks)
 
 
