@@ -15,6 +15,7 @@ CLASSES = {
     "camvid": 11,
     "cityscapes": 19,
     "cocostuff10k": 171,
+    "drives": 11,
     "synthetic": 8,
 }
 

@@ -7,22 +7,43 @@ import pytest
 from PIL import Image
 
 from stepseg.data.dataset import SegmentationDataset
+from stepseg.data.scenes.drive import draw_drive
 from stepseg.data.scenes.street import draw_scene
 from stepseg.data.specs import get_spec
-from stepseg.data.synthetic import SceneParameters, draw_scenes, ensure_scenes, scene_root
+from stepseg.data.synthetic import KINDS, SceneParameters, draw_scenes, ensure_scenes, scene_root
 
 SMALL = SceneParameters(image_size=(64, 96), train_images=3, val_images=2)
 
 
-def test_a_scene_is_a_function_of_its_seed():
-    image, label = draw_scene(128, 160, (0, 1, 2))
-    again, label_again = draw_scene(128, 160, (0, 1, 2))
+@pytest.mark.parametrize("draw", [draw_scene, draw_drive])
+def test_a_scene_is_a_function_of_its_seed(draw):
+    image, label = draw(128, 160, (0, 1, 2))
+    again, label_again = draw(128, 160, (0, 1, 2))
     assert np.array_equal(image, again)
     assert np.array_equal(label, label_again)
-    assert not np.array_equal(image, draw_scene(128, 160, (0, 1, 3))[0])
+    assert not np.array_equal(image, draw(128, 160, (0, 1, 3))[0])
     assert image.shape == (128, 160, 3)
     assert label.shape == (128, 160)
     assert image.dtype == label.dtype == np.uint8
+
+
+def test_a_drive_has_all_classes_of_camvid_where_they_belong():
+    labels = np.stack([draw_drive(72, 96, (0, 0, i))[1] for i in range(40)])
+    names = get_spec("drives").classes
+    assert names == get_spec("camvid").classes
+    share = np.bincount(labels.ravel(), minlength=12)[:11] / labels.size
+    assert share.min() > 0.001, dict(zip(names, share, strict=True))
+    top, bottom = labels[:, :30], labels[:, -20:]
+    of_sky, of_road = names.index("sky"), names.index("road")
+    assert (top == of_sky).mean() > 0.3 > 0.01 > (bottom == of_sky).mean()
+    assert (bottom == of_road).mean() > 0.6 > 0.01 > (top == of_road).mean()
+
+
+def test_kinds_of_scenes_have_folders_of_their_own_and_old_caches_are_found():
+    assert SceneParameters(kind="drives").digest() != SceneParameters().digest()
+    assert SceneParameters().digest() == "34b99b896250"  # of caches that hold one kind
+    with pytest.raises(ValueError, match="synthetic or drives, not 'sea'"):
+        SceneParameters(kind="sea")
 
 
 def oracle_tokens(label, patch=16):
@@ -104,7 +125,7 @@ def test_other_parameters_use_another_folder(other):
 
 def test_a_new_generator_version_uses_another_folder(monkeypatch):
     before = SMALL.digest()
-    monkeypatch.setattr("stepseg.data.synthetic.GENERATOR_VERSION", 10**6)
+    monkeypatch.setitem(KINDS, "synthetic", (10**6, draw_scene))
     assert SMALL.digest() != before
 
 

@@ -204,7 +204,7 @@ def _limits(checkpoint: Checkpoint) -> str:
         "pixel, also where none is right.",
         "What it says about images unlike its training images has not been measured.",
     ]
-    if data["name"] == "synthetic":
+    if data["name"] in ("synthetic", "drives"):
         lines.append("It has seen generated scenes only and is of no use on photographs.")
     if about.get("images"):
         lines.append(

@@ -17,6 +17,9 @@ from stepseg import __version__
 from stepseg.data.prepare import RECIPES, Options, prepare
 from stepseg.data.specs import available, get_spec
 
+GENERATED = {"synthetic": (512, 512), "drives": (360, 480)}
+"""Scenes that are drawn, and their usual size."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status: 0 fine, 1 faults found, 2 wrong usage."""
@@ -40,11 +43,11 @@ def _parser() -> argparse.ArgumentParser:
     prepared = commands.add_parser(
         "prepare", help="download, unpack, convert and verify a data set; safe to run again"
     )
-    prepared.add_argument("name", choices=sorted({*RECIPES, "synthetic"}))
+    prepared.add_argument("name", choices=sorted({*RECIPES, *GENERATED}))
     prepared.add_argument("root", type=Path, help="folder of the data set")
     prepared.add_argument("--archives", type=Path, help="folder of the archives (ROOT/archives)")
     prepared.add_argument("--url", help="other address of the archive, e.g. a mirror")
-    prepared.add_argument("--image-size", type=int, nargs=2, metavar=("H", "W"), default=(512, 512))
+    prepared.add_argument("--image-size", type=int, nargs=2, metavar=("H", "W"))
     prepared.add_argument("--processes", type=int, default=processes)
     prepared.set_defaults(run=_prepare)
 
@@ -62,13 +65,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _prepare(options: argparse.Namespace) -> int:
-    if options.name == "synthetic":
+    if options.name in GENERATED:
         from stepseg.data.synthetic import SceneParameters, ensure_scenes
 
-        parameters = SceneParameters(image_size=tuple(options.image_size))
+        size = options.image_size or GENERATED[options.name]
+        parameters = SceneParameters(tuple(size), kind=options.name)
         folder = ensure_scenes(options.root, parameters, options.processes)
         print(f"{folder} is complete: {_listed(parameters.counts)}")
-        print(f"train on it with data=synthetic data.root={options.root}")
+        print(f"train on it with data={options.name} data.root={options.root}")
         return 0
     settings = Options(
         archives=options.archives or options.root / "archives",

@@ -1,8 +1,8 @@
 """Generated street scenes as a data set on disk: made once, kept in a cache, never half written.
 
 The folder's name contains a hash of the parameters and of the generator's version, so a change of
-either makes new scenes instead of mixing two kinds. Classes: `sets/synthetic.py`; drawing:
-`scenes/`.
+either makes new scenes instead of mixing two kinds. Two kinds: `synthetic` has classes of its own
+(`sets/synthetic.py`), `drives` those of CamVid; drawing: `scenes/`.
 """
 
 from __future__ import annotations
@@ -17,10 +17,16 @@ from functools import partial
 from pathlib import Path
 
 from stepseg.data.parallel import map_items
-from stepseg.data.scenes.street import GENERATOR_VERSION, draw_scene
+from stepseg.data.scenes import drive, street
 from stepseg.files.writing import write_json, write_png
 
 _PARAMETERS_FILE = "parameters.json"
+
+KINDS = {
+    "synthetic": (street.GENERATOR_VERSION, street.draw_scene),
+    "drives": (drive.GENERATOR_VERSION, drive.draw_drive),
+}
+"""By name of the data set: version and painter."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +38,11 @@ class SceneParameters:
     train_images: int = 400
     val_images: int = 60
     seed: int = 0
+    kind: str = "synthetic"
 
     def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"scenes are {' or '.join(KINDS)}, not {self.kind!r}")
         height, width = (int(edge) for edge in self.image_size)  # YAML brings lists
         object.__setattr__(self, "image_size", (height, width))
         if min(height, width) < 64:
@@ -100,7 +109,9 @@ def draw_scenes(target: Path, parameters: SceneParameters, processes: int | None
 
 def _described(parameters: SceneParameters) -> dict[str, object]:
     values = asdict(parameters) | {"image_size": list(parameters.image_size)}
-    return {"generator_version": GENERATOR_VERSION, **values}
+    kind = values.pop("kind")
+    named = {} if kind == "synthetic" else {"kind": kind}  # older caches know one kind
+    return {"generator_version": KINDS[kind][0], **values, **named}
 
 
 def _holds(target: Path, parameters: SceneParameters) -> bool:
@@ -120,7 +131,8 @@ def _draw_all(folder: Path, parameters: SceneParameters, processes: int) -> None
 def _draw_one(folder: Path, parameters: SceneParameters, job: tuple[str, int]) -> None:
     split, index = job
     stream = list(parameters.counts).index(split)
-    image, label = draw_scene(*parameters.image_size, seed=(parameters.seed, stream, index))
+    draw = KINDS[parameters.kind][1]
+    image, label = draw(*parameters.image_size, seed=(parameters.seed, stream, index))
     name = f"{index:05d}.png"
     write_png(folder / "images" / split / name, image)
     write_png(folder / "annotations" / split / name, label)

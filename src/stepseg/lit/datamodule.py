@@ -25,7 +25,7 @@ from stepseg.data.dataset import (
 from stepseg.data.loader import TrainLoader
 from stepseg.data.sampler import EvaluationSampler, InfiniteBatchSampler, SampleKey
 from stepseg.data.specs import DatasetSpec, get_spec
-from stepseg.data.synthetic import SceneParameters, ensure_scenes, scene_root
+from stepseg.data.synthetic import KINDS, SceneParameters, ensure_scenes, scene_root
 from stepseg.data.transforms import Augmentation, TrainTransform
 from stepseg.plain_types import from_values
 from stepseg.protocol import Protocol
@@ -36,7 +36,7 @@ class SegmentationDataModule(L.LightningDataModule):
 
     Args:
         name: data set, see `stepseg.data.specs.available()`.
-        root: its folder; for "synthetic" the folder of the scene cache.
+        root: its folder; of generated scenes that of their cache.
         crop_size: (height, width) of training samples.
         batch_size: training samples per rank and step.
         val_batch_size: evaluation samples per step; above 1 needs images of one size.
@@ -44,7 +44,7 @@ class SegmentationDataModule(L.LightningDataModule):
         seed: of order and augmentation.
         augmentation: settings of the training augmentation.
         evaluation: the evaluation protocol, published as `protocol`.
-        image_size: (height, width) of the generated scenes; "synthetic" only, as the next two.
+        image_size: (height, width) of generated scenes; for these only, as the next two.
         train_images: number of generated training scenes.
         val_images: number of generated validation scenes.
         train_split: split that training uses.
@@ -201,8 +201,8 @@ class SegmentationDataModule(L.LightningDataModule):
 def _scene_parameters(name: str, given: Mapping[str, Any]) -> SceneParameters | None:
     """Parameters of the generated scenes, None for other data sets."""
     chosen = {key: value for key, value in given.items() if value is not None}
-    if name == "synthetic":
-        return from_values(SceneParameters, chosen, "data")
+    if name in KINDS:
+        return from_values(SceneParameters, {**chosen, "kind": name}, "data")
     if chosen:
         raise ValueError(
             f"{sorted(chosen)} describe generated scenes; remove them for data {name!r}"

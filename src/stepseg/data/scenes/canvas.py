@@ -44,19 +44,37 @@ class Canvas:
         self, shape: Shape, class_id: int, colour: FloatArray, shade: FloatArray | None = None
     ) -> None:
         """Fill `shape` with `colour` plus `shade`, a [H, W] map of brightness offsets in levels."""
-        drawing = Image.new("1", (self.width, self.height))
-        shape(ImageDraw.Draw(drawing))
-        box = drawing.getbbox()
-        if box is None:
+        found = self._inside(shape)
+        if found is None:
             return
-        left, top, right, bottom = box
-        inside = np.asarray(drawing.crop(box), dtype=bool)
-        area = np.s_[top:bottom, left:right]
+        area, inside = found
         paint = np.broadcast_to(colour, (*inside.shape, 3))
         if shade is not None:
             paint = paint + shade[area][..., None]
         np.copyto(self.pixels[area], paint, where=inside[..., None])
         np.copyto(self.label[area], np.uint8(class_id), where=inside)
+
+    def name(self, shape: Shape, class_id: int) -> None:
+        """Label what lies in `shape`, as it looks."""
+        if found := self._inside(shape):
+            np.copyto(self.label[found[0]], np.uint8(class_id), where=found[1])
+
+    def tint(self, shape: Shape, colour: FloatArray | float, share: float) -> None:
+        """Mix a colour into what lies in `shape`: a shadow, glass, mist."""
+        if found := self._inside(shape):
+            area, inside = found
+            mixed = self.pixels[area] * (1 - share) + np.asarray(colour, np.float32) * share
+            np.copyto(self.pixels[area], mixed, where=inside[..., None])
+
+    def _inside(self, shape: Shape) -> tuple[tuple[slice, slice], NDArray[np.bool_]] | None:
+        """The box around a shape and what of it lies inside; None where nothing does."""
+        drawing = Image.new("1", (self.width, self.height))
+        shape(ImageDraw.Draw(drawing))
+        box = drawing.getbbox()
+        if box is None:
+            return None
+        left, top, right, bottom = box
+        return np.s_[top:bottom, left:right], np.asarray(drawing.crop(box), dtype=bool)
 
 
 def polygon(*points: Point) -> Shape:

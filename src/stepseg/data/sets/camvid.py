@@ -12,7 +12,9 @@ from stepseg.data.labels import LabelMap
 from stepseg.data.layouts import PairLayout, SplitDirs
 from stepseg.data.specs import DatasetSpec
 
-_VOID = 11
+(
+    SKY, BUILDING, POLE, ROAD, PAVEMENT, TREE, SIGN, FENCE, CAR, PEDESTRIAN, BICYCLIST, VOID,
+) = range(12)  # fmt: skip
 
 CLASSES = (
     "sky",
@@ -57,5 +59,5 @@ SPEC = DatasetSpec(
         published={"train": 367, "val": 101},
         hint="How to obtain it: stepseg-data prepare camvid ROOT",
     ),
-    label_maps={"ids": LabelMap.identity(len(CLASSES), ignored=(_VOID, 255))},
+    label_maps={"ids": LabelMap.identity(len(CLASSES), ignored=(VOID, 255))},
 )
