@@ -1,15 +1,18 @@
 """Every backend of the variable-length attention equals attention of each image by itself."""
 
 import inspect
+import warnings
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from reference.attention import attend_packed
-from stepseg.ops import attention
+from stepseg.ops import attention, flash
 from stepseg.ops.attention import choose_backend, varlen_attention
+from stepseg.ops.first_use import FirstUse
 from stepseg.packed import Segments
 
 HEADS, CHANNELS = 2, 8
@@ -200,7 +203,7 @@ class TestFlash:
             assert not torch.backends.cuda.cudnn_sdp_enabled()
             return attend_packed(q, k, v, cu_q.diff().tolist(), cu_k.diff().tolist())
 
-        monkeypatch.setattr(attention, "_varlen_attn", lambda: attend)
+        monkeypatch.setattr(flash, "varlen_attn", lambda: attend)
         monkeypatch.setenv("STEPSEG_ATTENTION", "flash")
         qkv, q_segments, k_segments = inputs([5, 2, 0], [4, 6, 1])
         out = varlen_attention(*qkv, q_segments, k_segments)
@@ -208,9 +211,72 @@ class TestFlash:
         torch.testing.assert_close(out, attend_packed(*qkv, [5, 2, 0], [4, 6, 1]))
 
     def test_the_installed_pytorch_accepts_the_call(self):
-        signature = inspect.signature(attention._varlen_attn())
+        signature = inspect.signature(flash.varlen_attn())
         bound = signature.bind(*range(7)).arguments
         assert list(bound) == "query key value cu_seq_q cu_seq_k max_q max_k".split()
+
+    @pytest.mark.parametrize("lengths", [[5, 2, 0], [4, 4, 4]], ids=["ragged", "uniform"])
+    def test_at_inference_the_operator_takes_the_arguments(self, lengths):
+        """A CPU kernel stands in for the CUDA one; packed rows and batches reach it alike."""
+
+        def kernel(query, key, value, cu_q, cu_k, max_q, max_k, dropout_p, causal, debug, **rest):
+            assert (dropout_p, causal, debug, rest) == (0.0, False, False, {})
+            assert (max_q, max_k) == (max(lengths),) * 2
+            assert (cu_q is None) == (query.dim() == 4) == (len(set(lengths)) == 1)
+            if cu_q is not None:
+                assert cu_q.diff().tolist() == cu_k.diff().tolist() == lengths
+            rows = [x.flatten(0, -3) for x in (query, key, value)]
+            out = attend_packed(*rows, lengths, lengths).view_as(query)
+            empty = torch.zeros(0)
+            return out, empty, empty.long(), empty.long(), empty
+
+        qkv, segments, _ = inputs(lengths, lengths, requires_grad=False)
+        operator = flash.operator_uniform if lengths[2] else flash.operator_ragged
+        with torch.library._scoped_library("aten", "IMPL") as library, torch.no_grad():
+            library.impl("_flash_attention_forward", kernel, "CPU")
+            out = operator(*qkv, segments, segments)
+        torch.testing.assert_close(out, attend_packed(*qkv, lengths, lengths))
+
+    @pytest.mark.parametrize("lengths", [[5, 2, 0], [4, 4, 4]], ids=["ragged", "uniform"])
+    def test_the_operator_takes_cuda_tensors_of_these_shapes(self, lengths):
+        with FakeTensorMode(), torch.no_grad():
+            qkv = torch.empty(sum(lengths), 3, 4, 64, device="cuda", dtype=torch.bfloat16).unbind(1)
+            offsets = torch.empty(4, device="cuda", dtype=torch.int32)
+            segments = Segments(offsets, tuple(lengths))
+            operator = flash.operator_uniform if lengths[2] else flash.operator_ragged
+            out = operator(*qkv, segments, segments)
+        assert (out.shape, out.dtype, out.is_cuda) == (qkv[0].shape, torch.bfloat16, True)
+
+    def test_the_installed_pytorch_has_the_operator(self):
+        assert flash.has_operator()
+        assert not flash.takes("_flash_attention_forward", flash.LEADING[:-1])  # needs one more
+        assert not flash.takes("_flash_attention_forward", ["query", "value"])
+        assert not flash.takes("_no_such_operator", [])
+
+    @pytest.mark.parametrize("grad", [False, True])
+    @pytest.mark.parametrize("lengths", [[5, 2], [4, 4]], ids=["ragged", "uniform"])
+    def test_no_new_shape_ever_reaches_cudnn(self, lengths, grad, monkeypatch):
+        """Training takes public functions, inference compares with them at first."""
+        pinned = []
+
+        def public(q, k, v, q_segments, k_segments):
+            pinned.append(not torch.backends.cuda.cudnn_sdp_enabled())
+            return q
+
+        monkeypatch.setattr(flash, "batched", public)
+        monkeypatch.setattr(flash, "varlen_attn", lambda: lambda *qkv: public(*qkv[:3], None, None))
+        for name in ("ragged", "uniform"):  # as new
+            used = getattr(flash, name)
+            raising = FirstUse("it", lambda *_: 1 / 0, used.plain, used.differ)
+            monkeypatch.setattr(flash, name, raising)
+        qkv, segments, _ = inputs(lengths, lengths)
+        attend = flash.flash_ragged if len(set(lengths)) > 1 else flash.flash_uniform
+        with torch.set_grad_enabled(grad), warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            for _ in range(2):
+                assert attend(*qkv, segments, segments) is qkv[0]
+        assert all(pinned)
+        assert len(told) == (not grad)
 
 
 class TestEfficient:

@@ -5,8 +5,9 @@ dtype and shape by `choose_backend`, a pure function:
 
 | device and dtype            | shapes           | backend                                        |
 |-----------------------------|------------------|------------------------------------------------|
-| any                         | all images alike | ``dense``: one batched SDPA                    |
-| CUDA, sm_80+, fp16 or bf16  | ragged           | ``flash``: `torch.nn.attention.varlen`         |
+| any                         | all images alike | ``dense``: one batch, by flash where it is     |
+|                             |                  | chosen for ragged ones, else by SDPA           |
+| CUDA, sm_80+, fp16 or bf16  | ragged           | ``flash``: `stepseg.ops.flash`                 |
 | CUDA, fp32 and other half   | ragged           | ``efficient``: memory-efficient kernel         |
 | CPU and others              | ragged           | ``loop``: SDPA per image (fastest on CPU)      |
 | any, nothing else available | ragged           | ``masked``: SDPA with a block-diagonal mask    |
@@ -23,8 +24,8 @@ from functools import cache
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from stepseg.ops.flash import batched, flash_ragged, flash_uniform, takes, varlen_attn
 from stepseg.packed import Segments
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -83,13 +84,19 @@ def ragged_backend(device: torch.device, dtype: torch.dtype, head_dim: int) -> s
             choices = "|".join(name for name in BACKENDS if name != "dense")
             raise ValueError(f"STEPSEG_ATTENTION={override!r} is not one of {choices}")
         return override
+    return _chosen(device, dtype, head_dim)
+
+
+@cache
+def _chosen(device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
+    """`choose_backend` for what is here; asked once, because blocks have no time for it."""
     on_cuda = device.type == "cuda"
     return choose_backend(
         device_type=device.type,
         dtype=dtype,
         capability=torch.cuda.get_device_capability(device) if on_cuda else None,
         head_dim=head_dim,
-        has_flash=_varlen_attn() is not None,
+        has_flash=varlen_attn() is not None,
         has_efficient=_has_efficient(),
     )
 
@@ -107,10 +114,10 @@ def _no_attention(q_TNK: Tensor, k_SNK: Tensor, v_SNK: Tensor) -> Tensor:
 
 
 def _dense(q: Tensor, k: Tensor, v: Tensor, q_segments: Segments, k_segments: Segments) -> Tensor:
-    """All images have the same counts: the packed rows are a batch already."""
-    batch = q_segments.num_images
-    q, k, v = (x.unflatten(0, (batch, -1)).transpose(1, 2) for x in (q, k, v))
-    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(0, 1)
+    """One batch; on CUDA never by cuDNN, to which most token counts would be new shapes."""
+    if q.is_cuda and _chosen(q.device, q.dtype, q.shape[2]) == "flash":
+        return flash_uniform(q, k, v, q_segments, k_segments)
+    return batched(q, k, v, q_segments, k_segments)
 
 
 def _loop(q: Tensor, k: Tensor, v: Tensor, q_segments: Segments, k_segments: Segments) -> Tensor:
@@ -129,26 +136,6 @@ def _loop(q: Tensor, k: Tensor, v: Tensor, q_segments: Segments, k_segments: Seg
             piece = F.scaled_dot_product_attention(q_b, k_b, v_b)
             pieces.append(piece[0].transpose(0, 1))
     return torch.cat(pieces)
-
-
-def _flash(q: Tensor, k: Tensor, v: Tensor, q_segments: Segments, k_segments: Segments) -> Tensor:
-    """PyTorch's variable-length flash attention.
-
-    Only the seven positional arguments that every version since 2.10 takes. Later versions would
-    prefer cuDNN, which builds a plan of tens of milliseconds for every new shape: pin flash.
-    """
-    attend = _varlen_attn()
-    assert attend is not None, "choose_backend picks flash only where it exists"
-    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
-        return attend(
-            q,
-            k,
-            v,
-            q_segments.cu_seqlens,
-            k_segments.cu_seqlens,
-            q_segments.max_length,
-            k_segments.max_length,
-        )
 
 
 def _efficient(
@@ -185,21 +172,11 @@ def _masked(q: Tensor, k: Tensor, v: Tensor, q_segments: Segments, k_segments: S
 
 _IMPLEMENTATIONS = {
     "dense": _dense,
-    "flash": _flash,
+    "flash": flash_ragged,
     "efficient": _efficient,
     "loop": _loop,
     "masked": _masked,
 }
-
-
-@cache
-def _varlen_attn():
-    """`torch.nn.attention.varlen.varlen_attn`, or None before PyTorch 2.10."""
-    try:
-        from torch.nn.attention.varlen import varlen_attn
-    except ImportError:
-        return None
-    return varlen_attn
 
 
 @cache
@@ -209,8 +186,4 @@ def _has_efficient() -> bool:
         "query key value bias cu_seqlens_q cu_seqlens_k max_seqlen_q max_seqlen_k dropout_p "
         "custom_mask_type compute_log_sumexp"
     ).split()
-    try:
-        schema = torch.ops.aten._efficient_attention_forward.default._schema
-    except (AttributeError, RuntimeError):
-        return False
-    return [argument.name for argument in schema.arguments][: len(expected)] == expected
+    return takes("_efficient_attention_forward", expected)
