@@ -143,8 +143,8 @@ class Segmentation:
         p_BCHW = F.interpolate(p_BCYX, size=size, mode="bilinear", align_corners=False)
         return p_BCHW[:, :, :height, :width]
 
-    def prediction(self) -> Tensor:
-        """The most probable class of every pixel, int64 ``[B, H, W]``: argmax of `scores`."""
+    def prediction(self, dtype: torch.dtype = torch.int64) -> Tensor:
+        """The most probable class of every pixel, ``[B, H, W]``: argmax of `scores`."""
         height, width = self.image_size
         p_BYXC = self.cell_scores().permute(0, 2, 3, 1)
-        return upsampled_argmax(p_BYXC, self.patch_size)[:, :height, :width]
+        return upsampled_argmax(p_BYXC, self.patch_size, dtype)[:, :height, :width]

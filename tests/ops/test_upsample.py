@@ -1,3 +1,5 @@
+import importlib.util
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -98,3 +100,70 @@ def test_the_chosen_class_leads_wherever_interpolation_says_so(
     assert labels.shape == expected.shape
     chosen = upsampled.gather(1, labels[:, None])[:, 0]
     torch.testing.assert_close(chosen, upsampled.amax(1), rtol=0, atol=2e-6)
+
+
+def load_kernel():
+    """The module as new: Triton asks the environment when a kernel is defined."""
+    pytest.importorskip("triton")
+    spec = importlib.util.find_spec("stepseg.ops.map_kernel")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def kernel(monkeypatch):
+    """In Triton's interpreter."""
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    return load_kernel().label_quads
+
+
+@pytest.mark.parametrize(
+    ("shape", "factor", "dtype"),
+    [
+        ((2, 2, 1, 3), 4, torch.int64),
+        ((1, 1, 1, 3), 3, torch.uint8),
+        ((1, 1, 2, 2), 16, torch.uint8),
+        ((0, 2, 2, 3), 2, torch.int64),
+    ],
+    ids=str,
+)
+def test_the_kernel_equals_the_reference(kernel, shape, factor, dtype):
+    for scores in (torch.rand(shape), (torch.rand(shape) * 2).round()):  # the latter tie
+        labels = kernel(scores, factor, dtype)
+        assert labels.dtype == upsampled_argmax(scores, factor, dtype).dtype == dtype
+        assert labels.shape == (shape[0], shape[1] * factor, shape[2] * factor)
+        if len(scores):
+            upsampled, _ = reference(scores, factor)
+            chosen = upsampled.gather(1, labels.long()[:, None])[:, 0]
+            torch.testing.assert_close(chosen, upsampled.amax(1), rtol=0, atol=2e-6)
+
+
+def test_the_kernel_reads_half_precision_and_permuted_scores(kernel):
+    scores = torch.rand(1, 4, 2, 2).bfloat16().permute(0, 2, 3, 1)
+    labels = kernel(scores, 8, torch.int64)
+    _, expected = reference(scores.float(), 8)
+    assert (labels == expected).float().mean() > 0.99
+
+
+def test_a_kernel_that_is_wrong_somewhere_is_not_used():
+    scores = torch.rand(1, 3, 4, 5)
+    expected = upsampled_argmax(scores, 4)
+    assert upsample._differ(expected, expected) is None
+    assert "another class" in upsample._differ((expected + 1) % 5, expected)
+    assert "uint8" in upsample._differ(expected.to(torch.uint8), expected)
+
+
+def test_the_kernel_compiles_for_a_gpu(monkeypatch):
+    """All the way to machine code, for which no GPU is needed."""
+    module = load_kernel()
+    from triton import compile as compile_kernel
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    monkeypatch.setenv("TRITON_DEFAULT_FP_FUSION", "1")
+    types = {"scores": "*fp32", "labels": "*i64", "rows": "i32", "columns": "i32", "classes": "i32"}
+    constants = {"FACTOR": 16, "PIXELS": 256}
+    signature = types | dict.fromkeys(constants, "constexpr")
+    source = ASTSource(fn=module._label_quads, signature=signature, constexprs=constants)
+    assert compile_kernel(source, target=GPUTarget("cuda", 90, 32)).asm["cubin"]

@@ -8,8 +8,13 @@ four leads everywhere between them. Only where the leaders differ are pixels com
 Letters: B images, Y x X cells, Q = (Y + 1) x (X + 1) quads of neighbouring cell centres, C classes.
 """
 
+from collections.abc import Callable
+from functools import cache
+
 import torch
 from torch import Tensor
+
+from stepseg.ops.first_use import FirstUse
 
 CPU_CHUNK = 2**20
 """Numbers that are computed at once: what stays in the cache of a CPU core."""
@@ -17,20 +22,47 @@ GPU_CHUNK = 2**26
 """The same on a GPU, where it only bounds the memory (256 MiB in float32)."""
 
 
-def upsampled_argmax(scores_BYXC: Tensor, factor: int) -> Tensor:
+def upsampled_argmax(scores_BYXC: Tensor, factor: int, dtype: torch.dtype = torch.int64) -> Tensor:
     """Argmax over classes of ``interpolate(scores, scale_factor=factor, mode="bilinear")``.
 
-    Equal to the two steps up to rounding, where two classes tie. Waits once for the device, for the
-    number of quads whose corners disagree.
+    Equal to the two steps up to rounding, where two classes tie.
 
     Args:
         scores_BYXC: any floating dtype.
         factor: pixels per cell in each direction.
+        dtype: of the labels, wide enough for them.
 
     Returns:
-        int64 ``[B, Y * factor, X * factor]``.
+        ``[B, Y * factor, X * factor]``.
 
     """
+    fused = _fused() if scores_BYXC.is_cuda else None
+    if fused is None:
+        return disputed_argmax(scores_BYXC, factor, dtype)
+    kind = (str(scores_BYXC.device), scores_BYXC.dtype, factor, dtype)
+    return fused(kind, scores_BYXC, factor, dtype)
+
+
+@cache
+def _fused() -> Callable[..., Tensor] | None:
+    """The kernel, where Triton is installed."""
+    try:
+        from stepseg.ops.map_kernel import label_quads
+    except ImportError:
+        return None
+    return FirstUse("the fused kernel of the class map", label_quads, disputed_argmax, _differ)
+
+
+def _differ(ours: Tensor, expected: Tensor) -> str | None:
+    """Labels differ where rounding decides ties, and nowhere else."""
+    if ours.shape != expected.shape or ours.dtype != expected.dtype:
+        return f"labels {tuple(ours.shape)} of {ours.dtype}"
+    share = float((ours != expected).float().mean())  # host sync: once for a device and type
+    return None if share < 0.01 else f"{100 * share:.1f} % of the pixels have another class"
+
+
+def disputed_argmax(scores_BYXC: Tensor, factor: int, dtype: torch.dtype = torch.int64) -> Tensor:
+    """`upsampled_argmax` by quads. Waits once for the device: how many have corners that differ."""
     batch, rows, columns, classes = scores_BYXC.shape
     cells_NC = scores_BYXC.reshape(-1, classes)
     corners_Q4 = _corners(batch, rows, columns, scores_BYXC.device)
@@ -48,7 +80,8 @@ def upsampled_argmax(scores_BYXC: Tensor, factor: int) -> Tensor:
     labels_BHW = labels.transpose(2, 3).reshape(batch, height, width)
     # The quads reach from the centre of a cell outside to one outside on the other side.
     start = factor - factor // 2
-    return labels_BHW[:, start : start + rows * factor, start : start + columns * factor]
+    inside = labels_BHW[:, start : start + rows * factor, start : start + columns * factor]
+    return inside.to(dtype)
 
 
 def _corners(batch: int, rows: int, columns: int, device: torch.device) -> Tensor:
