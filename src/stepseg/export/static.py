@@ -262,8 +262,8 @@ class StaticSegmenter(nn.Module):
         if self.backbone.pos_embed is None:
             return None
         with torch.no_grad():
-            levels = [self.backbone.positions(self.grid, window) for window in (1, *self.merged)]
-            return torch.cat([level.flatten(0, 2) for level in levels])
+            levels = self.backbone.position_levels(self.grid, (1, *self.merged))
+            return torch.cat([level.flatten(0, 2) for level in levels.values()])
 
     def _angles(self) -> Tensor | None:
         """Cosines and sines of the same places, ``[N, 2, K / 2]``; a constant."""

@@ -19,7 +19,7 @@ from stepseg.packed import PackedTokens, TokenLayout
 from stepseg.vit.architecture import Architecture
 from stepseg.vit.block import Block
 from stepseg.vit.patch_embed import PatchEmbed, Resize, shrink_image
-from stepseg.vit.pos_embed import pool_pos_embed, resize_pos_embed
+from stepseg.vit.pos_embed import KeptLevels, Levels, pool_pos_embed, resize_pos_embed
 from stepseg.vit.rotary import Rope, Rotation
 
 
@@ -58,6 +58,7 @@ class StagedViT(nn.Module):
         self.prefix = nn.Parameter(torch.zeros(1, numbers.prefix, dim)) if numbers.prefix else None
         side = numbers.pos_grid
         self.pos_embed = nn.Parameter(torch.zeros(1, side**2, dim)) if side else None
+        self._kept_positions = KeptLevels()
         self.rope = Rope(numbers.rope, numbers.head_dim) if numbers.rope else None
         self.norm_pre = nn.LayerNorm(dim, eps=numbers.eps) if numbers.norm_pre else nn.Identity()
         rates = torch.linspace(0, drop_path, numbers.depth, device="cpu").tolist()
@@ -73,6 +74,7 @@ class StagedViT(nn.Module):
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode; a frozen encoder stays in evaluation."""
+        self._kept_positions.forget()  # who trains may change weights in ways that nobody counts
         return super().train(mode and not self.frozen)
 
     @property
@@ -112,18 +114,23 @@ class StagedViT(nn.Module):
         pixels = {window: self.patch_embed.patches(level) for window, level in levels.items()}
         values_T0D = self.patch_embed(layout.gather_windows(pixels))
         if self.pos_embed is not None:
-            positions = {window: self.positions(layout.grid, window) for window in levels}
+            positions = self.position_levels(layout.grid, tuple(levels))
             values_T0D = values_T0D + layout.gather_windows(positions)
         prefix_PD = None if self.prefix is None else self.prefix[0]
         places_T02 = None if self.rope is None else self.rope.places(layout)
         tokens = PackedTokens.from_layout(values_T0D, layout, prefix_PD, places_T02)
         return tokens.with_values(self.norm_pre(tokens.values_TD))
 
-    def positions(self, grid: tuple[int, int], window: int = 1) -> Tensor:
-        """Learned positions of windows on a patch grid, ``[1, Y // window, X // window, D]``."""
+    def position_levels(self, grid: tuple[int, int], windows: tuple[int, ...]) -> Levels:
+        """Learned positions of windows on a patch grid, by their side in cells."""
         assert self.pos_embed is not None
-        antialias = self.numbers.pos_antialias
-        return pool_pos_embed(resize_pos_embed(self.pos_embed, grid, antialias=antialias), window)
+        weights = self.pos_embed
+
+        def make() -> Levels:
+            cells_1YXD = resize_pos_embed(weights, grid, antialias=self.numbers.pos_antialias)
+            return {window: pool_pos_embed(cells_1YXD, window) for window in windows}
+
+        return self._kept_positions.get(weights, (grid, windows), make)
 
     def rotation(self, tokens: PackedTokens) -> Rotation | None:
         """What turns the queries and keys of these rows in every block; None: nothing does."""
