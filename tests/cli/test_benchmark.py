@@ -59,7 +59,7 @@ def checkpoint(tmp_path_factory):
 
 
 def test_rows_have_the_promised_figures(tmp_path):
-    result = bench(tmp_path, "batch_sizes=[1,2]", "tokens=paper")
+    result = bench(tmp_path, "batch_sizes=[1,2]", "tokens=paper", "in_flight=[1,2]")
     assert (result["status"], result["command"]) == ("completed", "stepseg-benchmark")
     assert (result["device"], result["dtype"], result["seed"]) == ("cpu", "fp32", 0)
     rows = result["rows"]
@@ -72,6 +72,8 @@ def test_rows_have_the_promised_figures(tmp_path):
         seconds = row["latency_ms_p50"] / 1000
         assert row["images_per_s"] == pytest.approx(row["batch_size"] / seconds)
         assert row["peak_memory_mb"] > 0
+        assert list(row["throughput"]) == ["1", "2"]
+        assert min(row["throughput"].values()) > 0
         assert row["realisation"] == pytest.approx(row["speedup"] / row["macs_ratio"])
         assert sum(row["gmacs_by_part"].values()) == pytest.approx(row["gmacs"])
         protocol = row["protocol"]
@@ -172,6 +174,12 @@ def test_real_images_and_measured_counts_of_a_checkpoint(checkpoint, tmp_path):
     assert dcts["tokens_per_stage"][0] == step["tokens_per_stage"][0] < 48
 
 
+def test_counts_of_a_batch_may_differ(tmp_path):
+    overrides = ["reductions=[none,step]", "batch_sizes=[3]", "iterations=1", "tokens_spread=0.5"]
+    dense, step = bench(tmp_path, *overrides, "num_images=3")["rows"]
+    assert dense["gmacs_std"] == 0 < step["gmacs_std"]
+
+
 def test_what_a_checkpoint_decides_cannot_be_said_again(checkpoint, tmp_path):
     cfg = compose_config("benchmark", [f"ckpt_path={checkpoint}", "num_classes=5"], tmp_path)
     with pytest.raises(ValueError, match=r"num_classes=5: the checkpoint .* decides that"):
@@ -200,7 +208,9 @@ def test_what_a_checkpoint_decides_cannot_be_said_again(checkpoint, tmp_path):
         (["batch_sizes=[]"], "batch_sizes are positive"),
         (["batch_sizes=[1,0]"], "batch_sizes are positive"),
         (["map=maybe"], "true, false or both"),
-        (["dtype=fp16"], "choose one of fp32, bf16"),
+        (["dtype=fp16"], "choose one of auto, fp32, bf16"),
+        (["in_flight=[2,0]"], "in_flight are positive numbers"),
+        (["tokens_spread=1"], r"tokens_spread is a share in \[0, 1\)"),
         (["runtime=graphs"], "choose one of auto, eager, compile"),
         (["runtime=compile", "parts=true"], "use runtime=eager"),
         (["iterations=0"], "iterations must be at least 1"),

@@ -24,6 +24,7 @@ COLUMNS: dict[str, tuple[str, str]] = {  # column: key, format
     "p50 ms": ("latency_ms_p50", ".1f"),
     "p95 ms": ("latency_ms_p95", ".1f"),
     "img/s": ("images_per_s", ".2f"),
+    "in flight": ("throughput", ""),
     "of peak": ("mfu", ".2f"),
     "MiB": ("peak_memory_mb", ".1f"),
     "fewer MACs": ("macs_ratio", ".2f"),
@@ -41,7 +42,9 @@ def table_of_rows(rows: Sequence[Row]) -> Table:
         box=SIMPLE,
     )
     table.add_column("system", no_wrap=True)
-    columns = {c: k for c, k in COLUMNS.items() if any(row.get(k[0]) is not None for row in rows)}
+    columns = {
+        c: k for c, k in COLUMNS.items() if any(row.get(k[0]) not in (None, {}) for row in rows)
+    }
     for column in ("batch", "map", "tokens", *columns):
         table.add_column(column, justify="right", no_wrap=column == "tokens")
     for row in rows:
@@ -167,7 +170,9 @@ def _flatten(row: Row, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _show(value: float | None, form: str) -> str:
+def _show(value: float | Mapping[str, float] | None, form: str) -> str:
+    if isinstance(value, Mapping):  # images per second by the number of batches in flight
+        return ", ".join(f"{number}: {rate:.2f}" for number, rate in value.items())
     return "-" if value is None else format(value, form)
 
 

@@ -36,6 +36,7 @@ from stepseg.profile.break_even import unpaid
 from stepseg.profile.charts import plot_parts, plot_rows, table_of_parts, table_of_rows, write_csv
 from stepseg.profile.images import load_images
 from stepseg.profile.parts import profile_parts
+from stepseg.profile.throughput import throughput
 from stepseg.reduction import label_of
 from stepseg.runtime.apply import apply_runtime
 from stepseg.telling import show_table, tell
@@ -46,6 +47,7 @@ def run(cfg: DictConfig) -> None:
     values = plain(cfg)
     with tracked_result("stepseg-benchmark", recorded(cfg)) as result:
         options = Options.from_values(values)
+        values["dtype"] = options.dtype_name
         datamodule = make_datamodule(values) if values.get("data") else None
         if datamodule is not None:
             values["num_classes"] = datamodule.num_classes
@@ -151,6 +153,12 @@ def _rows(
         whole = len(images_N3HW) // batch_size * batch_size
         batches = images_N3HW[:whole].split(batch_size)
         for rounds in options.protocols:
+            flying = {
+                number: throughput(
+                    model, reductions, batches, in_flight=number, with_map=rounds.with_map
+                )
+                for number in options.in_flight
+            }
             if values["speed"]:
                 title = f"batch {batch_size}, {'with' if rounds.with_map else 'without'} map"
                 figures = _timed(model, reductions, batches, rounds, title)
@@ -161,6 +169,7 @@ def _rows(
                 described = _describe(name, row, options, reductions[name], rounds)
                 described |= {"batch_size": batch_size, "images": whole}
                 described["protocol"] |= {"runtime": options.runtime, **place}
+                described["throughput"] = {str(n): rates[name] for n, rates in flying.items()}
                 if values["speed"]:
                     used = described["gmacs"] * described["images_per_s"]
                     described["mfu"] = used / place["matmul_gmacs_per_s"]

@@ -13,6 +13,7 @@ from stepseg.merging.rules import Cropr
 from stepseg.model import Reduction
 from stepseg.model_config import ExitConfig, ModelConfig, ReductionConfig
 from stepseg.profile.benchmark import Rounds
+from stepseg.profile.spread import spread_tokens
 from stepseg.profile.tokens import prescribe, prescribe_paper
 from stepseg.runtime.choice import DTYPES, choose_device, choose_runtime
 
@@ -29,9 +30,18 @@ class Options:
     protocols: tuple[Rounds, ...]
     tokens: str | tuple[int, ...]
     """``paper``, ``measured``, or counts per stage."""
+    spread: float
+    """Of prescribed counts between the images of a batch."""
+    in_flight: tuple[int, ...]
+    """How many batches at a time, for throughput; empty: it is not measured."""
     device: torch.device
     dtype: torch.dtype
     runtime: str
+
+    @property
+    def dtype_name(self) -> str:
+        """As users write it."""
+        return next(name for name, dtype in DTYPES.items() if dtype == self.dtype)
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> Self:
@@ -50,9 +60,9 @@ class Options:
             raise ValueError(f"batch_sizes are positive numbers, got {values['batch_sizes']}")
         if values["map"] not in (True, False, "both"):
             raise ValueError(f"map is true, false or both, got {values['map']!r}")
-        if values["dtype"] not in DTYPES:
-            raise ValueError(f"dtype={values['dtype']!r}: choose one of {', '.join(DTYPES)}")
         device = choose_device(values["device"])
+        dtype = _dtype(values["dtype"], device)
+        in_flight = _in_flight(values, device)
         runtime = choose_runtime(values["runtime"], device)
         if values["parts"] and runtime != "eager":
             raise ValueError(
@@ -68,10 +78,32 @@ class Options:
             batch_sizes=tuple(batch_sizes),
             protocols=tuple(Rounds(values["warmup"], values["iterations"], m) for m in maps),
             tokens=_tokens(values),
+            spread=values["tokens_spread"],
+            in_flight=in_flight,
             device=device,
-            dtype=DTYPES[values["dtype"]],
+            dtype=DTYPES[dtype],
             runtime=runtime,
         )
+
+
+def _dtype(name: Any, device: torch.device) -> str:
+    """What tensor cores are made for, where there are any."""
+    if name not in ("auto", *DTYPES):
+        raise ValueError(f"dtype={name!r}: choose one of auto, {', '.join(DTYPES)}")
+    if name != "auto":
+        return str(name)
+    has_cores = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+    return "bf16" if has_cores else "fp32"
+
+
+def _in_flight(values: Mapping[str, Any], device: torch.device) -> tuple[int, ...]:
+    given = values["in_flight"]
+    if given is None:
+        return (1, 2, 4) if device.type == "cuda" and values["speed"] else ()
+    numbers = _list(given)
+    if not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in numbers):
+        raise ValueError(f"in_flight are positive numbers of batches at a time, got {given}")
+    return tuple(numbers)
 
 
 def systems(
@@ -107,17 +139,20 @@ def with_tokens(
 ) -> dict[str, Reduction]:
     """The systems with the prescribed token counts, or as they are where counts are measured."""
     if options.tokens == "measured":
+        if options.spread:
+            raise ValueError("tokens_spread varies prescribed counts; measured ones vary already")
         return dict(reductions)
     height, width = options.image_size
     grid = (-(-height // patch_size), -(-width // patch_size))
     result = {}
     for name, reduction in reductions.items():
         try:
-            result[name] = (
+            prescribed = (
                 prescribe_paper(reduction, grid)
                 if isinstance(options.tokens, str)
                 else prescribe(reduction, grid, options.tokens)
             )
+            result[name] = spread_tokens(prescribed, grid, options.spread)
         except ValueError as error:
             raise ValueError(f"reductions={name}: {error}") from error
     return result

@@ -1,0 +1,54 @@
+"""Several batches in flight: all are carried out, by as many threads, and systems take turns."""
+
+import threading
+
+import pytest
+import torch
+
+from stepseg.model import Reduction
+from stepseg.profile import throughput as module
+from stepseg.profile.throughput import throughput
+from toys import SYSTEMS, toy_images, toy_segmenter
+
+
+@pytest.mark.parametrize("in_flight", [1, 3])
+def test_every_batch_flies_and_nobody_waits_for_a_turn(in_flight, monkeypatch):
+    model = toy_segmenter().prepare_for_inference()
+    batches, seen = toy_images(4).split(2), []
+    meet = threading.Barrier(in_flight)
+
+    def note(_, inputs, __):
+        if len(seen) < in_flight:
+            meet.wait(timeout=20)  # so many are in flight at the same time
+        seen.append((threading.get_ident(), inputs[0].data_ptr()))
+
+    monkeypatch.setattr(module.time, "perf_counter", iter(range(100)).__next__)
+    model.register_forward_hook(note)
+    figures = throughput(model, {"none": Reduction()}, batches, in_flight=in_flight, rounds=2)
+    calls = 4 * in_flight
+    assert figures == {"none": 2 * calls}  # images in a second of this clock
+    assert len(seen) == 3 * calls
+    assert [sum(at == b.data_ptr() for _, at in seen) for b in batches] == [3 * calls / 2] * 2
+
+
+def test_a_runtime_that_keeps_several_in_flight_is_asked_itself(monkeypatch):
+    asked = []
+
+    class Forward:
+        def in_flight(self, batches, reduction, lanes):
+            asked.append((len(batches), reduction, lanes))
+            yield from (model_forward(batch, None, reduction) for batch in batches)
+
+    model = toy_segmenter().prepare_for_inference()
+    model_forward = model.forward
+    monkeypatch.setattr(model, "forward", Forward())
+    batches = toy_images(2).split(1)
+    figures = throughput(model, {"step": SYSTEMS["step"]}, batches, in_flight=2, rounds=1)
+    assert asked == [(8, SYSTEMS["step"], 2)] * 2
+    assert figures["step"] > 0
+
+
+def test_what_fails_in_a_thread_is_told(monkeypatch):
+    model = toy_segmenter().prepare_for_inference()
+    with pytest.raises(ValueError, match="a batch has the shape"):
+        throughput(model, {"none": Reduction()}, [torch.zeros(3, 4, 4)] * 2, in_flight=2)
