@@ -100,6 +100,7 @@ def test_deviation_between_images(batch):
     macs = torch.tensor(total_macs(count_macs(model, outputs[0])), dtype=torch.float64) / 1e9
     assert figures["gmacs_std"] == pytest.approx(macs.std(correction=0).item())
     assert figures["gmacs_std"] > 0
+    assert figures["gmacs_max"] == pytest.approx(macs.max().item())
 
 
 SLIDE = Protocol(mode="slide", crop=(48, 64), stride=(32, 48), window_batch=3)

@@ -32,6 +32,7 @@ class TokenMetric(Metric):
     superpatches: Tensor
     macs: Tensor
     macs_squared: Tensor
+    macs_max: Tensor
     counts_min: Tensor
     """Of an image, as `counts_max`: tokens by stage, superpatches by size, gone after each head."""
     counts_max: Tensor
@@ -48,6 +49,7 @@ class TokenMetric(Metric):
         self.add_state("superpatches", torch.zeros(len(self.windows), dtype=numbers), "sum")
         self.add_state("macs", torch.zeros(len(self.part_names), dtype=numbers), "sum")
         self.add_state("macs_squared", torch.tensor(0.0, dtype=numbers), "sum")
+        self.add_state(f"macs{GREATEST}", torch.tensor(0.0, dtype=numbers), "max")
         counts = torch.zeros(2 * len(stages) - 1 + len(self.windows), dtype=numbers)
         self.add_state(f"counts{LEAST}", counts + torch.inf, "min")
         self.add_state(f"counts{GREATEST}", counts, "max")
@@ -80,6 +82,7 @@ class TokenMetric(Metric):
         self.superpatches += superpatches.sum(0)
         self.macs += torch.tensor(list(sums.values())).to(self.macs)
         self.macs_squared += sum(total**2 for total in macs)
+        self.macs_max = self.macs_max.clamp(min=max(macs, default=0.0))
         gone = tokens[:, :1] - tokens[:, 1:]
         counts = torch.cat([tokens, superpatches, gone], 1)
         self.counts_min = torch.minimum(self.counts_min, counts.amin(0))
@@ -97,6 +100,7 @@ class TokenMetric(Metric):
             "images": int(self.images),
             "gmacs_mean": mean,
             "gmacs_std": max(variance, 0.0) ** 0.5,
+            "gmacs_max": float(self.macs_max) / 1e9,
             "gmacs_by_part": dict(zip(self.part_names, gmacs, strict=True)),
             "tokens_mean": tokens[0],
             "tokens_per_stage": tokens,
