@@ -20,13 +20,13 @@ FLOORS = [
     "merging segmentation",
     "board reduction label_map pictures macs",
     "group model_config report budget",
-    "model",
+    "model reduction_file",
     "build runtime profile",
     "checkpoint metrics explorer",
     "grid",
     "evaluation predict",
     "stepseg",
-    "card export lit",
+    "card export lit tuning",
     "cli",
 ]
 """From the ground up, where everything lies that imports no other part. What shares a floor does

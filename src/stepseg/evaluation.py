@@ -139,20 +139,14 @@ class Evaluator:
             TooMuchWorkError: the protocol is absurd for images of this size.
 
         """
-        passes: list[list[Segmentation]] = []
 
-        def segment(images: Tensor) -> Segmentation:
+        def segment(images: Tensor) -> list[Segmentation]:
             labels = self._oracle_labels(images, labels_BHW)
-            passes.append(segment_all(self.model, self.reductions, images, labels))
-            return passes[-1][0]
+            return segment_all(self.model, self.reductions, images, labels)
 
         size = (labels_BHW.shape[1], labels_BHW.shape[2])
-        prediction = predict_map(segment, images_B3HW, self.protocol, size)
-        runs = list(zip(*passes, strict=True))
-        for number, (indices, run) in enumerate(_same_outputs(runs)):
-            if number:  # the first prediction is there; others replay what the model said
-                said = iter(run)
-                prediction = predict_map(lambda _: next(said), images_B3HW, self.protocol, size)  # noqa: B023
+        runs: list[tuple[Segmentation, ...]] = [()] * len(self.reductions)
+        for indices, run, prediction in predict_all(segment, images_B3HW, self.protocol, size):
             judged: tuple[Windows, Windows] = ({}, {})
             whole = len(run) == 1 and run[0].layout.segments.num_images == len(labels_BHW)
             if whole and len(run[0].heads) > 1:  # several windows would count pixels twice
@@ -161,6 +155,7 @@ class Evaluator:
             for index in indices:
                 figures = self.figures[index]
                 assert isinstance(figures, Figures)
+                runs[index] = run
                 figures.accuracy.update(prediction, labels_BHW)
                 figures.tokens.update(self.model, run, len(images_B3HW))
                 figures.not_finite.update(finite)
@@ -170,7 +165,8 @@ class Evaluator:
                     if not finite:  # host sync: the map goes to the host anyway
                         raise NonFiniteScoresError("a batch of images")
                     take(index, prediction)
-        self._calibrate(images_B3HW, labels_BHW, passes[0] if self.protocol.is_plain else ())
+        outputs = [run[0] for run in runs] if self.protocol.is_plain else ()
+        self._calibrate(images_B3HW, labels_BHW, outputs)
         return runs
 
     def _calibrate(
@@ -242,6 +238,39 @@ class Evaluator:
                 "mode=whole, without resizing, scales and flip"
             )
         return labels_BHW
+
+
+def predict_all(
+    segment: Callable[[Tensor], Sequence[Segmentation]],
+    images_B3HW: Tensor,
+    protocol: Protocol,
+    size: tuple[int, int],
+) -> Iterator[tuple[list[int], tuple[Segmentation, ...], Tensor]]:
+    """The maps of many reductions of the same images, each different one made once.
+
+    Args:
+        segment: the model under all reductions, for float images in 0..1 (`segment_all`).
+        images_B3HW: uint8.
+        protocol: how they are shown.
+        size: height and width of the maps.
+
+    Yields:
+        Indices of the reductions that came out alike, the model's outputs, one per forward pass,
+        and their map, int64 ``[B, *size]``.
+
+    """
+    passes: list[Sequence[Segmentation]] = []
+
+    def first(images: Tensor) -> Segmentation:
+        passes.append(segment(images))
+        return passes[-1][0]
+
+    prediction = predict_map(first, images_B3HW, protocol, size)
+    for number, (indices, run) in enumerate(_same_outputs(list(zip(*passes, strict=True)))):
+        if number:  # the first prediction is there; others replay what the model said
+            said = iter(run)
+            prediction = predict_map(lambda _: next(said), images_B3HW, protocol, size)  # noqa: B023
+        yield indices, run, prediction
 
 
 def _same_outputs(

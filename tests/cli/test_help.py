@@ -12,12 +12,13 @@ from stepseg.cli.help import answer, help_text
 COMMANDS = {
     "stepseg-train": "train", "stepseg-eval": "eval", "stepseg-predict": "predict",
     "stepseg-export": "export", "stepseg-benchmark": "benchmark",
+    "stepseg-tune": "tune",
 }  # fmt: skip
 HEAVY = {"torch", "lightning", "timm", "torchvision", "matplotlib", "pandas", "wandb"}
 
 ASK = """
 import importlib, sys
-for name in "train evaluate predict export benchmark data report dashboard".split():
+for name in "train evaluate predict export benchmark tune data report dashboard".split():
     for option in ("--help", "--version"):
         sys.argv = [f"stepseg-{name}", option]
         try:
@@ -32,7 +33,7 @@ def test_no_command_imports_anything_heavy_to_explain_itself():
     done = subprocess.run([sys.executable, "-c", ASK], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert not HEAVY & set(done.stdout.rpartition("imported:")[2].split())
-    assert done.stdout.count("\nstepseg 0.") == 8  # --version, of each
+    assert done.stdout.count("\nstepseg 0.") == 9  # --version, of each
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -54,7 +55,7 @@ def test_a_command_shows_its_own_groups_and_no_others(command):
     text = help_text(command, COMMANDS[command])
     assert ("  optim " in text) == (command == "stepseg-train")
     assert ("The checkpoint's own reduction" in text) == (
-        command in ("stepseg-eval", "stepseg-predict", "stepseg-export")
+        command in ("stepseg-eval", "stepseg-predict", "stepseg-export", "stepseg-tune")
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from stepseg import __version__
 from stepseg.card.facts import main_figures
 from stepseg.card.front_matter import front_matter
+from stepseg.card.tuned import tuned_section
 from stepseg.checkpoint import Checkpoint
 from stepseg.files.markdown import code, code_block, escape, table
 from stepseg.model_config import ReductionConfig
@@ -40,6 +41,7 @@ def card_text(
         f"# {escape(name)}\n\n{_summary(checkpoint)}",
         _loading(source),
         _systems(checkpoint),
+        tuned_section(checkpoint),
         _pictures(pictures),
         _classes(checkpoint),
         _model(checkpoint),

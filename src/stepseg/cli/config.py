@@ -28,6 +28,7 @@ from stepseg.lit.ranks import WatchedDDP
 from stepseg.masking import is_secret, masked, masked_text
 from stepseg.model_config import ModelConfig, change_merge
 from stepseg.plain_types import check_keys
+from stepseg.reduction_file import BESIDE
 from stepseg.telling import tell
 
 EXPECTED_ERRORS = (ValueError, FileNotFoundError, NotADirectoryError)
@@ -95,8 +96,8 @@ def model_config(values: Mapping[str, Any], num_classes: int) -> ModelConfig:
 
 
 def reduction_values(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The reduction without its name, which only picks the file."""
-    return {key: value for key, value in values.items() if key != "name"}
+    """The reduction alone, without what its file says beside it."""
+    return {key: value for key, value in values.items() if key not in BESIDE}
 
 
 def given_checkpoint(values: Mapping[str, Any]) -> Checkpoint:

@@ -23,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from gpu_pool.errors import JobFailed
 from stepseg.cli.help import answer
 from stepseg.cli.paths import config_dir, experiments, register_own_experiments
+from stepseg.cli.reduction_file import GROUP, is_file_name, register_reduction_files
 from stepseg.plain_types import check_keys, nearest
 
 Task = Callable[[DictConfig], Any]
@@ -41,6 +42,7 @@ def hydra_command(command: str, *, config_name: str) -> Callable[[Task], Callabl
 
     """
     register_own_experiments()
+    register_reduction_files()
 
     def decorate(task: Task) -> Callable[..., Any]:
         @functools.wraps(task)
@@ -117,6 +119,8 @@ def check_root(cfg: DictConfig, config_name: str) -> None:
 def composition_message(error: Exception, config_name: str) -> str:
     """One line about an override that Hydra refuses."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        if is_file_name(error.missing_cfg_file):
+            return f"reduction={error.missing_cfg_file.removeprefix(GROUP)}: there is no such file"
         group, _, choice = error.missing_cfg_file.rpartition("/")
         options = list(error.options or [])
         if group.split("/")[0] == "experiment":

@@ -12,6 +12,7 @@ from stepseg.grid.points import AXES, ONE_THRESHOLD, Point, grid_points
 from stepseg.model_config import CRITERIA, ReductionConfig
 from stepseg.plain_types import choices
 from stepseg.reduction import DENSE, Reduction
+from stepseg.reduction_file import BESIDE, SUFFIX, read_values
 
 
 def named_system(
@@ -23,7 +24,7 @@ def named_system(
     """The reduction behind a name.
 
     Args:
-        name: such as ``dcts`` or ``step@6+8``.
+        name: such as ``dcts`` or ``step@6+8``, or a file of `stepseg-tune`.
         known: the config group `systems`.
         own: the reduction of the checkpoint: `dcts`, `step` and `random` merge, everybody exits and
             its own rule acts inside the blocks as it does, unless `overrides` change the system.
@@ -34,11 +35,15 @@ def named_system(
 
     """
     base, _, placement = name.partition("@")
+    if base.endswith(SUFFIX):
+        known = {base: read_values(base)}
     if base not in known:
         raise ValueError(f"reductions={name!r}: {choices(base, [DENSE, *known])}")
-    values = {key: value for key, value in known[base].items() if key != "name"}
+    values = {key: value for key, value in known[base].items() if key not in BESIDE}
     trained = asdict(own) if own else {}
-    changed = any(o.lstrip("+").startswith(f"systems.{base}.") for o in overrides)
+    changed = base.endswith(SUFFIX) or any(
+        o.lstrip("+").startswith(f"systems.{base}.") for o in overrides
+    )
     scored = (trained.get("merge") or {}).get("by") == "policy"
     if base in ("dcts", "step", "random") and scored and not changed:
         by = {"by": values["merge"]["by"]} if base == "random" else {}

@@ -103,6 +103,7 @@ class SegmentationDataModule(L.LightningDataModule):
         choose_on_error(on_error)
         self.spec: DatasetSpec = get_spec(name, self.root)
         self._seen: frozenset[str] = frozenset()
+        self._tested: frozenset[str] | None = None
 
     @property
     def num_classes(self) -> int:
@@ -116,7 +117,14 @@ class SegmentationDataModule(L.LightningDataModule):
     def dataset(self, split: str) -> SegmentationDataset:
         """Full-size samples of "train", "val" or "test" without augmentation."""
         root = self.root if self.scenes is None else scene_root(self.root, self.scenes)
-        return SegmentationDataset(self.spec, root, self.splits[split])
+        found = SegmentationDataset(self.spec, root, self.splits[split])
+        if split == "test" and self._tested is not None:
+            found.pairs = [pair for pair in found.pairs if pair.name in self._tested]
+        return found
+
+    def test_only(self, names: Iterable[str] | None) -> None:
+        """Let the tests that follow be of these images alone; None: of all."""
+        self._tested = None if names is None else frozenset(names)
 
     def train_dataloader(self) -> TrainLoader:
         """Endless; rank r takes the r-th part of every global batch of world * batch_size."""

@@ -25,6 +25,7 @@ from stepseg.predict.images import ImageLike, as_pixels, is_image
 from stepseg.predict.notes import Notes, views_of_size
 from stepseg.predict.prediction import Prediction
 from stepseg.protocol import Protocol, check_work, resized_size
+from stepseg.reduction_file import read_reduction
 from stepseg.runtime.apply import apply_runtime
 from stepseg.runtime.choice import DTYPES, choose_device, choose_runtime
 
@@ -81,7 +82,7 @@ class Segmenter:
         path: str | Path,
         *,
         protocol: Protocol | None = None,
-        reduction: Reduction | None = None,
+        reduction: Reduction | str | Path | None = None,
         device: str = "auto",
         dtype: str = "fp32",
         runtime: str = "eager",
@@ -91,7 +92,8 @@ class Segmenter:
         Args:
             path: of the checkpoint.
             protocol: None: the one that the checkpoint was evaluated with, or whole images.
-            reduction: None: the checkpoint's; ``Reduction()``: the dense model.
+            reduction: None: the checkpoint's; ``Reduction()``: the dense model; a path: of a file
+                of `stepseg-tune`.
             device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
             dtype: ``fp32`` or ``bf16``.
             runtime: ``eager``, ``compile`` or ``auto``.
@@ -101,6 +103,8 @@ class Segmenter:
 
         """
         checkpoint = read_checkpoint(path)
+        if isinstance(reduction, str | Path):
+            reduction = read_reduction(reduction).build()
         return cls(
             checkpoint.build(),
             classes=checkpoint.data["classes"],

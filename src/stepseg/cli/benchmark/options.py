@@ -7,7 +7,7 @@ from typing import Any, Self
 import torch
 
 from stepseg.checkpoint import Checkpoint, read_checkpoint
-from stepseg.cli.config import model_config
+from stepseg.cli.config import checkpoint_reduction, model_config
 from stepseg.grid.systems import checked_names, named_system
 from stepseg.merging.rules import Cropr
 from stepseg.model import Reduction
@@ -15,6 +15,7 @@ from stepseg.model_config import ExitConfig, ModelConfig, ReductionConfig
 from stepseg.profile.benchmark import Rounds
 from stepseg.profile.spread import spread_tokens
 from stepseg.profile.tokens import prescribe, prescribe_paper
+from stepseg.reduction_file import reduction_of
 from stepseg.runtime.choice import DTYPES, choose_device, choose_runtime
 
 FROM_CHECKPOINT = ("backbone", "policy", "heads", "num_classes")
@@ -121,8 +122,14 @@ def systems(
             )
         checkpoint = read_checkpoint(values["ckpt_path"])
     names = checked_names([str(name) for name in _list(values["reductions"])])
+    given = values.get("reduction")
     own = checkpoint.config.reduction if checkpoint else None
     chosen = {n: named_system(n, values["systems"], own, overrides) for n in names}
+    if given and checkpoint is not None:
+        tuned = checkpoint_reduction(given, checkpoint.config)
+        chosen[given["name"]] = ReductionConfig.from_dict(tuned)
+    elif given:
+        chosen[given["name"]] = reduction_of(given)
     if checkpoint is not None:
         return checkpoint.config, chosen, checkpoint
     config = model_config(

@@ -49,12 +49,12 @@ class GridRun:
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
         [self.snapshot] = [c for c in callbacks if isinstance(c, SnapshotCallback)]
 
-    def run(self, points_per_pass: int | None, result: Result) -> list[dict[str, Any]]:
+    def run(self, points_per_pass: int | None, result: Result | None) -> list[dict[str, Any]]:
         """Evaluate what has no row yet.
 
         Args:
             points_per_pass: limit of points that are evaluated at once; None: no limit.
-            result: gets the finished rows after every pass.
+            result: gets the finished rows after every pass; None: nobody.
 
         Returns:
             One row per point.
@@ -67,9 +67,12 @@ class GridRun:
             self._say(f"{reused_rows} of {len(self.points)} points are finished")
         for chosen in self.store.passes(self.points, points_per_pass):
             reused_images += self._evaluate(chosen)
-            result.update({"rows": self.rows()})
-            result.save()
+            if result is not None:
+                result.update({"rows": self.rows()})
+                result.save()
         rows = self.rows()
+        if result is None:
+            return rows
         grid = {
             "points": len(rows),
             "reused_rows": reused_rows,

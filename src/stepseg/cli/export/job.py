@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 
 from stepseg.card.examples import Example
 from stepseg.card.files import write_shared
+from stepseg.card.tuned import with_choice
 from stepseg.checkpoint import Checkpoint, write_inference_checkpoint
 from stepseg.checkpoint.hub import check_push, push
 from stepseg.cli.config import (
@@ -62,6 +63,11 @@ def export(cfg: DictConfig) -> None:
 def _share(checkpoint: Checkpoint, target: Path, values: Mapping[str, Any]) -> dict[str, Path]:
     """Write weights and card; returns the files by their name in a repository."""
     facts, metrics = known_facts(checkpoint, values["result"])
+    if values["reduction"]["name"] != "checkpoint":
+        given = ReductionConfig.from_dict(
+            checkpoint_reduction(values["reduction"], checkpoint.config)
+        )
+        checkpoint = with_choice(checkpoint, given, values["reduction"].get("tuned") or {})
     if not values["card"]:
         write_inference_checkpoint(target, checkpoint, facts)
         return {target.name: target}

@@ -1,0 +1,5 @@
+"""``python -m stepseg.cli.tune``."""
+
+from stepseg.cli.tune import main
+
+main()
