@@ -5,6 +5,7 @@ the prescribed counts: 1 for the first of a batch, then spread evenly around it.
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor, int64
 
@@ -29,9 +30,9 @@ class SpreadMerge(MergeRule):
     """Per image and window size."""
 
     def decide(
-        self, scores_BYX: Tensor, free_BYX: Tensor, window: int, edges_BYX: Tensor | None = None
+        self, scores_BYX: Tensor, free_BYX: Tensor, window: int, *_: Tensor | None, **__: Any
     ) -> Tensor:
-        """As `MergeRule.decide`."""
+        """As `MergeRule.decide`, without what moves thresholds."""
         size = self.windows.index(window)
         counts = [self.by_image[b % len(self.by_image)][size] for b in range(len(scores_BYX))]
         return highest(scores_BYX, free_BYX, upload(counts, int64, scores_BYX.device)[:, None])
