@@ -19,7 +19,6 @@ from stepseg.packed import PackedTokens
 from stepseg.profile.fvcore import trace_fvcore, trace_torch
 from stepseg.profile.parts import profile_parts
 from stepseg.runtime.apply import stand_in
-from stepseg.runtime.buffered import BufferedStages
 from stepseg.runtime.stages import CompiledStages
 from stepseg.vit.architecture import RopeNumbers
 from toys import EXIT_BLOCKS, FOUNDATION, SYSTEMS, toy_images, toy_segmenter, toy_vit
@@ -86,15 +85,14 @@ def test_parts_of_a_profile_add_up_to_the_count(model):
 
 
 @torch.inference_mode()
-def test_buffers_and_compiled_stages_equal_eager_ones(model, batches):
+def test_compiled_stages_equal_eager_ones(model, batches):
     for rope in (RopeNumbers(), RopeNumbers(places="index", halves=False)):
         vit = toy_vit(**FOUNDATION | {"rope": rope}).eval()
         expected = [vit.run_blocks(tokens, 0, 4).values_TD for tokens in batches]
         counter = CompileCounter()
-        for stages in (BufferedStages(vit), CompiledStages(vit, backend=counter)):
-            stand_in(vit, "run_blocks", stages)
-            for tokens, eager in zip(batches, expected, strict=True):
-                torch.testing.assert_close(vit.run_blocks(tokens, 0, 4).values_TD, eager)
+        stand_in(vit, "run_blocks", CompiledStages(vit, backend=counter))
+        for tokens, eager in zip(batches, expected, strict=True):
+            torch.testing.assert_close(vit.run_blocks(tokens, 0, 4).values_TD, eager)
         assert counter.frame_count == 1
 
 

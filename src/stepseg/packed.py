@@ -50,6 +50,12 @@ class Segments:
         return cls(upload(offsets, torch.int32, device), tuple(lengths))
 
     @classmethod
+    def uniform(cls, images: int, length: int, device: torch.device | str) -> "Segments":
+        """Build for images of one length; waits for nothing and uploads nothing."""
+        numbers = torch.arange(images + 1, dtype=torch.int32, device=device)
+        return cls(numbers * length, (length,) * images)
+
+    @classmethod
     def from_offsets(cls, cu_seqlens: Tensor, offsets: Tensor) -> "Segments":
         """Build from `cu_seqlens` and its copy on the host, `host_offsets`."""
         return cls(cu_seqlens, tuple(offsets.diff().tolist()))
@@ -117,7 +123,7 @@ class TokenLayout:
             cell_to_token_BYX=cells.view(batch, rows, columns),
             window_BYX=torch.ones(batch, rows, columns, dtype=torch.int64, device=device),
             anchor_T0=cells,
-            segments=Segments.from_lengths([rows * columns] * batch, device),
+            segments=Segments.uniform(batch, rows * columns, device),
             windows=(),
         )
 
@@ -307,10 +313,13 @@ class PackedTokens:
             lengths: how many of each image, where a rule knows; None: the host asks the device.
 
         """
-        keep_T = keep_M
-        if self.prefix:
-            keep_T = keep_M.new_ones(len(self)).index_copy(0, self.patch_rows(), keep_M)
-        return self._keep(keep_T, lengths)
+        return self._keep(self.keeping(keep_M), lengths)
+
+    def keeping(self, keep_M: Tensor) -> Tensor:
+        """The same of rows: boolean ``[T]``, True for tokens that stay and for prefix rows."""
+        if self.prefix == 0:
+            return keep_M
+        return keep_M.new_ones(len(self)).index_copy(0, self.patch_rows(), keep_M)
 
     def merge(self, into_M: Tensor, lengths: tuple[int, ...] | None = None) -> "PackedTokens":
         """Let tokens become part of others: values are means over all that a token stands for.

@@ -15,6 +15,7 @@ from stepseg.checkpoint import describe
 from stepseg.cli.benchmark import job
 from stepseg.cli.benchmark.job import run
 from stepseg.data.specs import get_spec
+from stepseg.profile.charts import table_of_rows
 
 SMALL = [
     "backbone=vit_tiny",
@@ -56,6 +57,20 @@ def checkpoint(tmp_path_factory):
     entry = describe(config, get_spec("camvid"))
     torch.save({"state_dict": state, "stepseg": entry, "global_step": 1}, path)
     return path
+
+
+def test_several_runtimes_on_the_same_weights(tmp_path, monkeypatch):
+    from stepseg.cli.benchmark import options
+
+    applied = []
+    monkeypatch.setattr(job, "apply_runtime", lambda model, runtime: applied.append(runtime))
+    monkeypatch.setattr(options, "choose_runtime", lambda name, device: name)
+    result = bench(tmp_path, "runtimes=[eager,graphs]", "reductions=[none,step]", "iterations=1")
+    rows = [(row["name"], row["protocol"]["runtime"]) for row in result["rows"]]
+    assert rows == [(name, runtime) for runtime in applied for name in ("none", "step")]
+    assert applied == ["eager", "graphs"]
+    shown = table_of_rows(result["rows"]).columns[0].cells
+    assert "dense, graphs" in list(shown)
 
 
 def test_rows_have_the_promised_figures(tmp_path):
@@ -211,8 +226,9 @@ def test_what_a_checkpoint_decides_cannot_be_said_again(checkpoint, tmp_path):
         (["dtype=fp16"], "choose one of auto, fp32, bf16"),
         (["in_flight=[2,0]"], "in_flight are positive numbers"),
         (["tokens_spread=1"], r"tokens_spread is a share in \[0, 1\)"),
-        (["runtime=graphs"], "choose one of auto, eager, compile"),
-        (["runtime=compile", "parts=true"], "use runtime=eager"),
+        (["runtime=graphs"], "needs device=cuda"),
+        (["runtimes=[eager,graphs]"], "needs device=cuda"),
+        (["runtimes=[eager,compile]", "parts=true"], "runtime=eager,compile has no borders"),
         (["iterations=0"], "iterations must be at least 1"),
         (["device=tpu9"], "choose auto, cpu, cuda"),
         pytest.param(["device=cuda"], "sees no CUDA device here; use device=cpu", marks=NO_GPU),

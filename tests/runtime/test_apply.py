@@ -8,7 +8,9 @@ from torch._dynamo.testing import CompileCounter
 
 from stepseg.runtime.apply import apply_runtime, stand_in
 from stepseg.runtime.graph import Compiled
+from stepseg.runtime.graphs import Graphs
 from stepseg.runtime.stages import CompiledStages
+from stepseg.runtime.trial import Trial
 from toys import SYSTEMS, packed, toy_images, toy_segmenter, toy_vit
 
 
@@ -18,18 +20,30 @@ def stand_ins(model):
 
 
 def test_unknown_runtime():
-    with pytest.raises(ValueError, match=r"runtime='graph': choose one of eager, compile$"):
+    with pytest.raises(ValueError, match=r"runtime='graph': choose one of auto, eager"):
         apply_runtime(toy_segmenter(), "graph")
 
 
 def test_the_last_runtime_counts():
     model = toy_segmenter().prepare_for_inference()
     keys = list(model.state_dict())
-    for runtime in ("compile", "compile", "eager"):
+    parts = 2 + len(model.exit_heads) + 1  # policy and backbone, exit heads, decoder
+    for runtime in ("compile", "graphs", "compile", "auto", "eager"):
         assert apply_runtime(model, runtime) is model
-        parts = 2 + len(model.exit_heads) + 1  # policy and backbone, exit heads, decoder
         assert len(stand_ins(model)) == (parts if runtime == "compile" else 0)
+        instead = vars(model).get("forward")
+        assert type(instead) is {"graphs": Graphs, "auto": Trial}.get(runtime, type(None))
         assert list(model.state_dict()) == keys
+
+
+def test_what_graphs_record_has_the_same_weights_in_compiled_blocks():
+    model = apply_runtime(toy_segmenter().prepare_for_inference(), "graphs")
+    recorded = model.forward.underneath(model)
+    assert len(stand_ins(recorded)) == 1 + len(model.exit_heads) + 1  # the policy stays a module
+    assert "forward" not in vars(recorded)
+    assert recorded.backbone.run_blocks.vit is recorded.backbone is not model.backbone
+    tensors = zip(model.state_dict().values(), recorded.state_dict().values(), strict=True)
+    assert all(ours.data_ptr() == theirs.data_ptr() for ours, theirs in tensors)
 
 
 @torch.inference_mode()

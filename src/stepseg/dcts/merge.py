@@ -356,16 +356,35 @@ def build_layout(window_BYX: Tensor, windows: tuple[int, ...]) -> TokenLayout:
         windows: the sides that may occur in it, besides 1.
 
     """
+    counts = anchors(window_BYX).flatten(1).sum(1, dtype=torch.int32)
+    lengths = tuple(counts.tolist())  # host sync: the only one of merging
+    segments = Segments(F.pad(counts.cumsum(0, dtype=torch.int32), (1, 0)), lengths)
+    return layout_of(window_BYX, windows, segments)
+
+
+def anchors(window_BYX: Tensor) -> Tensor:
+    """Boolean ``[B, Y, X]``: the top-left cells of windows, one for each token."""
+    rows, columns = window_BYX.shape[1:]
+    y = torch.arange(rows, device=window_BYX.device)[:, None]
+    x = torch.arange(columns, device=window_BYX.device)
+    return (y % window_BYX == 0) & (x % window_BYX == 0)
+
+
+def layout_of(window_BYX: Tensor, windows: tuple[int, ...], segments: Segments) -> TokenLayout:
+    """`build_layout` for tokens that are counted already; waits for nothing.
+
+    Args:
+        window_BYX: from `merge_windows`.
+        windows: the sides that may occur in it, besides 1.
+        segments: of the tokens. Where they have more rows, these show the first cell.
+
+    """
     batch, rows, columns = window_BYX.shape
     device = window_BYX.device
     y = torch.arange(rows, device=device)[:, None]
     x = torch.arange(columns, device=device)
-    is_anchor = (y % window_BYX == 0) & (x % window_BYX == 0)
-    counts = is_anchor.flatten(1).sum(1, dtype=torch.int32)
-    lengths = tuple(counts.tolist())  # host sync: the only one of merging
-    segments = Segments(F.pad(counts.cumsum(0, dtype=torch.int32), (1, 0)), lengths)
-    flat = is_anchor.flatten()
-    anchor_T0 = torch.nonzero_static(flat, size=sum(lengths)).squeeze(1)
+    flat = anchors(window_BYX).flatten()
+    anchor_T0 = torch.nonzero_static(flat, size=segments.total, fill_value=0).squeeze(1)
     token_of_anchor = flat.cumsum(0) - 1
     image_start = torch.arange(batch, device=device)[:, None, None] * (rows * columns)
     anchor_of_cell = image_start + (y - y % window_BYX) * columns + (x - x % window_BYX)

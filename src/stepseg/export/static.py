@@ -251,7 +251,7 @@ class StaticSegmenter(nn.Module):
     def _budget(self, index: int) -> int:
         rule = self.reduction.exit
         assert isinstance(rule, BudgetExit)
-        return rule.tokens[min(index, len(rule.tokens) - 1)]
+        return rule.budget(index)
 
     def _pixels(self, axis: int, window: int) -> int:
         """Height or width in pixels that whole windows of this side cover."""

@@ -52,6 +52,8 @@ def segment_all(
     model.check_images(images_B3HW)
     wanted = dict.fromkeys(reductions)
     bases = dict.fromkeys(base_of(reduction) for reduction in wanted if is_control(reduction))
+    if len(wanted) == 1 and not bases:  # nothing to share: whatever carries out the model may
+        return [model(images_B3HW, labels_BHW, reductions[0])] * len(reductions)
     kinds: dict[Hashable, list[Reduction]] = {}
     for reduction in wanted | bases:
         kinds.setdefault((reduction.cell, reduction.inside), []).append(reduction)

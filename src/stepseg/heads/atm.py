@@ -144,7 +144,7 @@ class AtmHead(AtmModule):
         self.cached_query_Cd = self.eval().first_query(1)
 
     def _query_segments(self, num_images: int, device: torch.device) -> Segments:
-        return Segments.from_lengths([self.num_classes] * num_images, device)
+        return Segments.uniform(num_images, self.num_classes, device)
 
 
 def within_images(queries: Segments, tokens: Segments) -> Meeting:

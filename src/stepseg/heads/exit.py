@@ -128,7 +128,11 @@ class BudgetExit:
         """Boolean ``[T]``: the n tokens of each image whose best class is least probable."""
         doubt_T = -probabilities_TC.amax(dim=1)
         rank_T = rank_in_group(doubt_T, tokens.image_ids_T, tokens.segments.num_images)
-        return rank_T < self.tokens[min(exit_index, len(self.tokens) - 1)]
+        return rank_T < self.budget(exit_index)
+
+    def budget(self, exit_index: int) -> int:
+        """n after an exit head, counted from 0."""
+        return self.tokens[min(exit_index, len(self.tokens) - 1)]
 
 
 def matched_control(

@@ -41,7 +41,7 @@ class Segmenter:
         reduction: which tokens merge and leave; None: the model's own.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
         dtype: ``fp32`` or ``bf16``.
-        runtime: ``eager``, ``compile`` or ``auto`` (`stepseg.runtime.choice`).
+        runtime: ``eager``, ``compile``, ``graphs`` or ``auto`` (`stepseg.runtime.choice`).
 
     Raises:
         ValueError: no such device, type or runtime, or a reduction that this model cannot do.
@@ -96,7 +96,7 @@ class Segmenter:
                 of `stepseg-tune`.
             device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
             dtype: ``fp32`` or ``bf16``.
-            runtime: ``eager``, ``compile`` or ``auto``.
+            runtime: ``eager``, ``compile``, ``graphs`` or ``auto``.
 
         Raises:
             ValueError: no such file, or not one of ours; names it.

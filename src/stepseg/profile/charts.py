@@ -47,10 +47,10 @@ def table_of_rows(rows: Sequence[Row]) -> Table:
     }
     for column in ("batch", "map", "tokens", *columns):
         table.add_column(column, justify="right", no_wrap=column == "tokens")
-    for row in rows:
+    for row, label in zip(rows, _labels(rows, ", "), strict=True):
         clock = row["protocol"]["clock"]
         table.add_row(
-            _system(row),
+            label,
             _show(row["batch_size"], "d"),
             "-" if clock is None else "no" if "no map" in clock else "yes",
             ">".join(f"{tokens:.0f}" for tokens in row["tokens_per_stage"]),
@@ -90,8 +90,8 @@ def plot_rows(rows: Sequence[Row], path: Path) -> None:
     names = [_system(row) for row in rows]
     batches = len({row["batch_size"] for row in rows}) > 1
     labels = [
-        name + (f"\nbatch {row['batch_size']}" if batches else "")
-        for name, row in zip(names, rows, strict=True)
+        label + (f"\nbatch {row['batch_size']}" if batches else "")
+        for label, row in zip(_labels(rows, "\n"), rows, strict=True)
     ]
     colours = [COLOURS.get(name.partition("@")[0], SEQUENCE[-1]) for name in names]
     panels = [("gmacs", "GMACs per image"), ("latency_ms_p50", "ms per batch, median")]
@@ -145,6 +145,16 @@ def plot_parts(parts: Mapping[str, Sequence[Row]], path: Path) -> None:
             second.set_ylim(bottom=0)
             second.grid(visible=False)
         write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=150))
+
+
+def _labels(rows: Sequence[Row], between: str) -> list[str]:
+    """Systems, with their runtime where there are several."""
+    runtimes = [row["protocol"].get("runtime") for row in rows]
+    several = len({*runtimes}) > 1
+    return [
+        f"{_system(row)}{between}{runtime}" if several else _system(row)
+        for row, runtime in zip(rows, runtimes, strict=True)
+    ]
 
 
 def _system(row: Row) -> str:

@@ -163,7 +163,7 @@ def stage_tokens(reduction: Reduction, grid: tuple[int, int]) -> tuple[int, ...]
     stages = [tokens_after(rule, grid) if rule else grid[0] * grid[1]]
     for index in range(len(reduction.exit_blocks)):
         assert exit_ is not None
-        stages.append(min(stages[-1], exit_.tokens[min(index, len(exit_.tokens) - 1)]))
+        stages.append(min(stages[-1], exit_.budget(index)))
     return tuple(stages)
 
 

@@ -1,11 +1,13 @@
 """Attach a runtime to a finished model, from outside: the method's modules know nothing of it.
 
 A runtime stands in for single methods of single modules: the policy's CNN, the blocks between two
-exits, the heads. Modules, parameters and the state dict stay what they are, and whatever needs
-gradients goes through the methods as ever.
+exits, the heads, or the whole forward pass. Modules, parameters and the state dict stay what they
+are, and whatever needs gradients goes through the methods as ever.
 """
 
+import copy
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -13,7 +15,7 @@ from torch import nn
 from stepseg.dcts.policy import PolicyNetwork
 from stepseg.heads.linear import LinearHead
 from stepseg.model import StepSegmenter
-from stepseg.runtime.choice import RUNTIMES
+from stepseg.runtime.choice import RUNTIMES, check_runtime
 
 
 def apply_runtime(model: StepSegmenter, runtime: str) -> StepSegmenter:
@@ -24,18 +26,20 @@ def apply_runtime(model: StepSegmenter, runtime: str) -> StepSegmenter:
             later want the runtime applied again.
         runtime: ``eager``: the modules themselves. ``compile``: the policy, the blocks between
             exits and every head become compiled graphs at their first use
-            (`stepseg.runtime.graph`).
+            (`stepseg.runtime.graph`). ``graphs``: CUDA graphs of compiled blocks and heads, from
+            image to map (`stepseg.runtime.graphs`). ``auto``: the fastest of these on the first
+            batch (`stepseg.runtime.trial`).
 
     Raises:
         ValueError: an unknown runtime.
 
     """
-    if runtime not in RUNTIMES:
-        raise ValueError(f"runtime={runtime!r}: choose one of {', '.join(RUNTIMES)}")
+    check_runtime(runtime)
     makers = _compiled() if runtime == "compile" else {}
     for module, method in _seams(model):
         make = makers.get(method)
         stand_in(module, method, make(module) if make else None)
+    stand_in(model, "forward", _whole(model, runtime))
     return model
 
 
@@ -44,6 +48,34 @@ def stand_in(module: nn.Module, method: str, instead: Callable[..., Any] | None)
     vars(module).pop(method, None)
     if instead is not None:
         setattr(module, method, instead)
+
+
+def _twin(model: StepSegmenter, runtime: str) -> StepSegmenter:
+    """Another model under a runtime, of the same weights, which are not copied."""
+    tensors = (*model.parameters(), *model.buffers())
+    other = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+    return apply_runtime(other, runtime)
+
+
+def _compiled_twin(model: StepSegmenter) -> StepSegmenter:
+    """For graphs: blocks and heads are compiled. The policy is not, which would take minutes."""
+    other = _twin(model, "compile")
+    if isinstance(other.policy, PolicyNetwork):
+        stand_in(other.policy, "last_features", None)
+    return other
+
+
+def _whole(model: StepSegmenter, runtime: str) -> Callable[..., Any] | None:
+    """What stands in for the model's forward pass."""
+    if runtime == "graphs":
+        from stepseg.runtime.graphs import Graphs
+
+        return Graphs(model, _compiled_twin)
+    if runtime == "auto":
+        from stepseg.runtime.trial import Trial
+
+        return Trial(model, {name: partial(_twin, runtime=name) for name in RUNTIMES})
+    return None
 
 
 def _seams(model: StepSegmenter) -> list[tuple[nn.Module, str]]:

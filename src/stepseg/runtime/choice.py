@@ -5,12 +5,8 @@ import torch
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 """Of weights and images at inference; logits are float32 in both."""
 
-RUNTIMES = ("eager", "compile")
+RUNTIMES = ("eager", "compile", "graphs")
 CHOICES = ("auto", *RUNTIMES)
-
-MEASURED_BEST = {"cpu": "compile"}
-"""By device type, once warm (docs/benchmark.md). Where nothing has been measured, nothing is
-compiled."""
 
 
 def choose_device(name: str) -> torch.device:
@@ -42,18 +38,27 @@ def choose_runtime(name: str, device: torch.device) -> str:
     """Turn what a user writes into a runtime that works here.
 
     Args:
-        name: ``eager``, ``compile``, or ``auto``: the fastest by measurement on this kind of
-            device, which compiles at the first images of every stage (tens of seconds).
+        name: ``eager``, ``compile``, ``graphs``, or ``auto``: on a CPU ``compile``, which was
+            measured to be the fastest once warm; on a GPU what is the fastest on the first batch.
         device: where the model will run.
 
+    Returns:
+        For `stepseg.runtime.apply.apply_runtime`.
+
     Raises:
-        ValueError: an unknown name, or no C++ compiler to compile with.
+        ValueError: an unknown name, no C++ compiler to compile with, or no GPU for graphs.
 
     """
     check_runtime(name)
-    wanted = MEASURED_BEST.get(device.type, "eager") if name == "auto" else name
-    if wanted != "compile" or device.type != "cpu" or _has_cpp_compiler():
-        return wanted
+    if device.type == "cuda":
+        return name
+    if name == "graphs":
+        raise ValueError(
+            f"runtime=graphs replays CUDA graphs and needs device=cuda, this is "
+            f"device={device.type}: use runtime=compile, or auto"
+        )
+    if name == "eager" or _has_cpp_compiler():
+        return "compile" if name == "auto" else name
     if name == "auto":
         return "eager"
     raise ValueError(

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import torch
@@ -136,8 +137,7 @@ def _model(
 ) -> StepSegmenter:
     torch.manual_seed(values["seed"])
     model = checkpoint.build() if checkpoint else build_segmenter(config)
-    model.prepare_for_inference().to(options.device, options.dtype)
-    return apply_runtime(model, options.runtime)
+    return model.prepare_for_inference().to(options.device, options.dtype)
 
 
 def _rows(
@@ -149,7 +149,8 @@ def _rows(
     place: Row,
 ) -> list[Row]:
     rows = []
-    for batch_size in options.batch_sizes:
+    for runtime, batch_size in product(options.runtimes, options.batch_sizes):
+        apply_runtime(model, runtime)
         whole = len(images_N3HW) // batch_size * batch_size
         batches = images_N3HW[:whole].split(batch_size)
         for rounds in options.protocols:
@@ -168,7 +169,7 @@ def _rows(
             for name, row in figures.items():
                 described = _describe(name, row, options, reductions[name], rounds)
                 described |= {"batch_size": batch_size, "images": whole}
-                described["protocol"] |= {"runtime": options.runtime, **place}
+                described["protocol"] |= {"runtime": runtime, **place}
                 described["throughput"] = {str(n): rates[name] for n, rates in flying.items()}
                 if values["speed"]:
                     used = described["gmacs"] * described["images_per_s"]

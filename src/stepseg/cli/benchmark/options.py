@@ -37,7 +37,7 @@ class Options:
     """How many batches at a time, for throughput; empty: it is not measured."""
     device: torch.device
     dtype: torch.dtype
-    runtime: str
+    runtimes: tuple[str, ...]
 
     @property
     def dtype_name(self) -> str:
@@ -64,11 +64,12 @@ class Options:
         device = choose_device(values["device"])
         dtype = _dtype(values["dtype"], device)
         in_flight = _in_flight(values, device)
-        runtime = choose_runtime(values["runtime"], device)
-        if values["parts"] and runtime != "eager":
+        named = _list(values["runtimes"] or values["runtime"])
+        runtimes = tuple(choose_runtime(str(name), device) for name in named)
+        if values["parts"] and runtimes != ("eager",):
             raise ValueError(
-                f"parts=true times every block, and runtime={values['runtime']} has no borders "
-                f"between them: use runtime=eager"
+                f"parts=true times every block, and runtime={','.join(map(str, named))} has no "
+                f"borders between them: use runtime=eager"
             )
         for key, least in (("warmup", 0), ("iterations", 1), ("num_images", 1)):
             if not isinstance(values[key], int) or values[key] < least:
@@ -83,7 +84,7 @@ class Options:
             in_flight=in_flight,
             device=device,
             dtype=DTYPES[dtype],
-            runtime=runtime,
+            runtimes=runtimes,
         )
 
 
