@@ -37,8 +37,10 @@ def test_products_are_saved_from_there_on(block):
 
 
 def test_the_table(exit_break_even, capsys):
-    exit_break_even.main(["--classes", "19"])
+    exit_break_even.main(["--classes", "19", "--heads", "atm", "linear"])
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 2 + 5
-    shares = [float(cell) for cell in lines[2].replace("%", "").split("|")[5:-1]]
+    assert len(lines) == 2 + 2 * 5
+    operators = {line.split("|")[3].strip(): int(line.split("|")[-2]) for line in lines[2:]}
+    assert 0 < 5 * operators["linear"] < operators["atm"]
+    shares = [float(cell) for cell in lines[2].replace("%", "").split("|")[5:-2]]
     assert shares == sorted(shares, reverse=True)  # the more tokens, the less a head weighs
