@@ -55,7 +55,7 @@ def test_composes(name, tmp_path):
         assert values["trainer"]["val_check_interval"] <= values["trainer"]["max_steps"]
         return
     for system in values["reductions"]:
-        named_system(system, values["systems"])
+        named_system(system, values["systems"], placed_later=config == "eval")
 
 
 def build_segmenter_on_meta(values, classes):

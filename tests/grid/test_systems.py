@@ -101,6 +101,23 @@ def test_placed_exits_have_heads_where_they_are_placed_and_nowhere_else():
     assert (placed.head_blocks, kept.head_blocks) == ((8,), (4, 6, 8))
 
 
+@pytest.mark.parametrize(
+    ("exit_", "words"),
+    [
+        (None, "'step' lets tokens leave: the checkpoint has no exit heads: choose"),
+        ({"blocks": [], "heads": [6, 8]}, r"leave: say where, as in step@6\+8"),
+    ],
+)
+def test_exits_without_a_place_are_refused(exit_, words):
+    """Not shown as dCTS without a word."""
+    own = ReductionConfig.from_dict({"merge": None, "exit": exit_})
+    known = {"step": KNOWN["step"] | {"exit": {"blocks": None, "threshold": 0.9}}}
+    with pytest.raises(ValueError, match=words):
+        system_points(["step"], known, own, {}, lambda reduction: None)
+    swept = {"exit_blocks": [[6], [8]]}
+    assert len(system_points(["step"], known, own, swept, lambda reduction: None)) == 2
+
+
 def test_what_the_user_changes_is_the_users():
     changed = named_system("step", KNOWN, OWN, ["systems.step.exit.threshold=0.9"])
     assert changed.merge is not None

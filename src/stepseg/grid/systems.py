@@ -14,12 +14,19 @@ from stepseg.plain_types import choices
 from stepseg.reduction import DENSE, Reduction
 from stepseg.reduction_file import BESIDE, SUFFIX, read_values
 
+NO_HEADS = (
+    "the checkpoint has no exit heads: choose a reduction without exits, such as dcts, or train "
+    "with this one"
+)
+
 
 def named_system(
     name: str,
     known: Mapping[str, Mapping[str, Any]],
     own: ReductionConfig | None = None,
     overrides: Sequence[str] = (),
+    *,
+    placed_later: bool = False,
 ) -> ReductionConfig:
     """The reduction behind a name.
 
@@ -29,9 +36,10 @@ def named_system(
         own: the reduction of the checkpoint: `dcts`, `step` and `random` merge, everybody exits and
             its own rule acts inside the blocks as it does, unless `overrides` change the system.
         overrides: what the user typed.
+        placed_later: whether a sweep says after which blocks tokens leave.
 
     Raises:
-        ValueError: an unknown name, or a placement that cannot be read.
+        ValueError: an unknown name, a placement that cannot be read, or none for its exits.
 
     """
     base, _, placement = name.partition("@")
@@ -58,7 +66,14 @@ def named_system(
         raise ValueError(f"reductions={name!r}: {base} has no exits to place")
     if placement:
         values["exit"] = {**values["exit"], "blocks": _blocks(name, placement), "heads": None}
-    return ReductionConfig.from_dict(values)
+    config = ReductionConfig.from_dict(values)
+    if config.exit and not (config.exit.blocks or placed_later):
+        heads = "+".join(map(str, own.exit.head_blocks)) if own and own.exit else ""
+        raise ValueError(
+            f"reductions={name!r} lets tokens leave: "
+            + (f"say where, as in {base}@{heads}" if heads else NO_HEADS)
+        )
+    return config
 
 
 def system_points(
@@ -81,7 +96,8 @@ def system_points(
     unused = set(lists)
     points = []
     for name in names:
-        base = asdict(named_system(name, known, own, overrides))
+        later = "exit_blocks" in lists
+        base = asdict(named_system(name, known, own, overrides, placed_later=later))
         placed = {"exit_blocks"} if "@" in name else set()
         fitting = {k: v for k, v in lists.items() if _has_part(base, k) and k not in placed}
         unused -= set(fitting)
