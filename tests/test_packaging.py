@@ -77,30 +77,40 @@ packed model build checkpoint.checkpoint predict.segmenter protocol
 data.check data.loader data.prepare
 """.split()
 
+COMMANDS = ["cli.predict.job", "cli.benchmark.job", "cli.export.job", "cli.report"]
 
-def test_core_imports_without_frameworks():
+
+def test_core_imports_without_frameworks_and_commands_without_lightning():
     code = f"""
 import importlib, sys
 
+refused = {FRAMEWORKS}
+
 class Blocker:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {FRAMEWORKS}:
-            raise ModuleNotFoundError(f"the core imports {{name}}", name=name)
+        if name.partition(".")[0] in refused:
+            raise ModuleNotFoundError(f"it imports {{name}}", name=name)
 
 sys.meta_path.insert(0, Blocker())
 for module in {CORE}:
+    importlib.import_module(f"stepseg.{{module}}")
+refused = {{"lightning", "torchmetrics"}}
+for module in {COMMANDS}:
     importlib.import_module(f"stepseg.{{module}}")
 """
     result = run_python(code)
     assert result.returncode == 0, result.stderr
 
 
-def test_bare_import_loads_no_framework():
+def test_bare_imports_load_no_framework():
+    """The package none at all, a command none that takes seconds before it has its orders."""
     result = run_python(
         "import stepseg, sys; assert stepseg.__version__; "
-        "print([m for m in ('torch', 'numpy', 'hydra', 'timm') if m in sys.modules])"
+        "print([m for m in ('torch', 'numpy', 'hydra', 'timm') if m in sys.modules]); "
+        "import stepseg.cli.hydra_command; "
+        "print([m for m in ('torch', 'timm', 'lightning', 'matplotlib') if m in sys.modules])"
     )
-    assert result.stdout.strip() == "[]", result.stderr
+    assert result.stdout.split() == ["[]", "[]"], result.stderr
 
 
 def test_wheel_carries_configs_and_launchers(tmp_path):

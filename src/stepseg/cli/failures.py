@@ -1,50 +1,20 @@
 """What goes wrong in a run that is well configured, told with what helps against it."""
 
 import errno
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
-import lightning as L
-import torch
 from omegaconf.errors import OmegaConfBaseException
-
-from stepseg.lit.ranks import WatchedDDP
 
 
 class RunFailedError(RuntimeError):
     """A failure with a message that says all: shown without a traceback."""
 
 
-@contextmanager
-def clear_failures(
-    values: Mapping[str, Any], trainer: L.Trainer, on_death: Callable[[str], None]
-) -> Iterator[None]:
-    """Turn failures of machine, memory, disk and other processes into messages with a remedy.
-
-    Args:
-        values: the configuration.
-        trainer: of the run.
-        on_death: called with a message where another process has died and this one cannot go on.
-
-    """
-    ranks = trainer.strategy
-    if isinstance(ranks, WatchedDDP):
-        ranks.on_death = on_death
-    try:
-        yield
-    except Exception as error:
-        message = None
-        if isinstance(ranks, WatchedDDP) and not isinstance(error, ValueError):
-            message = ranks.failure(error)
-        message = message or explain(error, values)
-        if message is None:
-            raise
-        raise RunFailedError(message) from error
-
-
 def explain(error: BaseException, values: Mapping[str, Any]) -> str | None:
     """What to do about an error, or None where the error speaks for itself."""
+    import torch  # not before a command has begun
+
     text = str(error)
     if isinstance(error, torch.OutOfMemoryError):
         return f"out of GPU memory: {_smaller(values)} ({text.splitlines()[0]})"

@@ -1,7 +1,7 @@
 """`hydra.main` for our commands: a mistyped override ends in one line with what may be meant.
 
 Hydra prints such errors over many lines, and without the nearest name; what is added at the root
-it accepts whatever it is called. Errors of the job itself are `stepseg.cli.config.run_command`'s.
+it accepts whatever it is called. Errors of the job itself are `stepseg.cli.ending.run_command`'s.
 """
 
 import functools
@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gpu_pool.errors import JobFailed
+from stepseg.cli.ending import run_command
 from stepseg.cli.help import answer
 from stepseg.cli.paths import config_dir, experiments, register_own_experiments
 from stepseg.cli.reduction_file import GROUP, is_file_name, register_reduction_files
@@ -47,8 +48,6 @@ def hydra_command(command: str, *, config_name: str) -> Callable[[Task], Callabl
     def decorate(task: Task) -> Callable[..., Any]:
         @functools.wraps(task)
         def checked(cfg: DictConfig) -> Any:
-            from stepseg.cli.config import run_command  # Lightning: not needed for --help
-
             def job() -> Any:
                 check_root(cfg, config_name)
                 return task(cfg)

@@ -9,22 +9,19 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
-
-from lightning.pytorch.utilities import rank_zero_only
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from stepseg import __version__
 from stepseg.cli.failures import one_message
 from stepseg.cli.request import mask_sweep, write_request
 from stepseg.files.folder_lock import folder_lock
 from stepseg.files.writing import write_json
-from stepseg.lit.callbacks.last import LAST
 from stepseg.lit.grace import Grace
-from stepseg.lit.interrupt import REQUEUE_EXIT_CODE, TrainingInterrupted
+from stepseg.lit.stopping import LAST, REQUEUE_EXIT_CODE, TrainingInterrupted
 from stepseg.masking import masked, masked_text
 
 PACKAGES = (
@@ -168,9 +165,16 @@ class Result:
             write_json(self.path, _finite(self.values))
 
 
+RANKS = (
+    "RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK",  # Lightning, torchrun
+    "SLURM_PROCID", "JSM_NAMESPACE_RANK", "OMPI_COMM_WORLD_RANK",
+)  # fmt: skip
+"""What those who start processes number them by."""
+
+
 def is_first_process() -> bool:
     """Whether this is the one process of a run that writes files; known before they connect."""
-    return getattr(rank_zero_only, "rank", 0) == 0 and int(os.environ.get("LOCAL_RANK", 0)) == 0
+    return all(os.environ.get(name) in (None, "", "0") for name in RANKS)
 
 
 def read_result(path: str | Path) -> dict[str, Any]:
@@ -191,10 +195,10 @@ def read_result(path: str | Path) -> dict[str, Any]:
 
 
 def was_interrupted(error: BaseException | None) -> bool:
-    """Whether Ctrl-C or SIGTERM is behind it; Lightning turns both into an exit of its own."""
+    """Whether Ctrl-C or SIGTERM is behind it; Lightning turns Ctrl-C into an exit of its own."""
     seen: list[BaseException] = []
     while error is not None and error not in seen:  # causes and contexts may form a circle
-        if isinstance(error, KeyboardInterrupt | SIGTERMException | TrainingInterrupted):
+        if isinstance(error, KeyboardInterrupt | TrainingInterrupted):
             return True
         seen.append(error)
         error = error.__cause__ or error.__context__
@@ -205,6 +209,7 @@ def _interrupt(signum: int, frame: Any) -> None:
     raise KeyboardInterrupt
 
 
+@cache
 def _versions() -> dict[str, str]:
     versions = {"stepseg": __version__}
     for package in PACKAGES:
@@ -224,6 +229,12 @@ def _git_sha() -> str | None:
     root = Path(__file__).parents[3]
     if not (root / ".git").exists():
         return os.environ.get("STEPSEG_COMMIT") or None
+    return _commit(root)
+
+
+@cache
+def _commit(root: Path) -> str | None:
+    """As it was when first asked for, like the code that runs."""
     git = ["git", "-C", str(root)]
     try:
         sha = subprocess.run(

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from stepseg.cli.result import read_result
-from stepseg.lit.callbacks.last import LAST
 from stepseg.lit.resume import ResumePoint, changes, newest_point, read_point
+from stepseg.lit.stopping import LAST
 from stepseg.telling import tell
 
 

@@ -14,7 +14,6 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from lightning.pytorch.loggers import Logger
 
 from stepseg.cli.config import make_all, output_dir, overrides
 from stepseg.cli.result import Result, is_first_process, was_interrupted
@@ -47,7 +46,7 @@ def make_loggers(
     *,
     resumes: Path | None = None,
     tags: Sequence[str] = (),
-) -> list[Logger]:
+) -> list[Any]:
     """The loggers of `logger=...`; what is null in their configuration and known here is filled in.
 
     Args:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Self
 
-from stepseg.lit.interrupt import SIGNALS
+from stepseg.lit.stopping import SIGNALS
 
 
 class Grace:

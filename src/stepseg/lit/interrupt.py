@@ -7,7 +7,6 @@ half done.
 
 import signal
 from collections.abc import Callable
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -16,29 +15,7 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint
 
 from stepseg.lit.callbacks.last import LastCheckpoint, is_boundary
-
-SIGNALS = tuple(
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
-)
-
-REQUEUE_EXIT_CODE = 75
-"""EX_TEMPFAIL of sysexits.h: a signal stopped the training, and the same command continues it."""
-
-
-class TrainingInterrupted(BaseException):
-    """A signal ended the training, after it was saved.
-
-    Args:
-        signum: the signal.
-        step: optimiser steps done.
-        checkpoint: where the training goes on; None: nothing is saved.
-
-    """
-
-    def __init__(self, signum: int, step: int, checkpoint: Path | None) -> None:
-        self.signal, self.step, self.checkpoint = signal.Signals(signum), step, checkpoint
-        saved = f"saved in {checkpoint}" if checkpoint else "nothing is saved (no callbacks.last)"
-        super().__init__(f"interrupted by {self.signal.name} after step {step}, {saved}")
+from stepseg.lit.stopping import SIGNALS, TrainingInterrupted
 
 
 class StopOnSignal(Checkpoint):

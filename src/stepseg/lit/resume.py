@@ -8,7 +8,7 @@ from typing import Any
 import lightning as L
 import torch
 
-from stepseg.lit.callbacks.last import LAST, NEXT, PREVIOUS
+from stepseg.lit.stopping import LAST, NEXT, PREVIOUS
 from stepseg.plain_types import check_count
 from stepseg.weights.read import read_weights
 from stepseg.weights.safetensors_file import is_safetensors

@@ -10,7 +10,6 @@ import torch
 
 from stepseg.data.files import ImageFileError, Pixels
 from stepseg.data.labels import LabelError
-from stepseg.metrics.confusion import SegmentationMetric
 from stepseg.pictures.drawing import Labels
 from stepseg.predict.batches import batches_of_one_size, read_ahead
 from stepseg.predict.inputs import File, Item, items_of
@@ -46,7 +45,10 @@ class Runner:
     without_label: int = 0
 
     def __post_init__(self) -> None:
-        self.accuracy = SegmentationMetric(len(self.segmenter.classes))
+        if self.truths is not None:
+            from stepseg.metrics.confusion import SegmentationMetric  # torchmetrics takes seconds
+
+            self.accuracy = SegmentationMetric(len(self.segmenter.classes))
 
     def run(self, files: Sequence[File]) -> None:
         """Segment all images and frames that have no finished result yet."""

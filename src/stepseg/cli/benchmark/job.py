@@ -14,13 +14,10 @@ from torch import Tensor
 from stepseg.budget import within_budget
 from stepseg.build import build_segmenter
 from stepseg.checkpoint import Checkpoint, check_data
-from stepseg.cli.benchmark.data import measure_data, table_of_data
 from stepseg.cli.benchmark.options import Options, systems, with_tokens
-from stepseg.cli.config import make_datamodule, output_dir, overrides, plain, recorded
+from stepseg.cli.config import output_dir, overrides, plain, recorded
 from stepseg.cli.result import Result
 from stepseg.cli.tracking import make_loggers, tracked_result
-from stepseg.lit.tracking.final import log_final
-from stepseg.lit.tracking.record import log_config
 from stepseg.model import Reduction, StepSegmenter
 from stepseg.model_config import ModelConfig
 from stepseg.profile.benchmark import (
@@ -49,8 +46,13 @@ def run(cfg: DictConfig) -> None:
     with tracked_result("stepseg-benchmark", recorded(cfg)) as result:
         options = Options.from_values(values)
         values["dtype"] = options.dtype_name
-        datamodule = make_datamodule(values) if values.get("data") else None
-        if datamodule is not None:
+        datamodule = None
+        if values.get("data"):
+            # here, with Lightning, which nothing else needs
+            from stepseg.cli.benchmark.data import measure_data, table_of_data
+            from stepseg.cli.trainer import make_datamodule
+
+            datamodule = make_datamodule(values)
             values["num_classes"] = datamodule.num_classes
         config, chosen, checkpoint = systems(values, overrides())
         result.update({"model": config.to_dict()})
@@ -235,6 +237,9 @@ def _publish(rows: list[Row], values: Mapping[str, Any], result: Result) -> None
     loggers = make_loggers(values, "benchmark")
     if not loggers:
         return
+    from stepseg.lit.tracking.final import log_final
+    from stepseg.lit.tracking.record import log_config
+
     several = len({row["name"] for row in rows}) < len(rows)
     named = {f"{r['name']} ({i})" if several else r["name"]: r for i, r in enumerate(rows)}
     log_config(loggers, result.described())

@@ -12,9 +12,9 @@ from stepseg.cli.comparison import print_comparison
 from stepseg.cli.config import checkpoint_reduction, output_dir, overrides, plain, recorded
 from stepseg.cli.evaluate.grid import GridRun
 from stepseg.cli.evaluate.setting import Setting
-from stepseg.cli.failures import clear_failures
 from stepseg.cli.result import Result
 from stepseg.cli.tracking import tracked_result
+from stepseg.cli.trainer import clear_failures
 from stepseg.grid.points import Point, grid_points
 from stepseg.grid.systems import system_points
 from stepseg.grid.table import print_grid, write_grid_csv

@@ -8,10 +8,11 @@ from typing import Any, Self
 import lightning as L
 
 from stepseg.checkpoint import Checkpoint, check_data
-from stepseg.cli.config import given_checkpoint, make_datamodule, make_trainer, output_dir
+from stepseg.cli.config import given_checkpoint, output_dir
 from stepseg.cli.protocol import choose_protocol
 from stepseg.cli.result import Result, is_first_process
 from stepseg.cli.tracking import make_loggers
+from stepseg.cli.trainer import make_datamodule, make_trainer
 from stepseg.dcts.policy import OraclePolicy
 from stepseg.dcts.targets import HomogeneityRule
 from stepseg.grid.store import GridStore, data_identity, file_hash

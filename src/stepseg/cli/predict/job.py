@@ -17,7 +17,6 @@ from stepseg.cli.predict.progress import Progress
 from stepseg.cli.protocol import choose_protocol
 from stepseg.cli.result import Result
 from stepseg.data.files import ImageFileError, Pixels, read_pixels
-from stepseg.evaluation import NO_LABELS
 from stepseg.files.confusion import write_confusion
 from stepseg.model import Reduction
 from stepseg.model_config import ReductionConfig
@@ -188,6 +187,8 @@ def _figures(runner: Runner) -> dict[str, Any]:
         figures["per_class_IoU"] = accuracy.pop("per_class_IoU").tolist()
         figures |= {name: float(value) for name, value in accuracy.items()}
         if runner.records and accuracy["aAcc"].isnan():
+            from stepseg.evaluation import NO_LABELS
+
             figures["problems"] = [NO_LABELS]
     return figures
 

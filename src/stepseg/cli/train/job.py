@@ -15,14 +15,11 @@ from stepseg.cli.check import check_model, check_training
 from stepseg.cli.comparison import print_comparison, systems, time_systems
 from stepseg.cli.config import (
     make_all,
-    make_datamodule,
-    make_trainer,
     model_config,
     output_dir,
     plain,
     recorded,
 )
-from stepseg.cli.failures import clear_failures
 from stepseg.cli.result import Result
 from stepseg.cli.resume import check_config, check_steps, find_point, finished_result
 from stepseg.cli.share import examples_of, share_best
@@ -30,6 +27,7 @@ from stepseg.cli.tracking import make_loggers, tracked_result
 from stepseg.cli.train.length import fit_to_length
 from stepseg.cli.train.profiler import show_profile
 from stepseg.cli.train.start import normalised_alike, read_start, start_from
+from stepseg.cli.trainer import clear_failures, make_datamodule, make_trainer
 from stepseg.dcts.policy import PolicyNetwork
 from stepseg.dcts.targets import HomogeneityRule
 from stepseg.files.confusion import write_confusion

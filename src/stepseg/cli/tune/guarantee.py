@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from rich.table import Table
 
-from stepseg.cli.config import checkpoint_reduction, given_checkpoint, make_datamodule, output_dir
+from stepseg.cli.config import checkpoint_reduction, given_checkpoint, output_dir
 from stepseg.cli.protocol import choose_protocol
 from stepseg.cli.result import Result
+from stepseg.cli.trainer import make_datamodule
 from stepseg.cli.tune.choice import FILE, write_choice
 from stepseg.data.files import read_image
 from stepseg.files.writing import write_json

@@ -11,9 +11,9 @@ from stepseg.cli.comparison import print_comparison
 from stepseg.cli.config import checkpoint_reduction, output_dir, plain, recorded
 from stepseg.cli.evaluate.job import check_figures
 from stepseg.cli.evaluate.setting import Setting
-from stepseg.cli.failures import clear_failures
 from stepseg.cli.result import Result
 from stepseg.cli.tracking import tracked_result
+from stepseg.cli.trainer import clear_failures
 from stepseg.cli.tune.choice import FILE, write_choice
 from stepseg.cli.tune.guarantee import guarantee
 from stepseg.cli.tune.walks import Walks

@@ -11,7 +11,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
-LAST, NEXT, PREVIOUS = "last.ckpt", "next.ckpt", "previous.ckpt"
+from stepseg.lit.stopping import LAST, NEXT, PREVIOUS
 
 
 class LastCheckpoint(Checkpoint):
