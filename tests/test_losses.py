@@ -11,6 +11,7 @@ from reference import losses as reference
 from reference import ranks
 from stepseg.losses import (
     LossWeights,
+    classes_present,
     head_loss,
     local_count,
     mean_over_ranks,
@@ -176,6 +177,12 @@ class TestHeadLoss:
         ]
         assert one_hot_masks(labels, 3, ignore_index=0)[0, 0].any().item() is False
 
+    @pytest.mark.parametrize("ignore", [255, 1])
+    def test_classes_present_are_those_with_a_mask(self, ignore):
+        labels = torch.tensor([[[0, 2], [255, 1]], [[7, 7], [-1, 255]]])  # 7 and -1 are no classes
+        masks = one_hot_masks(labels, 3, ignore)
+        assert torch.equal(classes_present(labels, 3, ignore), masks.flatten(2).any(2))
+
 
 @pytest.mark.parametrize("balance", [False, True], ids=["plain", "balanced"])
 class TestPolicyLoss:
@@ -270,7 +277,10 @@ class TestRanks:
             [few(reference.toy_batch(1, 4), 1), blank(few(reference.toy_batch(1, 5), 0))],
             [blank(reference.toy_batch(1, 6)), blank(reference.toy_batch(1, 7))],
         ]
-        mp.spawn(ranks.run, args=(2, str(tmp_path), batches), nprocs=2)
+        # forked: an import of PyTorch in each would take longer than all the rest
+        mp.start_processes(
+            ranks.run, args=(2, str(tmp_path), batches), nprocs=2, start_method="fork"
+        )
         saved = [torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2)]
         for own in saved:
             assert own["mean"].tolist() == [1.5, 5.0]
@@ -279,7 +289,7 @@ class TestRanks:
             first, second = (own["results"][index] for own in saved)
             # Distributed training averages gradients over the ranks.
             torch.testing.assert_close((first["loss"] + second["loss"]) / 2, whole["loss"])
-            for name in ("masks", "classes", "windows2", "windows4"):
+            for name in ("masks", "classes", "windows2", "windows4", "votes"):
                 averaged = torch.cat([first[name], second[name]]) / 2
                 torch.testing.assert_close(averaged, whole[name], msg=f"{name} of batch {index}")
         first, second = (own["fitted"] for own in saved)

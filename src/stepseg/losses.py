@@ -104,11 +104,11 @@ def head_loss(
     terms: dict[str, Tensor] = {}
     if class_logits_BC2 is not None:
         annotated_B = (labels_BHW != ignore_index).flatten(1).any(1)
-        present_BC = one_hot_masks(labels_BHW, num_classes, ignore_index).flatten(2).any(2)
+        present_BC = classes_present(labels_BHW, num_classes, ignore_index)
         class_cost, class_weight = _class_term(
             class_logits_BC2.float(), present_BC, annotated_B, weights.absent
         )
-        terms["classes"] = weights.classes * class_cost / _divisor(reduce_count(class_weight))
+        terms["classes"] = weights.classes * class_cost / divisor(reduce_count(class_weight))
     step = weights.label_stride
     labels_BHW = labels_BHW[:, step // 2 :: step, step // 2 :: step]
     target_BCHW = one_hot_masks(labels_BHW, num_classes, ignore_index)
@@ -117,7 +117,7 @@ def head_loss(
     logits_BCHW = F.interpolate(
         mask_logits_BCYX.float(), size=labels_BHW.shape[1:], mode="bilinear", align_corners=False
     )
-    num_masks = _divisor(reduce_count(present_BC.sum().float()))
+    num_masks = divisor(reduce_count(present_BC.sum().float()))
     valid_B1HW = valid_BHW[:, None].to(logits_BCHW.dtype)
     target_BCHW = target_BCHW.to(logits_BCHW.dtype)
     focal_BC = _focal(logits_BCHW, target_BCHW, valid_B1HW, weights)
@@ -126,7 +126,7 @@ def head_loss(
     terms["dice"] = weights.dice * (dice_BC * present_BC).sum() / num_masks
     if weights.pixel:
         cost = F.cross_entropy(logits_BCHW, labels_BHW, ignore_index=ignore_index, reduction="sum")
-        num_pixels = _divisor(reduce_count(valid_BHW.sum().float()))
+        num_pixels = divisor(reduce_count(valid_BHW.sum().float()))
         terms["pixel"] = weights.pixel * cost / num_pixels
     return terms
 
@@ -154,7 +154,7 @@ def distill_loss(
         for p in (p_TC, teacher_TC.detach())
     )
     cost_T = F.kl_div(log_TC, log_teacher_TC, reduction="none", log_target=True).sum(1)
-    return weight * (cost_T * taught_T).sum() / _divisor(reduce_count(taught_T.sum().float()))
+    return weight * (cost_T * taught_T).sum() / divisor(reduce_count(taught_T.sum().float()))
 
 
 def policy_loss(
@@ -184,11 +184,11 @@ def policy_loss(
     for (window, logit), count_2 in zip(logits.items(), counts_S2, strict=True):
         logit = logit.float()
         if balance:
-            divisor_2 = _divisor(count_2) * (count_2 > 0).sum().clamp(min=1)
+            divisor_2 = divisor(count_2) * (count_2 > 0).sum().clamp(min=1)
             if_both = (count_2 > 0).all()  # with one kind only there is nothing to balance
             logit = logit + torch.where(if_both, count_2[1].log() - count_2[0].log(), 0)
         else:
-            divisor_2 = _divisor(count_2.sum())
+            divisor_2 = divisor(count_2.sum())
         target = targets[window].to(torch.float32)
         cost = F.binary_cross_entropy_with_logits(logit, target, reduction="none")
         terms.append(((cost * kinds[window]).flatten(1).sum(1) / divisor_2).sum())
@@ -203,7 +203,15 @@ def one_hot_masks(labels_BHW: Tensor, num_classes: int, ignore_index: int = 255)
     return (labels_BHW[:, None] == classes) & (labels_BHW != ignore_index)[:, None]
 
 
-def _divisor(count: Tensor) -> Tensor:
+def classes_present(labels_BHW: Tensor, num_classes: int, ignore_index: int = 255) -> Tensor:
+    """Which classes an image has, boolean ``[B, C]``; without the masks, which cost more."""
+    labels_BN = labels_BHW.flatten(1)
+    counts = (labels_BN >= 0) & (labels_BN < num_classes) & (labels_BN != ignore_index)
+    present = counts.new_zeros(len(labels_BN), num_classes + 1)  # the last stands for all others
+    return present.scatter_(1, torch.where(counts, labels_BN, num_classes), True)[:, :-1]
+
+
+def divisor(count: Tensor) -> Tensor:
     """The count, or 1 where nothing was counted; one item on one of two ranks is a count of 0.5."""
     return torch.where(count > 0, count, 1)
 

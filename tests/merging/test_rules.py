@@ -164,9 +164,11 @@ def test_scorers_take_nothing_from_tokens_and_learn_the_classes_of_parts():
     sure = torch.full((3, 4, 3), -30.0)
     for part, label in enumerate((2, 0, 0, 1)):
         sure[:, part, label] = 30.0
-    assert scorer_loss(sure, labels) == pytest.approx(0, abs=1e-6)
-    assert scorer_loss(-sure, labels) > 30
-    scorer_loss(votes, labels).backward()
+    assert scorer_loss(sure[None], labels) == pytest.approx(0, abs=1e-6)
+    wrong = scorer_loss(-sure[None], labels)
+    assert wrong > 30
+    torch.testing.assert_close(scorer_loss(torch.stack([sure, -sure]), labels), wrong / 2)
+    scorer_loss(votes[None], labels).backward()
     assert tokens.values_TD.grad is None
     assert all(p.grad is not None for p in scorer.parameters())
 

@@ -122,4 +122,5 @@ def toy_batch(batch: int, seed: int) -> dict[str, Tensor]:
         "windows4": randn(batch, 2, 3),
         "targets2": torch.rand(batch, 4, 6, generator=generator) < 0.6,
         "targets4": torch.rand(batch, 2, 3, generator=generator) < 0.3,
+        "votes": randn(batch, 4, 5),
     }

@@ -1,4 +1,4 @@
-"""What a process of a small distributed run computes; processes are started by spawning."""
+"""What a process of a small distributed run computes; the test starts it."""
 
 from pathlib import Path
 
@@ -9,6 +9,7 @@ from torch import Tensor
 from stepseg.dcts.classifier import fit_corrections
 from stepseg.heads.temperature import fit_temperatures
 from stepseg.losses import LossWeights, distill_loss, head_loss, mean_over_ranks, policy_loss
+from stepseg.merging.scorer import scorer_loss
 from stepseg.metrics.joining import join_ranks
 
 Batch = dict[str, Tensor]
@@ -18,7 +19,7 @@ WEIGHTS = LossWeights(pixel=1.0)
 
 def gradients(batch: Batch) -> dict[str, Tensor]:
     """Gradients of all losses of a batch by the logits, and their sum as ``loss``."""
-    names = ("masks", "classes", "windows2", "windows4")
+    names = ("masks", "classes", "windows2", "windows4", "votes")
     logits = {name: batch[name].clone().requires_grad_() for name in names}
     terms = head_loss(logits["masks"], logits["classes"], batch["labels"], WEIGHTS)
     windows = {2: logits["windows2"], 4: logits["windows4"]}
@@ -28,6 +29,7 @@ def gradients(batch: Batch) -> dict[str, Tensor]:
     p_TC = logits["masks"].sigmoid().movedim(1, -1).flatten(0, -2)
     taught_T = p_TC[:, 0] > 0.5
     terms["distill"] = distill_loss(p_TC, p_TC.roll(1, 1), taught_T, 0.5)
+    terms["scorers"] = scorer_loss(logits["votes"][None], batch["labels"])
     loss = torch.stack(list(terms.values())).sum()
     loss.backward()
     result = {"loss": loss.detach()}

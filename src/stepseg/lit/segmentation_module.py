@@ -177,9 +177,8 @@ class SegmentationModule(L.LightningModule):
             if head is not decoder and self.loss.exit_distill:
                 terms[f"{self._head_name(head.block)}/distill"] = self._distill(output, head)
         if decoder.votes:
-            votes = decoder.votes
-            said_by = [scorer_loss(vote_BQC, labels, ignore) for vote_BQC in votes]
-            terms["scorers"] = torch.stack(said_by).mean()
+            votes_SBQC = torch.stack(list(decoder.votes))
+            terms["scorers"] = scorer_loss(votes_SBQC, labels, ignore, count)
         policy = self.model.policy
         learns = policy is not None and policy.training
         # A frozen policy takes no gradient either.

@@ -6,13 +6,14 @@ cross-attention, an MLP and a linear layer tell from each query the classes in i
 image, a grid of `parts` x `parts`. No gradient reaches the tokens. At inference the sum over
 queries is one vector, and nothing else of the scorer runs.
 
-Letters: B images, T packed tokens, D channels, Q queries, C classes, H x W pixels.
+Letters: S scorers, B images, T packed tokens, D channels, Q queries, C classes, H x W pixels.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stepseg.losses import Count, divisor, mean_over_ranks, one_hot_masks
 from stepseg.ops.attention import varlen_attention
 from stepseg.packed import PackedTokens, Segments
 
@@ -49,20 +50,30 @@ class TokenScorer(nn.Module):
         return self.classify(seen_RD).unflatten(0, (images, queries))
 
 
-def scorer_loss(votes_BQC: Tensor, labels_BHW: Tensor, ignore_index: int = 255) -> Tensor:
+def scorer_loss(
+    votes_SBQC: Tensor,
+    labels_BHW: Tensor,
+    ignore_index: int = 255,
+    reduce_count: Count = mean_over_ranks,
+) -> Tensor:
     """Cross-entropy with the shares of the classes in each part of the image; ignored parts drop.
 
     Every image weighs as many of its parts as have labels.
+
+    Args:
+        votes_SBQC: of every scorer on the same images.
+        labels_BHW: int64 training ids.
+        ignore_index: label without annotation.
+        reduce_count: as in `stepseg.losses.head_loss`.
+
     """
-    queries, classes = votes_BQC.shape[1:]
+    queries, classes = votes_SBQC.shape[2:]
     parts = round(queries**0.5)
-    valid = (labels_BHW != ignore_index)[:, None]
-    kinds = torch.arange(classes, device=labels_BHW.device)[:, None, None]
-    masks = ((labels_BHW[:, None] == kinds) & valid).float()
-    shares_BCQ = F.adaptive_avg_pool2d(masks, parts).flatten(2)
+    masks_BCHW = one_hot_masks(labels_BHW, classes, ignore_index)
+    shares_BCQ = F.adaptive_avg_pool2d(masks_BCHW.float(), parts).flatten(2)
     target_BQC = shares_BCQ.transpose(1, 2)
     total_BQ = target_BQC.sum(2)
     target_BQC = target_BQC / total_BQ.clamp(min=1e-6)[..., None]
-    cost_BQ = -(target_BQC * votes_BQC.float().log_softmax(2)).sum(2)
+    cost_SBQ = -(target_BQC * votes_SBQC.float().log_softmax(3)).sum(3)
     annotated_BQ = (total_BQ > 0).float()
-    return (cost_BQ * annotated_BQ).sum() / annotated_BQ.sum().clamp(min=1)
+    return (cost_SBQ.mean(0) * annotated_BQ).sum() / divisor(reduce_count(annotated_BQ.sum()))
