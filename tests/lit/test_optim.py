@@ -3,8 +3,11 @@
 import math
 
 import pytest
+import torch
+from torch import nn
+from torch.optim import AdamW
 
-from stepseg.lit.optim import OptimConfig, build_optimizer, lr_factor, parameter_groups
+from stepseg.lit.optim import OptimConfig, adamw, build_optimizer, lr_factor, parameter_groups
 from toys import toy_segmenter
 
 
@@ -33,6 +36,28 @@ def test_rates_and_decay_by_part():
     assert settings[id(model.decoder.query_Cd)] == (1e-2, 0)
     assert settings[id(model.decoder.presence.weight)] == (1e-2, 0.1)
     assert settings[id(model.policy.classifier["2"].weight)] == (2e-3, 0.3)
+
+
+def test_one_kernel_for_all_parameters_steps_as_pytorch_does():
+    """Parameters without a gradient, as those of a skipped step, stay."""
+    weights = []
+    for fused in (True, False):
+        torch.manual_seed(0)
+        parameters = [nn.Parameter(torch.randn(size)) for size in (5, 3, 4)]
+        options = {"lr": 0.1, "weight_decay": 0.2, "betas": (0.8, 0.9)}
+        groups = [{"params": parameters[:2]}, {"params": parameters[2:], "lr": 0.3}]
+        optimizer = (adamw if fused else AdamW)(groups, **options)
+        assert bool(optimizer.defaults["fused"]) is fused
+        assert not getattr(optimizer, "_step_supports_amp_scaling", False)  # or none are clipped
+        for step in range(3):
+            for parameter in parameters:
+                parameter.grad = torch.randn_like(parameter)
+            parameters[1].grad = None
+            if step == 2:
+                optimizer.zero_grad()
+            optimizer.step()
+        weights.append(parameters)
+    torch.testing.assert_close(*weights)
 
 
 def test_layer_decay_multiplies_per_block():

@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from torch import nn
 from torch.optim import AdamW, Optimizer
@@ -73,12 +74,26 @@ def build_optimizer(
             f"nothing of trainer.max_steps={max_steps}"
         )
     groups = parameter_groups(model, config)
-    optimizer = AdamW(groups, lr=config.lr, betas=config.betas)
+    optimizer = adamw(groups, lr=config.lr, betas=config.betas)
     factor = partial(lr_factor, config=config, max_steps=max_steps)
     factors: list[Callable[[int], float]] = [
         partial(factor, encoder=group["name"].startswith("backbone")) for group in groups
     ]
     return optimizer, LambdaLR(optimizer, factors)
+
+
+def adamw(groups: list[dict], **options: Any) -> AdamW:
+    """AdamW; on a CPU in one kernel, which there takes a quarter of the time.
+
+    On GPUs PyTorch's own choice is about as fast, and the fused one lets no scaler of fp16 clip.
+    """
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    on_cpu = all(parameter.device.type == "cpu" for parameter in parameters)
+    optimizer = AdamW(groups, fused=on_cpu, **options)
+    if on_cpu:
+        # By it Lightning knows who unscales gradients inside, and clips none: here nothing scales.
+        optimizer._step_supports_amp_scaling = False
+    return optimizer
 
 
 def parameter_groups(model: StepSegmenter, config: OptimConfig) -> list[dict]:

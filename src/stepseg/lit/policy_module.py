@@ -10,7 +10,6 @@ from typing import Any
 import lightning as L
 import torch
 from torch import Tensor
-from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics.classification import BinaryAveragePrecision
 
@@ -18,7 +17,7 @@ from stepseg.dcts.policy import PolicyNetwork
 from stepseg.dcts.targets import HomogeneityRule
 from stepseg.lit.callbacks.non_finite import poison
 from stepseg.lit.metrics import is_logging_step, write_metrics
-from stepseg.lit.optim import OptimConfig, lr_factor
+from stepseg.lit.optim import OptimConfig, adamw, lr_factor
 from stepseg.losses import LossWeights, local_count, mean_over_ranks, policy_loss
 from stepseg.metrics.calibration import CalibrationMetric, errors_by_size, judge
 from stepseg.metrics.loss import LossMetric
@@ -98,8 +97,8 @@ class PolicyModule(L.LightningModule):
         self.val_loss.reset()
 
     def configure_optimizers(self) -> Any:
-        optimizer = AdamW(
-            self.policy.parameters(),
+        optimizer = adamw(
+            [{"params": list(self.policy.parameters())}],
             lr=self.optim.policy_lr,
             weight_decay=self.optim.policy_weight_decay,
         )

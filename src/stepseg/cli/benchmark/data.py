@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from rich.table import Table
 from torch import Tensor
-from torch.optim import AdamW
 
 from stepseg.build import build_segmenter
 from stepseg.checkpoint import Checkpoint
 from stepseg.data.speed import measure_loader
 from stepseg.lit.datamodule import SegmentationDataModule
+from stepseg.lit.optim import adamw
 from stepseg.lit.segmentation_module import SegmentationModule
 from stepseg.macs import count_macs, total_macs
 from stepseg.model import Reduction
@@ -145,7 +145,7 @@ class _TrainingStep:
         )
         self.device, self.dtype = batch["image"].device, dtype
         self.module.to(self.device).train()
-        self.optimizer = AdamW(self.module.model.parameters(), lr=1e-5)
+        self.optimizer = adamw([{"params": list(self.module.model.parameters())}], lr=1e-5)
         self.images, self.labels = batch["image"].float() / 255, batch["label"].long()
         self.reduction = reduction
 
