@@ -12,7 +12,7 @@ from stepseg.dcts.batch_norm import SharedBatchNorm, share_batch_norm
 
 def test_two_processes_with_images_of_two_sizes_equal_one(tmp_path):
     """Outputs (by their gradients), gradients and running statistics."""
-    mp.spawn(run, args=(str(tmp_path),), nprocs=2)
+    mp.start_processes(run, args=(str(tmp_path),), nprocs=2, start_method="fork")
     first, second = (torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2))
     model = network()
     images, upstream = batches()

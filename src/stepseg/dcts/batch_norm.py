@@ -6,10 +6,11 @@ within its norms.
 Letters: B images, F features, Y x X cells.
 """
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 
 
 class SharedBatchNorm(nn.BatchNorm2d):
@@ -35,7 +36,7 @@ class SharedBatchNorm(nn.BatchNorm2d):
         centred_BFYX = x_BFYX.float() - origin_F[:, None, None]
         count = centred_BFYX.new_tensor([centred_BFYX.numel() / len(origin_F)])
         sums_F, squares_F = centred_BFYX.sum((0, 2, 3)), centred_BFYX.square().sum((0, 2, 3))
-        total = all_reduce(torch.cat([sums_F, squares_F, count]))
+        total = _SumOverRanks.apply(torch.cat([sums_F, squares_F, count]))
         mean_F, square_F = (total[:-1] / total[-1]).chunk(2)
         var_F = square_F - mean_F.square()
         with torch.no_grad():
@@ -47,6 +48,22 @@ class SharedBatchNorm(nn.BatchNorm2d):
         shift_F = self.bias - mean_F * scale_F
         y_BFYX = centred_BFYX * scale_F[:, None, None] + shift_F[:, None, None]
         return y_BFYX.to(x_BFYX.dtype)
+
+
+class _SumOverRanks(torch.autograd.Function):
+    """What is added up going forward is, going back, the gradient of every process's share."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        total = grads[0].clone()
+        dist.all_reduce(total)
+        return total
 
 
 def share_batch_norm(model: nn.Module) -> None:
