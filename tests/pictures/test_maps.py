@@ -1,14 +1,11 @@
 """Maps of where tokens went: worked out by hand, then on a model."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
 
 from stepseg.dcts.merge import build_layout
 from stepseg.pictures.maps import (
-    confidence_map,
     exit_map,
     superpatch_map,
     to_pixels,
@@ -67,18 +64,6 @@ def test_exit_map_gives_the_exit_of_each_cells_token():
     output = made_by_hand()
     assert exit_map(output).tolist() == [[0, 2, 0, 0], [1, 2, 0, 0]]
     assert exit_map(output, 1).tolist() == [[0, 0, 2, 1], [0, 0, 2, 2]]
-
-
-def test_confidence_map_gives_the_best_score():
-    output = made_by_hand()
-    first = [[0.9, 0.6, 0.7, 0.7], [0.55, 0.8, 0.7, 0.7]]
-    second = [[0.95, 0.95, 0.65, 0.75], [0.95, 0.95, 0.85, 0.5]]
-    np.testing.assert_allclose(confidence_map(output), first, atol=1e-6)
-    np.testing.assert_allclose(confidence_map(output, 1), second, atol=1e-6)
-    # a class that is surely absent scores nothing: the other class's 0.25 is left
-    absent = dataclasses.replace(output, presence_BC=torch.tensor([[0.0, 1.0], [0.5, 1.0]]))
-    np.testing.assert_allclose(confidence_map(absent), np.full((2, 4), 0.25), atol=1e-6)
-    assert confidence_map(absent, 1)[0, 0] == pytest.approx(0.475)
 
 
 def test_pixels_repeat_cells_and_lose_the_padding():

@@ -1,6 +1,7 @@
 """The page: recordings of a model, with the files of ``static/``, in one HTML file."""
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -70,16 +71,11 @@ def write_explorer(
     """
     _check(model, images, class_names, palette)
     plan = make_plan(model, exit_thresholds, reduction)
-    total, done = len(plan) * len(images), 0
-
-    def step() -> None:
-        nonlocal done
-        done += 1
-        progress(done, total)
-
-    pages = []
-    for name, pixels in images.items():  # packed one by one: recordings are large
-        pages.append(describe_image(record(model, name, pixels, plan, step), plan))
+    total, done = len(plan) * len(images), count(1)
+    pages = [  # packed one by one: recordings are large
+        describe_image(record(model, name, pixels, plan, lambda: progress(next(done), total)), plan)
+        for name, pixels in images.items()
+    ]
     common = {
         "title": title,
         "notes": list(notes),

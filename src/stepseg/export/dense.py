@@ -31,15 +31,13 @@ def run_block(block: nn.Module, x_BTD: Tensor, rotation: Rotation | None = None)
     """A block of the ViT; `rotation` has cosines and sines ``[B, 1, T, K / 2]``."""
     assert isinstance(block, Block)
 
-    def attended(x_BTD: Tensor) -> Tensor:
-        qkv = block.attn.project(x_BTD).unflatten(2, (3, block.attn.num_heads, -1))
-        q_BNTK, k_BNTK, v_BNTK = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+    def attend(*qkv_BTNK: Tensor) -> Tensor:
+        q_BNTK, k_BNTK, v_BNTK = (x_BTNK.transpose(1, 2) for x_BTNK in qkv_BTNK)
         if rotation is not None:
             q_BNTK, k_BNTK = rotation.turn(q_BNTK), rotation.turn(k_BNTK)
-        return block.attn.proj(_attend(q_BNTK, k_BNTK, v_BNTK))
+        return F.scaled_dot_product_attention(q_BNTK, k_BNTK, v_BNTK).transpose(1, 2)
 
-    x_BTD = x_BTD + block.ls1(attended(block.norm1(x_BTD)))
-    return x_BTD + block.ls2(block.mlp(block.norm2(x_BTD)))
+    return block.residuals(x_BTD, attend)
 
 
 def run_head(head: ExitHead, x_BTD: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,7 @@ import yaml
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from stepseg.files.spreadsheet import csv_lines, csv_text
 from stepseg.files.writing import write_text
 
 
@@ -63,10 +64,9 @@ class CsvLogger(Logger):
         if self._columns is None or not row.keys() <= set(self._columns):
             self._widen(list(row))
         assert self._columns is not None
-        line = io.StringIO(newline="")
-        csv.DictWriter(line, self._columns).writerow({**row, "step": step})
+        line = csv_lines([[{**row, "step": step}.get(column, "") for column in self._columns]])
         with self.path.open("a", encoding="utf-8", newline="") as file:
-            file.write(line.getvalue())
+            file.write(line)
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
@@ -81,11 +81,7 @@ class CsvLogger(Logger):
             rows = [row for row in rows if int(row["step"]) < self._first_step]
         known = {key for row in rows for key in row if row[key]} | set(self._columns or ())
         self._columns = sorted({*known, *keys, "step"})
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, self._columns, extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_text(self.path, text.getvalue())
+        write_text(self.path, csv_text(self._columns, rows))
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:

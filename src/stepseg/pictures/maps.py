@@ -47,16 +47,6 @@ def exit_map(output: Segmentation, index: int = 0) -> CellMap:
     return _host(output.exit_T0[output.layout.cell_to_token_BYX[index]])
 
 
-def confidence_map(output: Segmentation, index: int = 0) -> NDArray[np.float32]:
-    """Score of each cell's best class, ``[Y, X]`` in 0..1: what the prediction is taken from.
-
-    It is the token's last word: with early exits that of the head at which it left, times the
-    class's presence.
-    """
-    best_YX = output.cell_scores()[index].amax(0)
-    return best_YX.float().cpu().numpy()
-
-
 def to_pixels(cells_YX: NDArray[Any], patch_size: int, image_size: tuple[int, int]) -> NDArray[Any]:
     """Repeat every cell over its patch and crop the padding: ``[Y, X, ...] -> [H, W, ...]``.
 

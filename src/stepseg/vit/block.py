@@ -56,9 +56,9 @@ class Attention(nn.Module):
         return F.linear(x_TD, self.qkv.weight, bias)
 
     def forward(self, x_TD: Tensor, attend: Attend) -> Tensor:
-        """Project, attend within images, project: ``[T, D] -> [T, D]``."""
-        q_TNK, k_TNK, v_TNK = self.project(x_TD).unflatten(1, (3, self.num_heads, -1)).unbind(1)
-        return self.proj(attend(q_TNK, k_TNK, v_TNK).flatten(1))
+        """Project, attend within images, project: ``[..., D] -> [..., D]``."""
+        qkv = self.project(x_TD).unflatten(-1, (3, self.num_heads, -1))
+        return self.proj(attend(*qkv.unbind(-3)).flatten(-2))
 
 
 ACTIVATE: dict[str, Callable[[Tensor], Tensor]] = {
@@ -127,7 +127,7 @@ class Block(nn.Module):
         """The arithmetic of the block, free of the layout: both branches added to their input.
 
         Args:
-            x_TD: values of the rows.
+            x_TD: values of the rows; an export has ``[B, T, D]`` and attends likewise.
             attend: attention within images.
             drop: stochastic depth of a branch ``[T, D]``.
 
