@@ -389,6 +389,15 @@ class TestWrongConfigurations:
                 changed(reduction={"exit": {"blocks": [6], "rule": "budget"}}),
                 "exit budget needs a number of tokens",
             ),
+            *(
+                (changed(backbone={"frozen": True, **learned}), "keeps no graph and stays in eval")
+                for learned in (
+                    {"checkpoint_blocks": True},
+                    {"rope_shift": 0.1},
+                    {"rope_jitter": 1.2},
+                    {"rope_rescale": 1.2},
+                )
+            ),
         ],
     )
     def test_are_refused_when_read(self, values, message):

@@ -9,6 +9,8 @@ import torch
 from torch._dynamo.testing import CompileCounter
 
 from stepseg.dcts.merge import MergeRule
+from stepseg.explorer.plan import make_plan
+from stepseg.explorer.recording import record
 from stepseg.export.static import StaticSegmenter
 from stepseg.grid import segment_all
 from stepseg.heads.exit import BudgetExit
@@ -94,6 +96,27 @@ def test_compiled_stages_equal_eager_ones(model, batches):
         for tokens, eager in zip(batches, expected, strict=True):
             torch.testing.assert_close(vit.run_blocks(tokens, 0, 4).values_TD, eager)
         assert counter.frame_count == 1
+
+
+@torch.no_grad()
+def test_the_explorer_records_what_the_model_does(model):
+    """All that its page shows of a run: tokens, operations, exits and map."""
+    pixels = (toy_images(1, 77, 110)[0] * 255).byte().permute(1, 2, 0).numpy()
+    images = torch.tensor(pixels).permute(2, 0, 1)[None].float() / 255
+    plan = make_plan(model, (0.8,), SYSTEMS["step"])
+    runs = iter(record(model, "image", pixels, plan).runs)
+    for level in plan.levels:
+        for exit_ in (None, *plan.exits):
+            blocks = plan.exit_blocks if exit_ else ()
+            output = model(
+                images, reduction=Reduction(merge=level.rule, exit=exit_, exit_blocks=blocks)
+            )
+            run = next(runs)
+            assert list(run.tokens) == [lengths[0] for lengths in output.tokens_per_stage]
+            assert run.macs == {part: macs[0] for part, macs in count_macs(model, output).items()}
+            assert run.exit_T0.tolist() == output.exit_T0.tolist()
+            assert run.map_HW.tolist() == output.prediction()[0].tolist()
+    assert next(runs, None) is None
 
 
 BUDGET = {"exit": BudgetExit((12, 9)), "exit_blocks": EXIT_BLOCKS}

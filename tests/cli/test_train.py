@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 
@@ -17,6 +18,7 @@ from stepseg.dcts.targets import HomogeneityRule
 from stepseg.lit import segmentation_module
 from stepseg.lit.resume import validated
 from stepseg.protocol import Protocol
+from timm_families import drawn
 from training import TINY, load, rows_of
 
 
@@ -340,12 +342,23 @@ def test_compiled_inner_modules(data, tmp_path):
     assert result_of(tmp_path)["status"] == "completed"
 
 
-def test_two_processes_equal_one(data, tmp_path):
+@pytest.mark.parametrize(
+    "encoder",
+    ["plain", pytest.param("dinov3", marks=pytest.mark.slow)],  # two processes each
+)
+def test_two_processes_equal_one(encoder, data, tmp_path):
     """Same mIoU, and with the doubled batch the same losses: dropout off, the policy learns."""
     common = [
         "data=camvid", f"data.root={data}", *SMALL, "heads.dropout=0", "policy.training=joint",
         "trainer.log_every_n_steps=1", "compare=false", "seed=3",
     ]  # fmt: skip
+    if encoder == "dinov3":  # registers, rotary positions, LayerScale
+        weights = drawn(timm.create_model("vit_small_patch16_dinov3", depth=2, num_classes=0))
+        torch.save(weights.state_dict(), tmp_path / "weights.pth")
+        common += [
+            "backbone=dinov3_small", "backbone.depth=2", "backbone.drop_path=0",
+            f"backbone.checkpoint={tmp_path / 'weights.pth'}", "reduction.exit.blocks=[1]",
+        ]  # fmt: skip
     train(compose_config("train", [*common, "data.batch_size=4"], tmp_path / "one"))
     one = result_of(tmp_path / "one")
     two = run_command("train", *common, "trainer=ddp_cpu", output=tmp_path / "two")
@@ -366,6 +379,7 @@ def test_two_processes_equal_one(data, tmp_path):
     torch.testing.assert_close(*corrections, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow  # two processes, beside those of the test above
 def test_two_processes_whose_images_differ_take_part_in_the_same_collectives(tmp_path):
     """Only images of one window have a loss; of five such images one rank has one, one has none."""
     root = write_camvid(tmp_path / "data")
