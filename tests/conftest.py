@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from stepseg import macs
 from stepseg.profile import peak
 
 # `reference` and `toys` are imported by name. Appended, so that no folder here hides a module.
@@ -38,6 +39,22 @@ def _no_seconds_for_the_fastest_product(monkeypatch):
     """What a product reaches is of no interest to tests of other things."""
     monkeypatch.setattr(peak, "SIDE_ELSEWHERE", 64)
     monkeypatch.setattr(peak, "SECONDS", 1e-9)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _networks_alike_are_counted_once():
+    """Counting a policy on tensors without data takes half a second, at every training anew."""
+    with pytest.MonkeyPatch.context() as patch:
+        counted, count = {}, macs.network_macs
+
+        def once(network, input_shape):
+            key = (repr(network), tuple(input_shape))
+            if key not in counted:
+                counted[key] = count(network, input_shape)
+            return counted[key]
+
+        patch.setattr(macs, "network_macs", once)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -12,6 +12,7 @@ TINY = [
     "backbone.depth=3", "reduction.exit.blocks=[1,2]", "backbone.drop_path=0.2",
     "heads.dropout=0.2", "compare=false", "callbacks.last.every_n_steps=2",
     "schedule.dense_share=0.3", "callbacks.pictures=null",
+    "policy.calibration_images=2",
 ]  # fmt: skip
 
 

@@ -15,18 +15,18 @@ import pytest
 import torch
 
 from commands import compose_config, open_command, wait_for, write_camvid
-from stepseg.cli.config import run_command
+from stepseg.cli.ending import run_command
 from stepseg.cli.failures import RunFailedError, explain
 from stepseg.cli.train.job import train
 from stepseg.lit.callbacks.non_finite import TrainingDivergedError
-from stepseg.lit.interrupt import REQUEUE_EXIT_CODE
 from stepseg.lit.segmentation_module import SegmentationModule
+from stepseg.lit.stopping import REQUEUE_EXIT_CODE
 from training import TINY, assert_same_run, load, result_of
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return write_camvid(tmp_path_factory.mktemp("camvid"))
+    return write_camvid(tmp_path_factory.mktemp("camvid"), val=3)
 
 
 @pytest.fixture
@@ -189,7 +189,8 @@ def alive(pid):
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds processes by /proc")
-@pytest.mark.parametrize("rank", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow  # two processes; the watch itself is tested in lit/test_ranks.py
+@pytest.mark.parametrize("rank", [0, 1])
 def test_a_process_that_dies_ends_the_others(rank, data, tmp_path):
     process = open_command(
         "train", "data=camvid", f"data.root={data}", *TINY, "trainer=ddp_cpu",
@@ -216,7 +217,7 @@ import sys, time
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from commands import compose_config
-from stepseg.cli.config import run_command
+from stepseg.cli.ending import run_command
 from stepseg.cli.train.job import train
 from stepseg.lit.segmentation_module import SegmentationModule
 
@@ -257,6 +258,7 @@ def test_all_ranks_skip_together(data, tmp_path):
     assert all(torch.isfinite(v).all() for v in load(tmp_path / "run")["state_dict"].values())
 
 
+@pytest.mark.slow  # two processes; its parts: lit/test_grace.py, lit/test_ranks.py, test_result.py
 def test_a_hung_training_obeys_a_signal(data, tmp_path):
     """A process inside a collective runs no handler; its last checkpoint is whole."""
     last, hangs = tmp_path / "run" / "checkpoints" / "last.ckpt", tmp_path / "hangs"

@@ -10,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from commands import SMALL, compose_config, open_command, wait_for, write_camvid
-from stepseg.cli.config import run_command
+from stepseg.cli.ending import run_command
 from stepseg.cli.result import Result, read_result
 from stepseg.cli.train.job import train
 from stepseg.files.folder_lock import FolderInUseError
 from stepseg.lit.segmentation_module import SegmentationModule
+from stepseg.lit.stopping import REQUEUE_EXIT_CODE
 
 
 def result(folder):
@@ -59,6 +60,22 @@ def test_exit_because_of_an_interrupt_is_an_interrupt(tmp_path):
     with pytest.raises(SystemExit), result(tmp_path):
         sys.exit(1)
     assert read_result(tmp_path / "result.json")["status"] == "failed"
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_what_does_not_obey_a_signal_says_how_to_go_on(saved, tmp_path, capsys):
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    if saved:
+        last.parent.mkdir()
+        last.touch()
+    code = result(tmp_path)._give_up(signal.SIGTERM)
+    assert code == (REQUEUE_EXIT_CODE if saved else 130)
+    said = capsys.readouterr().err
+    assert said.startswith("stepseg-test: SIGTERM was not obeyed within 120 s (stop.grace_seconds)")
+    assert (f"hydra.run.dir={tmp_path} ckpt_path=last" in said) is saved
+    values = read_result(tmp_path / "result.json")
+    assert (values["status"], values["interrupted_by"]) == ("interrupted", "SIGTERM")
+    assert values.get("checkpoint") == (str(last) if saved else None)
 
 
 def test_errors_in_a_circle_end(tmp_path):

@@ -1,6 +1,7 @@
 """A training that was stopped anywhere and resumed ends as the one that never was."""
 
 import os
+import shutil
 import signal
 
 import pytest
@@ -10,14 +11,14 @@ from commands import compose_config, open_command, start_command, wait_for, writ
 from stepseg.cli.train.job import train
 from stepseg.lit.callbacks.last import LastCheckpoint
 from stepseg.lit.callbacks.randomness import BatchRandomness
-from stepseg.lit.interrupt import REQUEUE_EXIT_CODE, TrainingInterrupted
 from stepseg.lit.segmentation_module import SegmentationModule
+from stepseg.lit.stopping import REQUEUE_EXIT_CODE, TrainingInterrupted
 from training import TINY, assert_same_run, load, result_of, rows_of
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return write_camvid(tmp_path_factory.mktemp("camvid"))
+    return write_camvid(tmp_path_factory.mktemp("camvid"), val=3)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +57,7 @@ def crash_at(monkeypatch, kind, method, count, after=False):
 
 CRASHES = {
     "before the first checkpoint": (SegmentationModule, "training_step", 2),
-    "in a step": (SegmentationModule, "training_step", 3),
+    "in a step": (SegmentationModule, "training_step", 3),  # as is that of `stopped`
     "after the row of a step": (SegmentationModule, "training_step", 4, True),
     "in validation": (SegmentationModule, "validation_step", 3),
     "after validation, before saving": (LastCheckpoint, "on_validation_end", 1),
@@ -66,7 +67,11 @@ CRASHES = {
 }
 
 
-@pytest.mark.parametrize("name", CRASHES)
+SECOND = ("in a step", "after saving")
+NAMES = [pytest.param(n, marks=pytest.mark.slow) if n in SECOND else n for n in CRASHES]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(name, run, whole, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         crash_at(patch, *CRASHES[name])
@@ -77,16 +82,17 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(name, run, whole, tmp_p
 
 
 def test_a_run_may_be_interrupted_again_and_again(run, whole, tmp_path, monkeypatch):
-    """A signal in every single step, the validating ones included."""
+    """A signal in the first step, in one that validates, in the next and in the last."""
     original = BatchRandomness.on_train_batch_start
 
-    def signalled(*args):
-        original(*args)
-        os.kill(os.getpid(), signal.SIGTERM)
+    def signalled(self, trainer, *args):
+        original(self, trainer, *args)
+        if trainer.global_step + 1 == step:
+            os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patch:
         patch.setattr(BatchRandomness, "on_train_batch_start", signalled)
-        for step in range(1, 8):
+        for step in (1, 3, 4, 7):
             with pytest.raises(TrainingInterrupted, match=f"SIGTERM after step {step}, saved in"):
                 run(tmp_path, "ckpt_path=last")
             result = result_of(tmp_path)
@@ -96,14 +102,20 @@ def test_a_run_may_be_interrupted_again_and_again(run, whole, tmp_path, monkeypa
     assert_same_run(tmp_path, whole)
 
 
-@pytest.fixture
-def stopped(run, tmp_path, monkeypatch):
-    """A run that was killed in its sixth step, with checkpoints of steps 4 and 3."""
-    with monkeypatch.context() as patch:
+@pytest.fixture(scope="module")
+def killed(run, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("killed")
+    with pytest.MonkeyPatch.context() as patch:
         crash_at(patch, SegmentationModule, "training_step", 6)
         with pytest.raises(Crash):
-            run(tmp_path)
-    return tmp_path
+            run(folder)
+    return folder
+
+
+@pytest.fixture
+def stopped(killed, tmp_path):
+    """A copy of a run that was killed in its sixth step, with checkpoints of steps 4 and 3."""
+    return shutil.copytree(killed, tmp_path / "stopped")
 
 
 @pytest.mark.parametrize("damage", ["cut off", "one byte changed", "empty"])

@@ -1,11 +1,7 @@
 """The Lightning data module: every data set through all loaders, resuming, several ranks."""
 
-import json
-import os
-import subprocess
-import sys
 from itertools import islice
-from pathlib import Path
+from types import SimpleNamespace
 
 import lightning as L
 import pytest
@@ -196,57 +192,36 @@ def test_checkpoint_inside_training_has_the_position_of_its_step(tmp_path, roots
         assert state["position"] == 2 * step
 
 
-SCRIPT = """
-import json, sys
-from pathlib import Path
-sys.path.insert(0, {tests!r})
-from test_datamodule import Recorder, make_trainer
-from stepseg.lit.datamodule import SegmentationDataModule
-
-out, roots = Path(sys.argv[1]), json.loads(sys.argv[2])
-for name, root in roots.items():
-    datamodule = SegmentationDataModule(
-        name,
-        root,
-        num_workers=2 if name == "camvid" else 0,
-        crop_size=(32, 40),
-        batch_size=1,
-        seed=4,
-    )
-    module, trainer = Recorder(), make_trainer(
-        strategy="ddp", devices=2, max_steps=3, val_check_interval=3
-    )
-    trainer.fit(module, datamodule)
-    trainer.test(module, datamodule, verbose=False)
-    (out / f"{{name}}-{{trainer.global_rank}}.json").write_text(json.dumps(module.seen))
-"""
+def as_rank(number, world=2):
+    """What the loaders ask a trainer of several processes."""
+    progress = SimpleNamespace(total=SimpleNamespace(processed=0))
+    fit_loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))
+    return SimpleNamespace(global_rank=number, world_size=world, fit_loop=fit_loop)
 
 
-def test_two_ranks_share_training_batches_and_divide_the_test(tmp_path, roots):
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT.format(tests=str(Path(__file__).parent)))
-    arguments = [str(tmp_path), json.dumps({name: str(root) for name, root in roots.items()})]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, str(script), *arguments],
-        check=False,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    for name, root in roots.items():
-        ranks = [json.loads((tmp_path / f"{name}-{rank}.json").read_text()) for rank in range(2)]
-        one = SegmentationDataModule(name, root, crop_size=(32, 40), batch_size=2, seed=4)
-        expected = Recorder()
-        for batch in islice(one.train_dataloader(), 3):
-            expected.note("train", batch)
-        together = [
-            tuple(ranks[i % 2]["train"][i // 2]) for i in range(len(expected.seen["train"]))
-        ]
-        assert together == expected.seen["train"]
-        for split in ("val", "test"):
-            seen = [name for rank in ranks for name, _ in rank[split]]
-            assert seen == [pair.name for pair in one.dataset(split).pairs]
-            assert sorted(len(rank[split]) for rank in ranks) == [1, 2]
+@pytest.mark.parametrize("name", NAMES)
+def test_two_ranks_share_training_batches_and_divide_the_test(name, roots):
+    common = {"crop_size": (32, 40), "seed": 4, "num_workers": 2 if name == "camvid" else 0}
+    ranks = []
+    for rank in range(2):
+        datamodule = SegmentationDataModule(name, roots[name], batch_size=1, **common)
+        datamodule.trainer = as_rank(rank)
+        ranks.append(Recorder())
+        for batch in islice(datamodule.train_dataloader(), 3):
+            ranks[-1].note("train", batch)
+        for split, loader in (
+            ("val", datamodule.val_dataloader()),
+            ("test", datamodule.test_dataloader()),
+        ):
+            for batch in loader:
+                ranks[-1].note(split, batch)
+    one = SegmentationDataModule(name, roots[name], batch_size=2, **common)
+    expected = Recorder()
+    for batch in islice(one.train_dataloader(), 3):
+        expected.note("train", batch)
+    together = [ranks[i % 2].seen["train"][i // 2] for i in range(6)]
+    assert together == expected.seen["train"]
+    for split in ("val", "test"):
+        seen = [name for rank in ranks for name, _ in rank.seen[split]]
+        assert seen == [pair.name for pair in one.dataset(split).pairs]
+        assert sorted(len(rank.seen[split]) for rank in ranks) == [1, 2]

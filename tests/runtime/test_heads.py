@@ -24,9 +24,11 @@ def test_one_graph_for_all_images():
 
 
 @torch.inference_mode()
+@torch._dynamo.config.patch(recompile_limit=1)
 def test_several_heads_have_a_graph_each():
+    """However few graphs PyTorch allows for one piece of code: 8, here 1."""
     counter = CompileCounter()
-    heads = [toy_head().eval().requires_grad_(False) for _ in range(12)]
+    heads = [toy_head(num_layers=1).eval().requires_grad_(False) for _ in range(2)]
     tokens = packed((3, 4))
     expected = [head(tokens) for head in heads]
     for head in heads:
@@ -34,7 +36,7 @@ def test_several_heads_have_a_graph_each():
     for _ in range(2):
         for head, logits in zip(heads, expected, strict=True):
             torch.testing.assert_close(head(tokens), logits)
-    assert counter.frame_count == 12
+    assert counter.frame_count == 2
 
 
 @torch.inference_mode()
