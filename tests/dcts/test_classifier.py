@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from stepseg.dcts.classifier import fit_corrections
+from stepseg.dcts.classifier import ExactConv, fit_corrections
 from stepseg.dcts.policy import PolicyNetwork
 from toys import toy_images, toy_policy
 
@@ -65,7 +65,7 @@ def test_folded_it_decides_the_same_to_the_last_bit():
     logits = policy(toy_images(2))
     policy.fold()
     for classifier, before in zip(policy.classifier.values(), expected, strict=True):
-        assert type(classifier) is torch.nn.Conv2d
+        assert type(classifier) is ExactConv
         assert torch.equal(classifier.train()(features), before)
     for side, folded in policy(toy_images(2)).items():  # other images: only the shapes are alike
         assert folded.shape == logits[side].shape

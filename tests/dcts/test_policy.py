@@ -5,9 +5,11 @@ from typing import Any
 import pytest
 import timm
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from reference import step_loop
 from stepseg.dcts.policy import OraclePolicy, PolicyNetwork
+from stepseg.dcts.search import ConvolutionSearch
 from toys import toy_images, toy_policy, toy_segmenter
 
 
@@ -145,3 +147,40 @@ class TestOracle:
     def test_windows_that_do_not_nest(self):
         with pytest.raises(ValueError, match="each divide the next"):
             OraclePolicy(windows=(4, 2))
+
+
+class TestOnOtherDevices:
+    def test_half_precision_sees_nearly_the_same_and_decides_in_single(self):
+        """In channels-last, which survives casts and folding."""
+        policy = PolicyNetwork(name="lcnet_050", windows=(2, 4)).eval()
+        images = toy_images(2, 160, 160)
+        with torch.no_grad():
+            expected = policy.last_features(images)
+            policy.fold()
+            policy.bfloat16()
+            found = policy.last_features(images.bfloat16())
+            logits = policy(images.bfloat16())
+        assert found.dtype == torch.bfloat16
+        assert (found.float() - expected).norm() / expected.norm() < 0.03
+        weights = [weight for weight in policy.features.parameters() if weight.dim() == 4]
+        assert all(w.is_contiguous(memory_format=torch.channels_last) for w in weights)
+        for window, logit in logits.items():
+            assert policy.classifier[str(window)].weight.dtype == logit.dtype == torch.float32
+            assert not torch.equal(logit.bfloat16().float(), logit)
+
+    def test_cudnn_searches_for_few_sizes_at_inference_only(self, monkeypatch):
+        monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+        search = ConvolutionSearch()
+
+        def searched(side, device="cuda", grad=False):
+            with FakeTensorMode(), torch.set_grad_enabled(grad):
+                images = torch.empty(1, 3, side, side, device=device)
+                with search.over(images):
+                    return torch.backends.cudnn.benchmark
+
+        assert not searched(32, "cpu")
+        assert not searched(32, grad=True)
+        assert [searched(32 * n) for n in (1, 2, 3, 4, 5, 2)] == [True] * 4 + [False, True]
+        assert not torch.backends.cudnn.benchmark
+        monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+        assert not searched(32)

@@ -9,7 +9,7 @@ Letters: B images, F features, Y x X windows.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,35 @@ HALVINGS = 80
 """Of an interval as long as there are windows: enough for the last bit of 32."""
 
 
-class WindowClassifier(nn.Conv2d):
+class ExactConv(nn.Conv2d):
+    """A convolution of windows that stays in float32, whatever type the rest is cast to.
+
+    Near a threshold a half-precision score is too coarse to decide, and this costs nothing.
+    """
+
+    def forward(self, x_BFYX: Tensor) -> Tensor:
+        """Float32."""
+        return self._exactly(x_BFYX, self.bias)
+
+    def _exactly(self, x_BFYX: Tensor, bias: Tensor | None) -> Tensor:
+        device = x_BFYX.device.type  # meta, where operations are counted, has no autocast
+        with torch.autocast(device if device != "meta" else "cpu", enabled=False):
+            exact = self.weight.dtype if self.weight.dtype == torch.float64 else torch.float32
+            return self._conv_forward(x_BFYX.to(exact), self.weight, bias)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Follow to another device or to more bits, but never to fewer."""
+
+        def exactly(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            if moved.is_floating_point() and moved.itemsize < 4 <= tensor.itemsize:
+                return tensor.to(moved.device)
+            return moved
+
+        return super()._apply(exactly, recurse)
+
+
+class WindowClassifier(ExactConv):
     """A linear map of the features of every window; in evaluation mode with the correction.
 
     Args:
@@ -37,13 +65,12 @@ class WindowClassifier(nn.Conv2d):
     def forward(self, x_BFYX: Tensor) -> Tensor:
         """Logits ``[B, 1, Y, X]``."""
         assert self.bias is not None
-        bias = self.bias if self.training else self.bias + self.correction
-        return self._conv_forward(x_BFYX, self.weight, bias)
+        return self._exactly(x_BFYX, self.bias if self.training else self.bias + self.correction)
 
-    def folded(self) -> nn.Conv2d:
-        """The same in evaluation mode, to the last bit, as a plain convolution."""
+    def folded(self) -> ExactConv:
+        """The same in evaluation mode, to the last bit, without a correction of its own."""
         assert self.bias is not None
-        plain = nn.Conv2d(self.in_channels, 1, 1).train(self.training)
+        plain = ExactConv(self.in_channels, 1, 1).train(self.training)
         plain.weight = self.weight
         plain.bias = nn.Parameter(self.bias.detach() + self.correction, self.bias.requires_grad)
         return plain

@@ -20,6 +20,7 @@ from stepseg.dcts.batch_norm import share_batch_norm
 from stepseg.dcts.classifier import CORRECTION, WindowClassifier
 from stepseg.dcts.fold import fold_batch_norm
 from stepseg.dcts.merge import check_windows
+from stepseg.dcts.search import ConvolutionSearch
 from stepseg.dcts.targets import HomogeneityRule, pad_to_multiple
 
 Training = Literal["frozen", "joint"]
@@ -73,6 +74,7 @@ class PolicyNetwork(nn.Module):
         config: Any = self.features.default_cfg
         self.register_buffer("mean", torch.tensor(config["mean"]).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config["std"]).view(3, 1, 1), persistent=False)
+        self._search = ConvolutionSearch()
         self.to(memory_format=torch.channels_last)  # 2 to 3 times faster for depthwise convolutions
         self.requires_grad_(training == "joint")
         self.train()
@@ -92,7 +94,8 @@ class PolicyNetwork(nn.Module):
             rows, columns = (-(-side // self.patch_size) for side in images_B3HW.shape[-2:])
             images = pad_to_multiple((images_B3HW - self.mean) / self.std, self.stride, 0)
             images = images.contiguous(memory_format=torch.channels_last)
-            features_BFyx = self.last_features(images)
+            with self._search.over(images):
+                features_BFyx = self.last_features(images)
             return {
                 window: self._logits(features_BFyx, window, rows // window, columns // window)
                 for window in self.windows

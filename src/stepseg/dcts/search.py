@@ -1,0 +1,43 @@
+"""cuDNN searches its fastest convolutions, for images of few sizes and at inference only.
+
+A search times all algorithms for a shape, which pays where the shape comes again. Where every image
+has its own size it would never end, and where results have to repeat it may choose otherwise.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+MOST_SIZES = 4
+"""For which a network searches."""
+
+
+class ConvolutionSearch:
+    """Remembers the sizes of one network."""
+
+    def __init__(self) -> None:
+        self.sizes: set[tuple] = set()
+
+    @contextmanager
+    def over(self, images_B3HW: Tensor) -> Iterator[None]:
+        """While convolutions of these images run."""
+        was = torch.backends.cudnn.benchmark
+        if was or not self._pays(images_B3HW):
+            yield
+            return
+        torch.backends.cudnn.benchmark = True
+        try:
+            yield
+        finally:
+            torch.backends.cudnn.benchmark = was
+
+    def _pays(self, images_B3HW: Tensor) -> bool:
+        repeats = torch.backends.cudnn.deterministic or torch.are_deterministic_algorithms_enabled()
+        if not images_B3HW.is_cuda or torch.is_grad_enabled() or repeats:
+            return False
+        size = (*images_B3HW.shape, images_B3HW.dtype)
+        if size not in self.sizes and len(self.sizes) < MOST_SIZES:
+            self.sizes.add(size)
+        return size in self.sizes
