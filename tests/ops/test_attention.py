@@ -343,3 +343,18 @@ def test_gpu_backends_equal_the_reference(backend, dtype, q_lengths, k_lengths, 
         torch.testing.assert_close(
             gradient, expected_gradient.to(dtype), rtol=tolerance, atol=tolerance
         )
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("lengths", [[5, 2, 0], [4, 4, 4], [7]], ids=str)
+def test_at_inference_the_operator_is_taken_on_a_gpu(lengths):
+    qkv, segments, _ = inputs(lengths, lengths, device="cuda", dtype=torch.bfloat16)
+    with torch.inference_mode():
+        for _ in range(2):  # at first it is compared
+            out = varlen_attention(*qkv, segments, segments)
+    expected = attend_packed(*qkv, lengths, lengths)
+    torch.testing.assert_close(out.double(), expected, rtol=3e-2, atol=3e-2)
+    verdicts = flash.ragged.verdicts | flash.uniform.verdicts
+    assert verdicts
+    assert all(verdicts.values())

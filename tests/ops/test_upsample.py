@@ -167,3 +167,15 @@ def test_the_kernel_compiles_for_a_gpu(monkeypatch):
     signature = types | dict.fromkeys(constants, "constexpr")
     source = ASTSource(fn=module._label_quads, signature=signature, constexprs=constants)
     assert compile_kernel(source, target=GPUTarget("cuda", 90, 32)).asm["cubin"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8])
+def test_the_kernel_is_taken_on_a_gpu(dtype):
+    scores = torch.rand(2, 20, 24, 19)
+    for _ in range(2):  # at first it is compared
+        labels = upsampled_argmax(scores.cuda(), 16, dtype)
+    assert labels.dtype == dtype
+    assert (labels.cpu() == upsampled_argmax(scores, 16, dtype)).float().mean() > 0.999
+    assert all(upsample._fused().verdicts.values())
