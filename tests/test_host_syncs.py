@@ -2,23 +2,29 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+import stepseg.metrics.tokens
 import stepseg.packed
 from host_syncs import HostSyncs
 from stepseg.budget import budget_range
 from stepseg.dcts.targets import HomogeneityRule
 from stepseg.grid import segment_all
 from stepseg.heads.exit import ConfidenceExit
+from stepseg.lit.segmentation_module import SegmentationModule
 from stepseg.losses import LossWeights, head_loss, policy_loss
 from stepseg.merging.rules import Algm
 from stepseg.model import Reduction, StepSegmenter
+from stepseg.model_config import ModelConfig
 from stepseg.packed import PackedTokens
+from stepseg.protocol import Protocol
 from toys import (
+    CLASSES,
     DCTS,
     FOUNDATION,
     OTHERS,
@@ -39,7 +45,8 @@ def _uploads_are_no_downloads(monkeypatch):
     def upload(values: Any, dtype: torch.dtype, device: Any) -> Tensor:
         return torch.tensor(values, dtype=dtype)
 
-    monkeypatch.setattr(stepseg.packed, "upload", upload)
+    for module in (stepseg.packed, stepseg.metrics.tokens):
+        monkeypatch.setattr(module, "upload", upload)
 
 
 def syncs_of(work: Callable[[], object]) -> list[str]:
@@ -195,6 +202,19 @@ class TestModel:
             torch.stack(terms).sum().backward()
 
         assert syncs_of(step) == ["tolist"] * allowed(reduction)
+
+    @pytest.mark.parametrize("system", ["dense", "step"])
+    def test_training_step_of_the_command(self, system):
+        """What Lightning calls, with all that it counts; but for the steps that are logged."""
+        model, labels = toy_segmenter(reduction=SYSTEMS[system], drop_path=0.1), toy_labels()
+        spec = SimpleNamespace(num_classes=CLASSES, ignore_index=255)
+        config = ModelConfig(num_classes=CLASSES)
+        module = SegmentationModule(config=config, spec=spec, model=model, protocol=Protocol())
+        numbers = {"global_step": 1, "max_steps": 8, "log_every_n_steps": 99}
+        module.trainer = SimpleNamespace(**numbers, accumulate_grad_batches=1)
+        batch = {"image": (toy_images() * 255).to(torch.uint8), "label": labels}
+        seen = syncs_of(lambda: module.train().training_step(batch, 0).backward())
+        assert seen == ["tolist"] * allowed(SYSTEMS[system])
 
     @pytest.mark.parametrize("system", ["dense", "step"])
     def test_scores(self, system):

@@ -79,8 +79,8 @@ class BackboneConfig(_Config):
     """As `RopeNumbers.jitter`; 1: none."""
     rope_rescale: float = 1.0
     """As `RopeNumbers.rescale`; 1: none."""
-    checkpoint_blocks: bool = False
-    """Recompute blocks in the backward pass to save memory."""
+    checkpoint_blocks: bool | int = False
+    """Recompute blocks in the backward pass to save memory: all, or so many first ones."""
     frozen: bool = False
     """Learn nothing: heads and policy train alone, on features in evaluation mode."""
     architecture: Architecture | None = None

@@ -125,3 +125,10 @@ def test_the_log_file_takes_what_is_told(command, tmp_path):
         assert list(chosen.handlers) == ["console"]
     else:
         assert chosen.handlers.file.filename.startswith(str(tmp_path))
+
+
+@pytest.mark.slow
+def test_the_largest_batch_is_found(data, tmp_path, capsys):
+    result = short(tmp_path, data, "debug=batch_size", "callbacks.batch_size.trials=2")
+    assert result["steps"] == 2
+    assert "data.batch_size=2 fits" in "".join(capsys.readouterr())

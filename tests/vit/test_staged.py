@@ -355,6 +355,24 @@ class TestCheckpointing:
         with torch.no_grad():
             toy_vit(checkpoint_blocks=True).run_blocks(packed([3]), 0, 4)
 
+    @pytest.mark.parametrize(("blocks", "recomputed"), [(False, 0), (3, 3), (True, 4)])
+    def test_of_so_many_first_blocks(self, blocks, recomputed, monkeypatch):
+        seen = []
+
+        def note(function, block, *arguments, **options):
+            seen.append(block)
+            return function(block, *arguments)
+
+        monkeypatch.setattr("stepseg.vit.staged.checkpoint", note)
+        model = toy_vit(checkpoint_blocks=blocks)
+        for start in (0, 2):
+            model.run_blocks(packed([3]), start, start + 2)
+        assert seen == list(model.blocks)[:recomputed]
+
+    def test_of_more_blocks_than_there_are(self):
+        with pytest.raises(ValueError, match=r"checkpoint_blocks=5: .* so many first blocks of 4"):
+            toy_vit(checkpoint_blocks=5)
+
 
 def test_channels_that_do_not_divide_into_heads():
     with pytest.raises(ValueError, match="30 channels do not divide into 4 attention heads"):

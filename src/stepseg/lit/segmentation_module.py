@@ -24,6 +24,7 @@ from stepseg.evaluation import Evaluator
 from stepseg.files.writing import write_png
 from stepseg.heads.linear import LinearHead
 from stepseg.lit.callbacks.non_finite import poison
+from stepseg.lit.compiled import compile_blocks
 from stepseg.lit.metrics import is_logging_step, load_sums, sum_over_ranks, write_metrics
 from stepseg.lit.optim import OptimConfig, build_optimizer
 from stepseg.lit.schedule import ReductionSchedule
@@ -42,7 +43,6 @@ from stepseg.metrics.loss import LossMetric
 from stepseg.metrics.tokens import TokenMetric
 from stepseg.model import HeadOutput, Reduction, Segmentation, StepSegmenter
 from stepseg.protocol import Protocol
-from stepseg.vit.block import Block
 
 
 class SegmentationModule(L.LightningModule):
@@ -56,7 +56,7 @@ class SegmentationModule(L.LightningModule):
         loss: weights of the loss terms.
         schedule: when reduction starts.
         rule: what makes a window homogeneous, for the policy's loss.
-        compile: compile the shape-free inner modules with `torch.compile`.
+        compile: train blocks as compiled graphs (`stepseg.lit.compiled`).
         model: a finished model of that configuration; None: build it.
 
     """
@@ -97,7 +97,7 @@ class SegmentationModule(L.LightningModule):
             [*(t for block in stages for t in self._terms(block)), "policy"]
         )
         if compile:
-            compile_inner_modules(self.model)
+            compile_blocks(self.model.backbone)
 
     def evaluate_with(self, reductions: Sequence[Reduction]) -> None:
         """Set the reductions of the evaluations that follow, all evaluated at once."""
@@ -243,10 +243,3 @@ def logged_tokens(split: str, figures: Mapping[str, Any]) -> dict[str, float]:
     for side, number in figures["superpatches"].items():
         values[f"{split}/superpatches_{side}x{side}"] = number
     return values
-
-
-def compile_inner_modules(model: StepSegmenter) -> None:
-    """Compile what is free of the ragged layout: the MLPs of blocks, one graph for all T."""
-    for block in model.backbone.blocks:
-        assert isinstance(block, Block)
-        block.mlp.compile(dynamic=True)

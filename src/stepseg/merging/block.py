@@ -56,7 +56,7 @@ def run_block(
         return block.add_mlp(x_TD, block.dropping(tokens))
 
     def run(half: Callable[[Tensor], Tensor], tokens: PackedTokens) -> PackedTokens:
-        if vit.checkpoint_blocks and torch.is_grad_enabled():
+        if number <= vit.recomputed_blocks and torch.is_grad_enabled():
             return tokens.with_values(checkpoint(half, tokens.values_TD, use_reentrant=False))
         return tokens.with_values(half(tokens.values_TD))
 

@@ -11,6 +11,7 @@ from torchmetrics import Metric
 from stepseg.macs import count_macs, part_names
 from stepseg.metrics.joining import GREATEST, LEAST
 from stepseg.model import Segmentation, StepSegmenter
+from stepseg.packed import upload
 
 
 class TokenMetric(Metric):
@@ -57,12 +58,12 @@ class TokenMetric(Metric):
     def update(
         self, model: StepSegmenter, outputs: Sequence[Segmentation], num_images: int
     ) -> None:
-        """Count the forward passes of a batch; rows cycle through its images."""
+        """Count the forward passes of a batch; rows cycle through its images. Waits for nothing."""
         macs = [0.0] * num_images
         sums = dict.fromkeys(self.part_names, 0.0)
         tokens = self.tokens.new_zeros(num_images, len(self.stages))
         superpatches = self.superpatches.new_zeros(num_images, len(self.windows))
-        sides = torch.tensor(self.windows, device=superpatches.device)
+        sides = upload(self.windows, torch.int64, superpatches.device)
         row = 0
         for output in outputs:
             parts = count_macs(model, output)
@@ -73,14 +74,14 @@ class TokenMetric(Metric):
             segments = output.layout.segments
             rows = torch.arange(row, row + segments.num_images, device=tokens.device) % num_images
             row += segments.num_images
-            stages = torch.tensor(output.tokens_per_stage, dtype=tokens.dtype)
-            tokens.index_add_(0, rows, stages.T.to(tokens.device))
+            stages = upload(output.tokens_per_stage, tokens.dtype, tokens.device)
+            tokens.index_add_(0, rows, stages.T)
             is_side = output.layout.window_T0[:, None] == sides
             superpatches.index_add_(0, rows[segments.image_ids()], is_side.to(superpatches))
         self.images += num_images
         self.tokens += tokens.sum(0)
         self.superpatches += superpatches.sum(0)
-        self.macs += torch.tensor(list(sums.values())).to(self.macs)
+        self.macs += upload(list(sums.values()), self.macs.dtype, self.macs.device)
         self.macs_squared += sum(total**2 for total in macs)
         self.macs_max = self.macs_max.clamp(min=max(macs, default=0.0))
         gone = tokens[:, :1] - tokens[:, 1:]

@@ -29,7 +29,8 @@ class StagedViT(nn.Module):
     Args:
         numbers: what it is.
         drop_path: stochastic depth of the last block, growing linearly from 0.
-        checkpoint_blocks: recompute blocks in the backward pass to save memory.
+        checkpoint_blocks: recompute blocks in the backward pass to save memory: all of them, or so
+            many first ones, through which most tokens go.
         frozen: learn nothing: always in evaluation mode, without gradients, hence without a graph.
         mean: of RGB in [0, 1]; the network normalises its own input.
         std: likewise.
@@ -44,14 +45,20 @@ class StagedViT(nn.Module):
         numbers: Architecture,
         *,
         drop_path: float = 0.0,
-        checkpoint_blocks: bool = False,
+        checkpoint_blocks: bool | int = False,
         frozen: bool = False,
         mean: tuple[float, float, float] = (0.5, 0.5, 0.5),
         std: tuple[float, float, float] = (0.5, 0.5, 0.5),
     ) -> None:
         super().__init__()
         self.numbers, dim = numbers, numbers.dim
-        self.checkpoint_blocks, self.frozen = checkpoint_blocks, frozen
+        recomputed = numbers.depth if checkpoint_blocks is True else int(checkpoint_blocks)
+        if not 0 <= recomputed <= numbers.depth:
+            raise ValueError(
+                f"backbone.checkpoint_blocks={checkpoint_blocks}: true, false, or so many first "
+                f"blocks of {numbers.depth}"
+            )
+        self.recomputed_blocks, self.frozen = recomputed, frozen
         self.patch_embed = PatchEmbed(
             dim=dim, patch_size=numbers.patch_size, bias=numbers.patch_bias
         )
@@ -142,8 +149,8 @@ class StagedViT(nn.Module):
     def run_blocks(self, tokens: PackedTokens, start: int, stop: int) -> PackedTokens:
         """Run the blocks ``start + 1`` to ``stop``, counted from 1 as in the paper."""
         rotation = self.rotation(tokens)
-        for block in self.blocks[start:stop]:
-            if self.checkpoint_blocks and torch.is_grad_enabled():
+        for index, block in enumerate(self.blocks[start:stop], start):
+            if index < self.recomputed_blocks and torch.is_grad_enabled():
                 values_TD = checkpoint(
                     _values_of, block, tokens, rotation, tokens.values_TD, use_reentrant=False
                 )
