@@ -33,7 +33,7 @@ def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
 def _fastest(product: Callable[[], object], device: torch.device) -> float:
     """Seconds of the fastest call; the first ones load kernels."""
     calls: list[float] = []
-    while sum(calls) < SECONDS:
+    while not calls or sum(calls) < SECONDS:
         calls.append(_seconds(product, device))
     return min(calls)
 

@@ -1,0 +1,1 @@
+"""The GPU script and its sections; `run_all.py` runs them."""

@@ -1,0 +1,117 @@
+"""Parts 2 and 3: the tables, in turns, with the same optimisations for the dense model."""
+
+import argparse
+import time
+from collections.abc import Sequence
+from functools import partial
+
+import paper_style
+import torch
+
+from gpu.setting import CLASSES, Rows, Setting
+from stepseg.model import Reduction, StepSegmenter
+from stepseg.profile.benchmark import Rounds, benchmark, environment
+from stepseg.profile.parts import profile_parts
+from stepseg.profile.throughput import throughput
+from stepseg.runtime.apply import apply_runtime
+
+BATCHES = {512: (1, 8, 32), 768: (1, 8), 1024: (1, 8)}
+
+
+def table(
+    name: str,
+    resolutions: Sequence[int],
+    runtime: str,
+    setting: Setting,
+    rows: Rows,
+    *,
+    reverse: bool = False,
+) -> None:
+    """Latency, throughput and memory of all systems of a backbone under one runtime."""
+    if setting.toy:
+        resolutions = resolutions[:1]
+    for pixels in resolutions:
+        begin = time.perf_counter()
+        model = setting.model(name, CLASSES[pixels]).prepare_for_inference().to(setting.dtype)
+        apply_runtime(model, runtime)
+        place = environment(setting.device, model, setting.dtype)
+        for batch in (2,) if setting.toy else BATCHES[pixels]:
+            images = setting.images(max(batch, 2 if setting.toy else 8), pixels).to(setting.dtype)
+            batches = images[: len(images) // batch * batch].split(batch)
+            for ragged in (True,) if setting.toy else (False, True) if batch > 1 else (False,):
+                systems = setting.systems(name, pixels, ragged=ragged)
+                if setting.toy:  # all of them once, then as few as can be compared
+                    first = (name, pixels, reverse) == ("vit_large", 1024, False)
+                    systems = {n: r for n, r in systems.items() if first or n in ("none", "step")}
+                if reverse:
+                    systems = dict(reversed(systems.items()))
+                common = {
+                    "backbone": name, "px": pixels, "runtime": runtime, "batch": batch,
+                    "counts": "ragged" if ragged else "uniform", "reverse": reverse,
+                    "matmul_gmacs_per_s": place["matmul_gmacs_per_s"],
+                    "attention": place["attention_backend"],
+                }  # fmt: skip
+                _measure(setting, rows, model, systems, batches, common)
+        rows.add(backbone=name, px=pixels, runtime=runtime, seconds=time.perf_counter() - begin)
+
+
+def _measure(
+    setting: Setting,
+    rows: Rows,
+    model: StepSegmenter,
+    systems: dict[str, Reduction],
+    batches: Sequence[torch.Tensor],
+    common: dict,
+) -> None:
+    rounds = Rounds(warmup=0 if setting.toy else 2, iterations=1 if setting.toy else 24)
+    figures = benchmark(model, systems, batches, rounds)
+    flying: dict[str, dict[str, float]] = {name: {} for name in systems}
+    single = len(batches[0]) == 1
+    for number in (2,) if setting.toy else (1, 2, 4) if single else (1, 2):
+        rounds_ = 1 if setting.toy else 5 if single else 2
+        rates = throughput(model, systems, batches, in_flight=number, rounds=rounds_)
+        for name, rate in rates.items():
+            flying[name][str(number)] = rate
+    for name, row in figures.items():
+        used = row["gmacs"] * row["images_per_s"] / common["matmul_gmacs_per_s"]
+        rows.add(system=name, **common, **row, throughput=flying[name], mfu=used)
+
+
+def parts(setting: Setting, rows: Rows) -> None:
+    """Where the time of one image goes, eagerly."""
+    name, pixels = "vit_large", 1024
+    model = setting.model(name, CLASSES[pixels]).prepare_for_inference().to(setting.dtype)
+    systems = setting.systems(name, pixels)
+    chosen = {system: systems[system] for system in ("none", "dcts", "step")}
+    images = setting.images(1, pixels).to(setting.dtype)
+    found = profile_parts(
+        model, chosen, images, warmup=0 if setting.toy else 3, iterations=setting.rounds
+    )
+    for system, list_ in found.items():
+        for part in list_:
+            rows.add(backbone=name, px=pixels, system=system, **part)
+
+
+def published_style(setting: Setting, rows: Rows) -> None:
+    """The published control flow beside ours, on the same weights (`benchmarks/paper_style.py`)."""
+    for name, pixels in (("vit_base", 512), ("vit_large", 1024)):
+        model = setting.model(name, CLASSES[pixels]).prepare_for_inference().to(setting.dtype)
+        options = argparse.Namespace(
+            warmup=0 if setting.toy else 2, iterations=1 if setting.toy else 10
+        )
+        systems = setting.systems(name, pixels)
+        names = {"dense": "none", "dtop": "dtop", "step": "step"}
+        chosen = {theirs: systems[ours] for theirs, ours in names.items()}
+        for batch in (1,) if setting.toy else (1, 8):
+            images = setting.images(batch, pixels).to(setting.dtype)
+            for row in paper_style.compare(model, chosen, images, options):
+                rows.add(backbone=name, px=pixels, **row)
+        if setting.toy:
+            return
+
+
+large_1024 = partial(table, "vit_large", (1024,))
+large_512 = partial(table, "vit_large", (512,))
+large_768 = partial(table, "vit_large", (768,))
+base = partial(table, "vit_base", (1024, 512, 768))
+dinov3 = partial(table, "vit_base_patch16_dinov3", (1024, 512, 768))

@@ -1,0 +1,122 @@
+"""The GPU script: all of it runs with toy models on a CPU, and its rows become tables."""
+
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+pytestmark = pytest.mark.timeout(900)  # one fixture runs all of it
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def gpu():
+    """The script's package, beside which `paper_style` lies."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "path", [*sys.path, str(FOLDER)])
+        from gpu import render, run_all
+
+        yield run_all, render
+        for name in [n for n in sys.modules if n.split(".")[0] in ("gpu", "paper_style")]:
+            del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def toy(gpu, tmp_path_factory):
+    """Rows of a whole toy run."""
+    run_all, _ = gpu
+    out = tmp_path_factory.mktemp("gpu") / "rows.jsonl"
+    assert run_all.main(["--toy", "--device", "cpu", "--out", str(out)]) == 0
+    return out
+
+
+def test_every_section_leaves_rows_that_say_where_they_come_from(gpu, toy):
+    run_all, _ = gpu
+    rows = [json.loads(line) for line in toy.read_text().splitlines()]
+    setting = run_all.Setting(torch.device("cpu"), toy=True)
+    assert {row["section"] for row in rows} == set(run_all.sections(setting))
+    assert not [row for row in rows if "failed" in row]
+    for row in rows:
+        assert {"commit", "device", "torch", "triton", "time"} < row.keys()
+    alike = [row for row in rows if row["section"] == "agreement"]
+    for row in alike:
+        assert row["tokens_alike"]
+        assert row["pixels_alike"] > (0.999 if row["dtype"] == "torch.float32" else 0.5)
+        assert row["warnings"] == []
+    systems = {row["system"] for row in rows if row["section"] == "large_1024_eager"} - {None}
+    assert systems == {"none", "cts", "dcts", "dtop", "step"}
+
+
+def test_tables_hold_what_was_measured(gpu, toy, tmp_path, capsys):
+    _, render = gpu
+    assert render.main([str(toy)]) == 0
+    text = capsys.readouterr().out
+    for part in ("1024 x 1024, batch 2, ragged counts", "| step |", "**policy CNN**", "own_tests"):
+        assert part in text or part == "**policy CNN**"
+    assert "in reverse" in text
+    rows = [json.loads(line) | {"toy": False} for line in toy.read_text().splitlines()]
+    measured = tmp_path / "rows.jsonl"
+    measured.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"section": "kil')
+    page = tmp_path / "README.md"
+    page.write_text("before\n<!-- gpu -->\nnothing\n<!-- /gpu -->\nafter\n")
+    assert render.main([str(measured), "--into", str(tmp_path)]) == 0
+    written = page.read_text()
+    assert written.startswith("before\n<!-- gpu -->\n")
+    assert written.endswith("<!-- /gpu -->\nafter\n")
+    assert "nothing\n" not in written
+    assert (tmp_path / "gpu.jsonl").is_file()
+    with pytest.raises(SystemExit):
+        render.main([str(toy), "--into", str(tmp_path)])
+    assert "toy run" in capsys.readouterr().err
+
+
+def test_a_section_that_fails_stops_no_other(gpu, tmp_path, monkeypatch):
+    run_all, _ = gpu
+
+    def fails(setting, rows):
+        rows.add(first=1)
+        raise RuntimeError("no such kernel")
+
+    found = {
+        "bad": run_all.Section(1, fails, 9),
+        "good": run_all.Section(1, lambda setting, rows: rows.add(second=2), 9),
+    }
+    monkeypatch.setattr(run_all, "sections", lambda setting: found)
+    out = tmp_path / "rows.jsonl"
+    assert run_all.main(["--toy", "--device", "cpu", "--out", str(out)]) == 1
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert rows[0]["first"] == rows[2]["second"] - 1 == 1
+    assert rows[1]["failed"] == "RuntimeError: no such kernel"
+
+
+def test_parts_end_in_time_whatever_their_sections_do(gpu, tmp_path, monkeypatch):
+    run_all, render = gpu
+    limits, clock = [], [0.0]
+
+    def hangs(command, timeout=None, **options):
+        if timeout is None:  # git
+            return SimpleNamespace(stdout="abc")
+        limits.append(timeout)
+        clock[0] += timeout
+        raise run_all.subprocess.TimeoutExpired(command, timeout)
+
+    monkeypatch.setattr(run_all.subprocess, "run", hangs)
+    monkeypatch.setattr(run_all.time, "monotonic", lambda: clock[0])
+    out = tmp_path / "rows.jsonl"
+    assert run_all.main(["--device", "cpu", "--part", "1", "--out", str(out)]) == 1
+    assert sum(limits) <= run_all.PART_SECONDS
+    left = render.render(list(render.read_rows(out)))
+    assert "place: stopped after 60 s" in left
+    assert "no time left in this part" in left
+
+
+def test_what_is_asked_of_it_is_known(gpu, capsys):
+    run_all, _ = gpu
+    with pytest.raises(SystemExit):
+        run_all.main(["--toy", "--device", "cpu", "--only", "plaice"])
+    assert "unknown plaice; known: place" in capsys.readouterr().err
+    assert run_all.main(["--device", "cpu", "--list", "--part", "2"]) == 0
+    assert "large_1024_eager" in capsys.readouterr().out
