@@ -22,11 +22,12 @@ FLOORS = [
     "group model_config report budget",
     "model reduction_file",
     "build runtime profile",
-    "checkpoint metrics explorer",
+    "foreign metrics explorer",
+    "checkpoint",
     "grid",
     "evaluation predict",
     "stepseg",
-    "card export lit tuning",
+    "accelerate card export lit tuning",
     "cli",
 ]
 """From the ground up, where everything lies that imports no other part. What shares a floor does

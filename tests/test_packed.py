@@ -209,6 +209,17 @@ class TestPrefix:
         assert patches.prefix == 0
         assert patches.patches() is patches
 
+    def test_more_rows_come_before_it(self):
+        longer = self.tokens().behind(torch.tensor([[-7.0], [-8.0], [-9.0]]))
+        first = [-7, -8, -9, -1, -2]
+        assert longer.values_TD.flatten().tolist() == [*first, 0, 1, 2, *first, 3, 4, 5, 6, 7, 8]
+        assert longer.token_ids_T.tolist() == [-1] * 5 + [0, 1, 2] + [-1] * 5 + [3, 4, 5, 6, 7, 8]
+        assert longer.image_ids_T.tolist() == [0] * 8 + [1] * 11
+        assert (longer.prefix, longer.lengths) == (5, (3, 6))
+        assert longer.places_T2[3:7].tolist() == [[0, 0], [0, 0], [1, 1], [0.5, 2.5]]
+        assert longer.first(3).flatten(1).tolist() == [first[:3]] * 2
+        assert longer.patches().values_TD.flatten().tolist() == list(range(9))
+
     def test_never_leaves(self):
         kept = self.tokens().select(torch.tensor([False] * 3 + [True, False, False] * 2))
         assert kept.values_TD.flatten().tolist() == [-1, -2, -1, -2, 3, 6]

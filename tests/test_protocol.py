@@ -83,6 +83,31 @@ def test_windows_cover_the_image_and_have_one_size(size):
 # --- sliding ------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("length", [5, 8, 9, 16, 17, 23, 64])
+def test_even_windows_are_few_and_spread(length):
+    """As the image processor of EoMT spreads them."""
+    protocol = Protocol("slide", crop=(8, 8), even=True)
+    windows = protocol.windows(8, length)
+    count = -(-length // 8)
+    gap = (count * 8 - length) / (count - 1) if count > 1 else 0
+    expected = [int(index * (8 - gap) + 1e-9) for index in range(count)]
+    assert [window.left for window in windows] == expected
+    assert windows[-1].right == length
+    assert protocol.number_of_windows(8, length) == len(windows)
+    assert forward_sizes(8, length, protocol) == [(8, min(8, length))] * count
+    image = torch.rand(2, 3, 8, length)
+    torch.testing.assert_close(predict_scores(pixel_scorer, image, protocol), pixel_scorer(image))
+    labels = predict_labels(position_scorer, image, protocol)
+    assert torch.equal(labels, predict_scores(position_scorer, image, protocol).argmax(1))
+
+
+def test_images_shrink_with_antialiasing_where_asked():
+    stripes = torch.arange(32).remainder(2).float().expand(1, 3, 32, 32)
+    plain, smooth = (Protocol(resize_short=12, antialias=chosen) for chosen in (False, True))
+    spread = [predict_scores(lambda x: x, stripes, p)[..., 4:-4].std() for p in (plain, smooth)]
+    assert spread[1] < spread[0] / 2
+
+
 def test_sliding_with_stride_of_the_crop_is_tiling():
     images = images_of(8, 12)
     scores = predict_scores(position_scorer, images, slide((4, 4), (4, 4)))

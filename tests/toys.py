@@ -12,6 +12,7 @@ from stepseg.dcts.merge import MergeRule
 from stepseg.dcts.policy import OraclePolicy, PolicyNetwork
 from stepseg.heads.atm import AtmHead
 from stepseg.heads.cascade import CascadedHead
+from stepseg.heads.eomt import EomtHead, EomtNumbers
 from stepseg.heads.exit import BudgetExit, ConfidenceExit, ExitRule, RandomExit, UniformExit
 from stepseg.heads.linear import LinearHead
 from stepseg.merging.rules import Algm, Cropr, ToMe
@@ -139,6 +140,14 @@ def toy_cascaded_segmenter(**changes: Any) -> StepSegmenter:
     return toy_segmenter(decoder=toy_cascade(), exit_heads={}, **changes)
 
 
+def toy_eomt_segmenter(**changes: Any) -> StepSegmenter:
+    """A segmenter with an EoMT decoder, on an encoder with all that a foundation model has."""
+    numbers = EomtNumbers(queries=6, blocks=2, upscale=2)
+    head = EomtHead(dim=DIM, depth=4, num_classes=CLASSES, numbers=numbers)
+    parts = {"backbone": toy_vit(**FOUNDATION), "decoder": sharpen(head), "exit_heads": {}}
+    return toy_segmenter(**parts | changes)
+
+
 def toy_policy(**changes: Any) -> PolicyNetwork:
     """A policy network whose scores differ between windows, as those of a trained one do."""
     return copy.deepcopy(_calibrated_policy(**({"windows": (2, 4)} | changes)))
@@ -221,7 +230,7 @@ def sharpen(module: Module) -> Module:
     """Draw weights of unit gain: the initialisation for training makes all tokens look alike."""
     with torch.no_grad():
         for child in module.modules():
-            if isinstance(child, nn.Linear | nn.Conv2d):
+            if isinstance(child, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
                 nn.init.normal_(child.weight, std=child.weight[0].numel() ** -0.5)
                 if child.bias is not None:
                     nn.init.normal_(child.bias, std=0.1)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from stepseg.heads.atm import Answer
 from stepseg.heads.temperature import tempered
+from stepseg.ops.query_masks import QueryMasks
 from stepseg.packed import PackedTokens, TokenLayout
 from stepseg.segmentation import HeadOutput, Segmentation
 
@@ -36,6 +37,8 @@ class Board:
     """P(class present) by the last head that saw the image; None: no head has spoken yet."""
     root_T0: Tensor | None = None
     """int64; the token that stands for each; None: each for itself."""
+    masks: QueryMasks | None = None
+    """Of a decoder with queries of its own."""
 
     @classmethod
     def empty(cls, layout: TokenLayout, *, own_presence: bool) -> Self:
@@ -81,6 +84,13 @@ class Board:
             root_T0=None if tokens.size_T is None else tokens.root_T0,
         )
 
+    def draw(self, block: int, tokens: PackedTokens, masks: QueryMasks) -> Self:
+        """Record what a decoder with queries of its own says of the whole grid."""
+        nothing = masks.class_logits_BQC.new_zeros(0)
+        head = HeadOutput(block, nothing, None, tokens.segments.lengths, exits=self.exits)
+        presence_BC = masks.class_logits_BQC.softmax(2)[..., :-1].amax(1)
+        return replace(self, heads=(*self.heads, head), masks=masks, presence_BC=presence_BC)
+
     def probabilities(self, tokens: PackedTokens, mask_logits_TC: Tensor) -> Tensor:
         """p of every active token and class, at the head's temperature: for exit rules."""
         head = self.heads[-1]
@@ -112,4 +122,5 @@ class Board:
             presence_BC=self.presence_BC,
             policy_logits=policy_logits,
             root_T0=self.root_T0,
+            masks=self.masks,
         )

@@ -75,7 +75,8 @@ def _most_tokens(model: Parts, reduction: Reduction, shown: tuple[int, int]) -> 
 def _macs(model: Parts, reduction: Reduction, shown: tuple[int, int], tokens: int) -> int:
     """Of an image with so many tokens after merging, of which nobody leaves."""
     blocks = (*reduction.exit_blocks, model.backbone.depth)
-    stages = macs_of_stages(model, [(block, tokens) for block in blocks])
+    on_grid = prod(_grid(model, shown))
+    stages = macs_of_stages(model, [(block, tokens) for block in blocks], on_grid=on_grid)
     return policy_macs(model.policy, shown) + sum(stages.values())
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from stepseg.dcts.policy import OraclePolicy, PolicyNetwork
 from stepseg.heads.atm import AtmHead
 from stepseg.heads.cascade import CascadedHead
+from stepseg.heads.eomt import EomtHead
 from stepseg.heads.linear import ExitHead, LinearHead
 from stepseg.merging.rules import Cropr
 from stepseg.merging.scorer import TokenScorer
@@ -63,11 +64,19 @@ def build_segmenter(config: ModelConfig, *, load_weights: bool = True) -> StepSe
             **numbers | ({"num_layers": 1} if kind == "atm1" else {}), calibrated=calibrated
         )
 
-    decoder = CascadedHead(earlier_blocks=cascade, **numbers) if cascade else AtmHead(**numbers)
-    if config.heads.frozen_decoder:
-        decoder.freeze()
     exit_, inside = config.reduction.exit, config.reduction.inside
     scored = inside.places(vit.depth) if isinstance(inside, Cropr) else ()
+    decoder: AtmHead | EomtHead
+    if config.heads.eomt is not None:
+        classes, eomt = config.num_classes, config.heads.eomt
+        decoder = EomtHead(dim=vit.dim, depth=vit.depth, num_classes=classes, numbers=eomt)
+    elif cascade:
+        among_all = config.heads.among_all
+        decoder = CascadedHead(earlier_blocks=cascade, among_all=among_all, **numbers)
+    else:
+        decoder = AtmHead(among_all=config.heads.among_all, **numbers)
+    if config.heads.frozen_decoder and isinstance(decoder, AtmHead):
+        decoder.freeze()
     return StepSegmenter(
         backbone=vit,
         decoder=decoder,

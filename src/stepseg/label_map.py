@@ -22,7 +22,6 @@ from stepseg.protocol import (
     predict_scores,
     resize,
     resized_size,
-    sliding_windows,
     window_scores,
     windows_per_pixel,
 )
@@ -67,9 +66,8 @@ def predict_labels(
         images = images.float() / 255
     size = resized_size(images.shape[-2], images.shape[-1], protocol, protocol.scales[0])
     if protocol.mode == "slide" and size == output_size:
-        assert protocol.crop is not None and protocol.stride is not None
-        windows = sliding_windows(*size, protocol.crop, protocol.stride)
-        return _slide_labels(scorer, resize(images, size), windows, protocol)
+        shown = resize(images, size, antialias=protocol.antialias)
+        return _slide_labels(scorer, shown, protocol.windows(*size), protocol)
     scores = predict_scores(scorer, images, protocol, size)
     return resized_argmax(scores, output_size)
 

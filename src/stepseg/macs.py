@@ -12,10 +12,12 @@ Counted is the method: the first self-attention of a head's queries, which a mod
 inference computes once for all images, costs every image its share, as in the papers (0.1 % of a
 ViT-B with 150 classes for a head). `stepseg.profile.fvcore` compares these numbers with traces.
 
-Letters: T tokens of one image, D channels of the encoder, d channels of a head, C classes.
+Letters: T tokens of one image, D channels of the encoder, d channels of a head, C classes, Q
+queries that run through blocks.
 """
 
 from collections.abc import Mapping, Sequence
+from math import prod
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
@@ -24,6 +26,7 @@ from torch import nn
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
+from stepseg.heads.eomt import EomtHead
 from stepseg.heads.linear import ExitHead, LinearHead
 from stepseg.packed import Passed
 from stepseg.segmentation import Segmentation
@@ -42,7 +45,7 @@ class Parts(Protocol):
     backbone: StagedViT
     policy: Any
 
-    def head(self, block: int) -> ExitHead:
+    def head(self, block: int) -> ExitHead | EomtHead:
         """The head that reads the output of a block."""
         ...
 
@@ -66,6 +69,7 @@ def count_macs(model: Parts, output: Segmentation) -> dict[str, list[int]]:
             model,
             list(zip(blocks, tokens, strict=True)),
             cells=output.layout.segments.lengths[image],
+            on_grid=prod(output.layout.grid),
             inside={p.block: p.of_image(image) for p in passed},
         )
         for image, tokens in enumerate(zip(*output.tokens_per_stage, strict=True))
@@ -93,6 +97,7 @@ def macs_of_stages(
     stages: Sequence[tuple[int, int]],
     cells: int | None = None,
     inside: Mapping[int, Passed] | None = None,
+    on_grid: int | None = None,
 ) -> dict[str, int]:
     """Multiply-accumulates of one image by part, without the policy.
 
@@ -103,6 +108,7 @@ def macs_of_stages(
             decoder.
         cells: tokens that are embedded; None: those of the first stage.
         inside: by block what rules inside the blocks did to this image.
+        on_grid: cells of the patch grid, for a decoder that reads all of them; None: as many.
 
     """
     vit = model.backbone
@@ -110,20 +116,36 @@ def macs_of_stages(
     parts = {"embedding": cells * 3 * vit.patch_size**2 * vit.dim}
     norms, start, matching = norm_before(vit, cells), 0, 0
     for block, tokens in stages:
-        same = Passed(block, (tokens,), (tokens,), (0,))
-        blocks = [inside[i] if inside else same for i in range(start + 1, block + 1)]
+        numbers = range(start + 1, block + 1)
+        blocks = [inside[i] if inside else _all_pass(i, tokens) for i in numbers]
         is_decoder = block == vit.depth
         head = model.head(block)
         parts[f"blocks_{start + 1}-{block}"] = sum(
-            block_macs(vit, b.before[0], b.after[0], b.extra_channels) for b in blocks
+            block_macs(vit, b.before[0], b.after[0], b.extra_channels, queries(model, b.block))
+            for b in blocks
         )
-        parts["decoder" if is_decoder else f"exit_head_{block}"] = head_macs(head, tokens, vit.dim)
-        norms += sum(block_norms(vit, b.before[0], b.after[0]) for b in blocks)
+        in_head = head_cost(vit, head, tokens, on_grid or cells)
+        parts["decoder" if is_decoder else f"exit_head_{block}"] = in_head[0]
+        norms += in_head[1]
+        norms += sum(
+            block_norms(vit, b.before[0], b.after[0], queries(model, b.block)) for b in blocks
+        )
         norms += NORM_OPERATIONS * vit.dim * sum(sum(b.norms) for b in blocks)
         matching += sum(b.matching[0] for b in blocks)
-        norms += final_norms(vit, head, tokens) + head_norms(head, tokens)
         start = block
     return parts | ({"matching": matching} if inside else {}) | {"norms": norms}
+
+
+def _all_pass(block: int, tokens: int) -> Passed:
+    return Passed(block, (tokens,), (tokens,), (0,))
+
+
+def queries(model: Parts, block: int) -> int:
+    """Q, in the blocks that queries of the decoder run through; 0 in those before."""
+    decoder = model.head(model.backbone.depth)
+    if isinstance(decoder, EomtHead) and block > decoder.start:
+        return decoder.numbers.queries
+    return 0
 
 
 def part_names(blocks: Sequence[int], *, inside: bool = False) -> tuple[str, ...]:
@@ -141,7 +163,11 @@ def part_names(blocks: Sequence[int], *, inside: bool = False) -> tuple[str, ...
 
 
 def block_macs(
-    vit: StagedViT, tokens: int, after: int | None = None, extra_channels: int = 0
+    vit: StagedViT,
+    tokens: int,
+    after: int | None = None,
+    extra_channels: int = 0,
+    queries: int = 0,
 ) -> int:
     """Products of one transformer block on tokens and the prefix rows.
 
@@ -150,10 +176,11 @@ def block_macs(
         tokens: in the attention.
         after: in the MLP; None: as many.
         extra_channels: of every attention head, for the sizes of merged tokens.
+        queries: rows of a decoder among them.
 
     """
     numbers = vit.numbers
-    rows = tokens + numbers.prefix
+    rows = tokens + numbers.prefix + queries
     wide = numbers.dim + numbers.num_heads * extra_channels
     gone = 0 if after is None else tokens - after
     return rows * row_macs(numbers) + 2 * rows**2 * wide - gone * mlp_macs(numbers)
@@ -170,11 +197,11 @@ def mlp_macs(numbers: Architecture) -> int:
     return maps * numbers.dim * numbers.hidden_dim
 
 
-def block_norms(vit: StagedViT, tokens: int, after: int | None = None) -> int:
-    """Operations of the LayerNorms of a block; tokens as of `block_macs`."""
+def block_norms(vit: StagedViT, tokens: int, after: int | None = None, queries: int = 0) -> int:
+    """Operations of the LayerNorms of a block; tokens and queries as of `block_macs`."""
     numbers = vit.numbers
     gone = 0 if after is None else tokens - after
-    elements = (tokens + numbers.prefix) * row_norms(numbers)
+    elements = (tokens + numbers.prefix + queries) * row_norms(numbers)
     return NORM_OPERATIONS * (elements - gone * (row_norms(numbers) - numbers.dim))
 
 
@@ -194,16 +221,47 @@ def final_norms(vit: StagedViT, head: ExitHead, tokens: int) -> int:
     return NORM_OPERATIONS * vit.numbers.final_norm * _modules(head) * tokens * vit.dim
 
 
+def head_cost(
+    vit: StagedViT, head: ExitHead | EomtHead, tokens: int, cells: int
+) -> tuple[int, int]:
+    """Products of a head, and operations of its LayerNorms and of the final one on what it reads.
+
+    Args:
+        vit: gives the sizes.
+        head: of one of the kinds.
+        tokens: that it reads.
+        cells: of the patch grid.
+
+    """
+    if isinstance(head, EomtHead):
+        macs, norms = _query_cost(head, cells, vit.dim)
+        read = tokens + head.numbers.queries
+        return macs, norms + NORM_OPERATIONS * vit.numbers.final_norm * read * vit.dim
+    norms = head_norms(head, tokens) + final_norms(vit, head, tokens)
+    return head_macs(head, tokens, vit.dim), norms
+
+
+def _query_cost(head: EomtHead, cells: int, dim: int) -> tuple[int, int]:
+    """Of a decoder with queries: MLP and classes, upscaling of the whole grid, masks on it."""
+    numbers = head.numbers
+    macs, norms = numbers.queries * dim * (3 * dim + head.num_classes + 1), 0
+    for _ in range(numbers.upscale):
+        macs += 4 * cells * dim * (dim + 9)
+        cells *= 4
+        norms += NORM_OPERATIONS * cells * dim
+    return macs + numbers.queries * cells * dim, norms
+
+
 def head_macs(head: ExitHead, tokens: int, dim: int) -> int:
     """Products of one head on `tokens` tokens; the modules of a cascade cost alike."""
     if isinstance(head, LinearHead):
         return tokens * dim * head.num_classes
-    d, c = head.head_dim, head.num_classes
+    d, c, said = head.head_dim, head.num_classes, head.presence.out_features
     self_attention = 4 * c * d * d + 2 * c * c * d
     cross_attention = 2 * c * d * d + 2 * tokens * d * d + 2 * c * tokens * d
     feed_forward = 8 * c * d * d
     layers = len(head.layers) * (self_attention + cross_attention + feed_forward)
-    return _modules(head) * (tokens * dim * d + layers + tokens * c * d) + 2 * c * d
+    return _modules(head) * (tokens * dim * d + layers + tokens * c * d) + said * c * d
 
 
 def head_norms(head: ExitHead, tokens: int) -> int:

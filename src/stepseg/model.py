@@ -29,9 +29,11 @@ from stepseg.dcts.targets import pad_to_multiple
 from stepseg.group import Group
 from stepseg.heads.atm import AtmHead
 from stepseg.heads.cascade import check_cascade
+from stepseg.heads.eomt import EomtHead
 from stepseg.heads.linear import ExitHead
 from stepseg.merging.rules import Cropr
 from stepseg.merging.scorer import TokenScorer
+from stepseg.ops.query_masks import QueryMasks
 from stepseg.packed import PackedTokens, TokenLayout
 from stepseg.reduction import Reduction
 from stepseg.segmentation import HeadOutput, Segmentation
@@ -46,7 +48,7 @@ class StepSegmenter(nn.Module):
 
     Args:
         backbone: the encoder.
-        decoder: the head after the last block.
+        decoder: the head after the last block; that of EoMT has queries in the blocks before.
         exit_heads: heads by the block (counted from 1) whose output they read. Training runs and
             supervises all of them; which ones let tokens leave is up to the `Reduction`.
         policy: scores windows for merging; None: no reduction may merge.
@@ -61,7 +63,7 @@ class StepSegmenter(nn.Module):
         self,
         *,
         backbone: StagedViT,
-        decoder: AtmHead,
+        decoder: AtmHead | EomtHead,
         exit_heads: Mapping[int, ExitHead] | None = None,
         policy: PolicyNetwork | OraclePolicy | None = None,
         reduction: Reduction | None = None,
@@ -84,6 +86,12 @@ class StepSegmenter(nn.Module):
                     f"{backbone.depth} blocks and the decoder follows the last"
                 )
         check_cascade(decoder.earlier_blocks, backbone.depth, self.exit_head_blocks)
+        if decoder.among_all and self.exit_head_blocks:
+            raise ValueError(
+                f"this decoder (EoMT's or SegViT's own) answers for all tokens at once, and exit "
+                f"heads after blocks {self.exit_head_blocks} let some leave: choose a reduction "
+                f"without exits (dcts)"
+            )
         self.reduction = reduction or Reduction()
         self.check(self.reduction)
 
@@ -127,7 +135,8 @@ class StepSegmenter(nn.Module):
         if self.policy is None:
             raise ValueError(
                 f"merging windows {reduction.merge.windows} needs a policy network, this model has "
-                f"none: choose a policy, or a reduction without merging"
+                f"none: choose a policy, or a reduction without merging; stepseg-accelerate gives "
+                f"a finished model a policy"
             )
         unknown = set(reduction.merge.windows) - set(self.policy.windows)
         if unknown:
@@ -143,6 +152,11 @@ class StepSegmenter(nn.Module):
             raise ValueError(
                 f"{rule.name} changes tokens between the blocks that a cascade reads: train a "
                 f"decoder with heads.cascade=null"
+            )
+        if self.decoder.among_all:
+            raise ValueError(
+                f"{rule.name} acts inside the blocks, which an EoMT decoder and SegViT's own "
+                f"cannot follow: merge before them (reduction=dcts, uniform or smaller)"
             )
         if isinstance(rule, Cropr):
             unscored = {*map(str, rule.places(self.backbone.depth))} - {*self.scorers}
@@ -230,8 +244,12 @@ class StepSegmenter(nn.Module):
         """Go on after block `start` with reductions that decided alike so far."""
         for block, here in group.by_next_head(start, self.backbone.depth):
             tokens, seen = self._run_blocks(tokens, start, block, board.layout.grid, group)
-            answers = self.head(block).answers(seen)
-            written = board.write(block, seen, answers, self.head(block).temperature)
+            head = self.head(block)
+            if isinstance(head, EomtHead) or (isinstance(head, AtmHead) and head.among_all):
+                here.arrive(board.draw(block, seen, self._masks(head, tokens, seen, board.layout)))
+                continue
+            answers = head.answers(seen)
+            written = board.write(block, seen, answers, head.temperature)
             start = block
             if block == self.backbone.depth:
                 here.arrive(written)
@@ -257,6 +275,9 @@ class StepSegmenter(nn.Module):
         cascade after earlier blocks, too: values ``[T, S * D]``.
         """
         seen, rule = [], group.reduction.inside
+        if isinstance(self.decoder, EomtHead) and start <= self.decoder.start < block:
+            tokens = self.backbone.run_blocks(tokens, start, self.decoder.start)
+            tokens, start = self.decoder.join(tokens), self.decoder.start
         for stop in (*self.head(block).earlier_blocks, block):
             if rule is None:
                 tokens = self.backbone.run_blocks(tokens, start, stop)
@@ -268,6 +289,20 @@ class StepSegmenter(nn.Module):
             return tokens, seen[0]
         values = [read.values_TD for read in seen[::-1]]
         return tokens, seen[-1].with_values(torch.cat(values, dim=1))
+
+    def _masks(
+        self,
+        decoder: EomtHead | AtmHead,
+        tokens: PackedTokens,
+        seen: PackedTokens,
+        layout: TokenLayout,
+    ) -> QueryMasks:
+        """What queries that are not one per class say of every cell of the grid."""
+        if isinstance(decoder, AtmHead):
+            mask_logits_TC, class_logits = decoder(seen)
+            return QueryMasks(layout.unmerge(mask_logits_TC).permute(0, 3, 1, 2), class_logits)
+        query_BQD = self.backbone.norm(tokens.first(decoder.numbers.queries))
+        return decoder(query_BQD, layout.unmerge(seen.values_TD))
 
     def check_images(self, images_B3HW: Tensor) -> None:
         """Refuse a batch of another shape, or without an image.
@@ -338,7 +373,7 @@ class StepSegmenter(nn.Module):
         images = pad_to_multiple(images_B3HW, self.patch_size, 0.5)
         return self.backbone.embed(images, layout, rule.resize if rule else "bilinear")
 
-    def head(self, block: int) -> ExitHead:
+    def head(self, block: int) -> ExitHead | EomtHead:
         """The head that reads the output of a block: the decoder after the last."""
         if block == self.backbone.depth:
             return self.decoder

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Self
 
 from stepseg.dcts.merge import MergeRule
 from stepseg.heads.cascade import check_cascade
+from stepseg.heads.eomt import EomtNumbers
 from stepseg.heads.exit import BudgetExit, ConfidenceExit, ExitRule, RandomExit, UniformExit
 from stepseg.heads.linear import KINDS
 from stepseg.merging.rules import RULES, Algm, Cropr, ToMe
@@ -230,6 +231,20 @@ class HeadConfig(_Config):
         if self.calibration_images is not None:
             return self.calibration_images
         return 0 if self.exit == "atm" else CALIBRATION_IMAGES
+
+    among_all: bool = False
+    """Queries of the decoder are classified among all classes, as in checkpoints of SegViT."""
+    eomt: EomtNumbers | None = None
+    """The decoder is that of EoMT, out of a checkpoint (docs/accelerate.md); None: an ATM head, for
+    which the other numbers are."""
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """As of every part; the decoder of a checkpoint is a mapping, too."""
+        values = dict(values)
+        if isinstance(values.get("eomt"), Mapping):
+            values["eomt"] = from_values(EomtNumbers, values["eomt"], f"{cls.WHERE}.eomt")
+        return from_values(cls, values, cls.WHERE)
 
     def __post_init__(self) -> None:
         _choose("heads.exit", self.exit, KINDS)

@@ -48,6 +48,11 @@ class Protocol:
     """Window (height, width), slide only."""
     stride: HW | None = None
     """Step between windows (vertical, horizontal), slide only; None: two thirds of the crop."""
+    even: bool = False
+    """Instead of a stride: as few windows as cover the image, evenly spread, as EoMT does it."""
+    antialias: bool = False
+    """Resize images as transformers and Pillow do, averaging where they shrink; mmsegmentation does
+    not."""
     scales: tuple[float, ...] = (1.0,)
     """Factors on the resized image; the scores of all are averaged."""
     flip: bool = False
@@ -65,7 +70,7 @@ class Protocol:
         for name in ("crop", "stride"):
             if isinstance(getattr(self, name), int):
                 object.__setattr__(self, name, (getattr(self, name),) * 2)
-        if self.mode == "slide" and self.crop is not None and self.stride is None:
+        if self.mode == "slide" and self.crop is not None and self.stride is None and not self.even:
             # 341 of 512 and 512 of 768, the steps of the published ViT results
             object.__setattr__(self, "stride", tuple(max(1, edge * 2 // 3) for edge in self.crop))
         object.__setattr__(self, "scales", tuple(float(s) for s in self.scales))
@@ -74,20 +79,23 @@ class Protocol:
     def _validate(self) -> None:
         if self.mode not in ("whole", "slide"):
             raise ValueError(f"mode is 'whole' or 'slide', got {self.mode!r}")
-        if self.mode == "whole" and (self.crop is not None or self.stride is not None):
+        if self.mode == "whole" and (self.crop or self.stride or self.even):
             raise ValueError(
-                "crop and stride belong to mode 'slide'; remove them or set mode: slide"
+                "crop and stride belong to mode 'slide'; remove them (and even) or set mode: slide"
             )
+        if self.even and self.stride is not None:
+            raise ValueError("windows are either even or a stride apart: set stride or even alone")
         if self.mode == "slide":
-            if self.crop is None or self.stride is None:
+            if self.crop is None:
                 raise ValueError("mode 'slide' needs crop (height, width)")
-            if min(self.stride) < 1 or any(
-                s > c for s, c in zip(self.stride, self.crop, strict=True)
+            if self.stride is not None and (
+                min(self.stride) < 1
+                or any(s > c for s, c in zip(self.stride, self.crop, strict=True))
             ):
                 raise ValueError(
                     f"stride {self.stride} must lie in 1..crop {self.crop}, or pixels stay unseen"
                 )
-            if max(self.crop) > LARGEST_EDGE:
+            if not 1 <= min(self.crop) <= max(self.crop) <= LARGEST_EDGE:
                 raise ValueError(f"crop {self.crop} is at most {LARGEST_EDGE} pixels long")
         short = self.resize_short
         edges = short if isinstance(short, tuple) else (1 if short is None else short,) * 2
@@ -102,6 +110,26 @@ class Protocol:
             )
         if self.window_batch < 1:
             raise ValueError(f"window_batch must be at least 1, got {self.window_batch}")
+
+    def windows(self, height: int, width: int) -> list[Window]:
+        """What is shown of an image of this size: all of it, or the windows row by row."""
+        if self.mode == "whole":
+            return [Window(0, 0, height, width)]
+        assert self.crop is not None
+        if self.stride is not None:
+            return sliding_windows(height, width, self.crop, self.stride)
+        return [
+            Window(top, left, min(top + self.crop[0], height), min(left + self.crop[1], width))
+            for top in _even_starts(height, self.crop[0])
+            for left in _even_starts(width, self.crop[1])
+        ]
+
+    def number_of_windows(self, height: int, width: int) -> int:
+        """How many `windows` there are, without making them."""
+        assert self.crop is not None
+        if self.stride is None:
+            return -(-height // self.crop[0]) * -(-width // self.crop[1])
+        return math.prod(map(_count, (height, width), self.crop, self.stride))
 
     @property
     def is_plain(self) -> bool:
@@ -152,6 +180,11 @@ def _starts(length: int, crop: int, stride: int) -> list[int]:
     return [min(step * stride, length - crop) for step in range(_count(length, crop, stride))]
 
 
+def _even_starts(length: int, crop: int) -> list[int]:
+    steps = -(-length // crop) - 1
+    return [0] if steps < 1 else [step * (length - crop) // steps for step in range(steps + 1)]
+
+
 def resized_size(height: int, width: int, protocol: Protocol, scale: float = 1.0) -> HW:
     """(height, width) that the model sees at one of the protocol's scales."""
     target = protocol.resize_short
@@ -183,8 +216,8 @@ def check_work(height: int, width: int, protocol: Protocol) -> None:
         number, pixels = 1, seen[0] * seen[1]
         together = pixels
         if protocol.mode == "slide":
-            assert protocol.crop is not None and protocol.stride is not None
-            number = math.prod(map(_count, seen, protocol.crop, protocol.stride))
+            assert protocol.crop is not None
+            number = protocol.number_of_windows(*seen)
             pixels = math.prod(map(min, seen, protocol.crop))
             together = max(together, pixels * min(protocol.window_batch, number))
         work += number * max(pixels, LEAST_WINDOW) * (2 if protocol.flip else 1)
@@ -212,11 +245,7 @@ def forward_sizes(height: int, width: int, protocol: Protocol) -> list[HW]:
     sizes = []
     for scale in protocol.scales:
         seen = resized_size(height, width, protocol, scale)
-        if protocol.mode == "whole":
-            inputs = [seen]
-        else:
-            assert protocol.crop is not None and protocol.stride is not None
-            inputs = [w.size for w in sliding_windows(*seen, protocol.crop, protocol.stride)]
+        inputs = [window.size for window in protocol.windows(*seen)]
         sizes += inputs * (2 if protocol.flip else 1)
     return sizes
 
@@ -245,7 +274,7 @@ def predict_scores(
     views = 0
     for scale in protocol.scales:
         size = resized_size(height, width, protocol, scale)
-        resized = resize(images, size)
+        resized = resize(images, size, antialias=protocol.antialias)
         for mirrored in (False, True) if protocol.flip else (False,):
             scores = _scores_at_size(scorer, resized.flip(-1) if mirrored else resized, protocol)
             scores = resize(scores.flip(-1) if mirrored else scores, output_size)
@@ -259,9 +288,7 @@ def predict_scores(
 def _scores_at_size(scorer: Scorer, images: Tensor, protocol: Protocol) -> Tensor:
     if protocol.mode == "whole":
         return for_summing(scorer(images), protocol)
-    assert protocol.crop is not None and protocol.stride is not None
-    height, width = images.shape[-2:]
-    windows = sliding_windows(height, width, protocol.crop, protocol.stride)
+    windows = protocol.windows(images.shape[-2], images.shape[-1])
     return _slide(scorer, images, windows, protocol)
 
 
@@ -311,8 +338,10 @@ def for_summing(scores: Tensor, protocol: Protocol) -> Tensor:
     return scores.to("cpu" if protocol.accumulate_on_cpu else scores.device, dtype)
 
 
-def resize(images: Tensor, size: HW) -> Tensor:
+def resize(images: Tensor, size: HW, *, antialias: bool = False) -> Tensor:
     """Bilinear, as mmsegmentation resizes images and scores alike: ``[B, C, *size]``."""
     if tuple(images.shape[-2:]) == tuple(size):
         return images
-    return F.interpolate(images, size=size, mode="bilinear", align_corners=False)
+    return F.interpolate(
+        images, size=size, mode="bilinear", align_corners=False, antialias=antialias
+    )

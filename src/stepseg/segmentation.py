@@ -12,6 +12,7 @@ from torch import Tensor
 
 from stepseg.heads.atm import Answer, presence_probability
 from stepseg.heads.temperature import tempered
+from stepseg.ops.query_masks import QueryMasks
 from stepseg.ops.upsample import upsampled_argmax
 from stepseg.packed import Passed, TokenLayout
 
@@ -34,6 +35,7 @@ class HeadOutput:
     block: int
     """The head reads the output of this block, counted from 1."""
     mask_logits_T0C: Tensor
+    """Empty of a decoder that answers by `Segmentation.masks`."""
     class_logits_BC2: Tensor | None
     """(present, absent) per class, by this head; None: it says nothing of them."""
     tokens_per_image: tuple[int, ...]
@@ -83,6 +85,8 @@ class Segmentation:
     """Per window side, where the policy was asked; of one that learns, what its loss is for."""
     root_T0: Tensor | None = None
     """int64; the token that stands for each after the blocks; None: none merged inside them."""
+    masks: QueryMasks | None = None
+    """Of a decoder that has queries of its own; they speak for all tokens."""
 
     @property
     def tokens_per_stage(self) -> list[tuple[int, ...]]:
@@ -92,6 +96,8 @@ class Segmentation:
     @property
     def is_finite(self) -> Tensor:
         """Whether all scores are numbers: one truth value on the device, waits for nothing."""
+        if self.masks is not None:
+            return self.masks.is_finite
         p_T0C, p_BC = self.heads[-1].mask_logits_T0C.sigmoid(), self.presence_BC
         parts = (p_T0C, p_BC) if self.presence_T0C is None else (p_T0C, self.presence_T0C)
         return torch.stack([part.isfinite().all() for part in parts]).all()
@@ -127,6 +133,8 @@ class Segmentation:
 
     def cell_scores(self) -> Tensor:
         """p of every class on the patch grid, ``[B, C, Y, X]``."""
+        if self.masks is not None:
+            return self.masks.cell_scores(self.layout.grid)
         p_T0C = self.heads[-1].mask_logits_T0C.sigmoid()
         if self.presence_T0C is not None:
             p_T0C = p_T0C * self.presence_T0C
@@ -138,13 +146,22 @@ class Segmentation:
     def scores(self) -> Tensor:
         """p of every class in every pixel of the image, ``[B, C, H, W]``."""
         height, width = self.image_size
-        p_BCYX = self.cell_scores()
-        size = (p_BCYX.shape[2] * self.patch_size, p_BCYX.shape[3] * self.patch_size)
-        p_BCHW = F.interpolate(p_BCYX, size=size, mode="bilinear", align_corners=False)
+        if self.masks is not None:
+            return self.masks.scores(self._padded_size)[:, :, :height, :width]
+        p_BCHW = F.interpolate(
+            self.cell_scores(), size=self._padded_size, mode="bilinear", align_corners=False
+        )
         return p_BCHW[:, :, :height, :width]
 
     def prediction(self, dtype: torch.dtype = torch.int64) -> Tensor:
         """The most probable class of every pixel, ``[B, H, W]``: argmax of `scores`."""
         height, width = self.image_size
+        if self.masks is not None:
+            return self.masks.prediction(self._padded_size, dtype)[:, :height, :width]
         p_BYXC = self.cell_scores().permute(0, 2, 3, 1)
         return upsampled_argmax(p_BYXC, self.patch_size, dtype)[:, :height, :width]
+
+    @property
+    def _padded_size(self) -> tuple[int, int]:
+        rows, columns = self.layout.grid
+        return rows * self.patch_size, columns * self.patch_size

@@ -108,7 +108,8 @@ def _protocol(checkpoint: Checkpoint) -> str:
     protocol = checkpoint.protocol
     if protocol is None:
         return ""
-    shown = {"slide": f"in windows of {protocol.crop}, every {protocol.stride} pixels"}
+    spread = "evenly spread" if protocol.even else f"every {protocol.stride} pixels"
+    shown = {"slide": f"in windows of {protocol.crop}, {spread}"}
     text = f" Images were shown {shown.get(protocol.mode, 'whole')}"
     if protocol.resize_short is not None:
         text += f", resized to {protocol.resize_short}"

@@ -18,10 +18,14 @@ from torch import Tensor
 
 from stepseg.build import ModelConfig, build_segmenter
 from stepseg.checkpoint.entry import KEY, Entry, parse_entry
+from stepseg.checkpoint.hub import WEIGHTS, is_hub_address, repository
 from stepseg.checkpoint.place import find_checkpoint
 from stepseg.data.specs import DatasetSpec
 from stepseg.dcts.classifier import add_corrections
 from stepseg.dcts.targets import HomogeneityRule
+from stepseg.foreign.eomt import is_eomt_folder, read_eomt
+from stepseg.foreign.foreign import Foreign
+from stepseg.foreign.mmseg import is_mmseg, read_mmseg
 from stepseg.model import StepSegmenter
 from stepseg.protocol import Protocol
 from stepseg.weights.fit import check_fit
@@ -87,15 +91,22 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 
     Args:
         path: a file of the trainer, a safetensors file, the folder of a run (its best checkpoint),
-            or an address on the hub, ``hf://user/name`` (`stepseg.checkpoint.hub`).
+            or an address on the hub, ``hf://user/name`` (`stepseg.checkpoint.hub`). Also a folder
+            of transformers or a repository with an EoMT (`stepseg.foreign.eomt`).
 
     Raises:
         ValueError: no such file, not a checkpoint of this project, or damaged; says which.
 
     """
-    path = find_checkpoint(path)
+    if is_eomt_folder(path):
+        return of_foreign(Path(path), read_eomt(str(path)))
+    address, path = path, find_checkpoint(path)
     source = f"checkpoint {str(path)!r}"
     file = read_weights(path, source)
+    if file.entry is None and is_hub_address(address) and path.name == WEIGHTS:
+        return of_foreign(path, read_eomt(*repository(str(address))))
+    if file.entry is None and is_mmseg(file.state):
+        return of_foreign(path, read_mmseg(file.state, file.content, str(path)))
     if file.entry is None:
         raise ValueError(
             f"{str(path)!r} is not a stepseg checkpoint: it has no {KEY!r} entry; ViT weights of "
@@ -109,6 +120,19 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     step = entry.step or (step if isinstance(step, int) else 0)
     return Checkpoint(
         path, entry.model, entry.data, state, step, entry.protocol, entry.about, entry.rule
+    )
+
+
+def of_foreign(path: Path, foreign: Foreign) -> Checkpoint:
+    """What `stepseg.foreign` made of a file of somebody else."""
+    return Checkpoint(
+        path,
+        foreign.config,
+        {"ignore_index": 255, **foreign.data},
+        foreign.state,
+        step=0,
+        protocol=foreign.protocol,
+        about=foreign.about,
     )
 
 
@@ -172,10 +196,11 @@ def _with_position_grid(config: ModelConfig, state: Mapping[str, Tensor]) -> Mod
 
 def _check_counts(config: ModelConfig, state: Mapping[str, Tensor], problem: str) -> None:
     """Refuse to build more parts than the file has weights for, whatever the entry claims."""
-    exit_ = config.reduction.exit
+    exit_, eomt = config.reduction.exit, config.heads.eomt
     claims = {
         "backbone.blocks.": config.backbone.numbers().depth,
-        "decoder.layers.": config.heads.num_layers,
+        "decoder.layers.": 0 if eomt else config.heads.num_layers,
+        "decoder.upscale.": eomt.upscale if eomt else 0,
         "decoder.further.": len(config.heads.cascade or ()),
         "exit_heads.": len(exit_.head_blocks) if exit_ else 0,
     }

@@ -51,6 +51,19 @@ def download(address: str) -> Path:
     )
 
 
+def repository(address: str) -> tuple[str, str | None]:
+    """The repository of an address that `download` took, and its revision."""
+    match = _ADDRESS.fullmatch(address)
+    assert match is not None
+    return match["repo"], match["revision"]
+
+
+def address_of(name: str | Path) -> str | Path:
+    """What transformers calls a model by, ``user/name``, as an address; paths that exist stay."""
+    is_name = re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)) is not None
+    return f"{PREFIX}{name}" if is_name and not Path(name).exists() else name
+
+
 def check_push(repo: str) -> None:
     """Refuse before the work what cannot be pushed after it.
 

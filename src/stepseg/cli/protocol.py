@@ -37,9 +37,11 @@ def choose_protocol(
     if said.get("resize_short") == OWN_SIZE:
         said["resize_short"] = None
     mode = said.setdefault("mode", "slide" if {"crop", "stride"} & said.keys() else stored["mode"])
+    if "stride" in said or mode != stored["mode"]:
+        said = {"even": False} | said
     if mode != stored["mode"]:
         said = {"crop": None, "stride": None} | said
-    elif "crop" in said:
+    elif "crop" in said and not stored["even"]:
         said = {"stride": None} | said  # two thirds of the new crop
     chosen = from_values(Protocol, stored | said, where)
     if chosen != checkpoint.protocol and is_first_process():

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from stepseg.heads.linear import ExitHead
 from stepseg.macs import (
     NORM_OPERATIONS,
     final_norms,
@@ -34,7 +33,7 @@ def cost_constants(model: StepSegmenter) -> dict[str, Any]:
     }
 
 
-def _head(vit: StagedViT, block: int, head: ExitHead) -> dict[str, int]:
+def _head(vit: StagedViT, block: int, head: Any) -> dict[str, int]:
     """What a head costs: linear in the tokens, products and operations of norms apart."""
     macs, norms = (
         [count(tokens) for tokens in (0, 1)]

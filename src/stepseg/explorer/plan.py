@@ -80,6 +80,10 @@ def make_plan(
         reduction: where the page starts; None: the model's own.
 
     """
+    if model.decoder.among_all:
+        raise ValueError(
+            "the explorer replays heads that answer token by token, not those of EoMT and SegViT"
+        )
     reduction = reduction or model.reduction
     chosen = reduction.merge is None or reduction.merge.by == "policy"
     bound = reduction.gmacs_per_image is not None

@@ -19,6 +19,7 @@ from stepseg.dcts.merge import MergeRule, merge_windows
 from stepseg.dcts.policy import OraclePolicy
 from stepseg.dcts.targets import pad_to_multiple
 from stepseg.export.dense import run_block, run_head, take_rows
+from stepseg.heads.atm import AtmHead
 from stepseg.heads.exit import BudgetExit
 from stepseg.heads.linear import ExitHead
 from stepseg.heads.temperature import tempered
@@ -102,11 +103,17 @@ class StaticSegmenter(nn.Module):
         check_static(reduction)
         if min(image_size) < 1:
             raise ValueError(f"image_size must be positive, got {image_size}")
+        if model.decoder.among_all:
+            raise ValueError(
+                "an EoMT decoder and SegViT's own are not exported yet: run such a checkpoint by "
+                "stepseg-predict or stepseg.Segmenter, or export the original"
+            )
         if model.decoder.earlier_blocks:
             raise ValueError(
                 f"a decoder that reads blocks {list(model.decoder.earlier_blocks)} besides the "
                 f"last (heads.cascade) cannot be exported: train one with heads.cascade=null"
             )
+        assert isinstance(model.decoder, AtmHead)
         self.backbone, self.decoder = model.backbone, model.decoder
         self.exit_heads = nn.ModuleDict(
             {str(block): model.exit_heads[str(block)] for block in reduction.exit_blocks}

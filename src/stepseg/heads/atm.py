@@ -39,6 +39,9 @@ class AtmHead(AtmModule):
         dropout: on attended values and in the feed-forward layers, in training.
         init: what training starts from, one of `stepseg.heads.module.INITS`.
         calibrated: whether the head has a temperature (`stepseg.heads.temperature`).
+        among_all: a query does not say whether its class is present, but which class it is of, as
+            in SegViT: class logits are ``[B, C, C + 1]``, the last for none. For decoders out of
+            checkpoints, of systems without exits.
 
     """
 
@@ -60,6 +63,7 @@ class AtmHead(AtmModule):
         dropout: float = 0.1,
         init: str = "segvit",
         calibrated: bool = False,
+        among_all: bool = False,
     ) -> None:
         super().__init__(
             dim=dim,
@@ -68,9 +72,9 @@ class AtmHead(AtmModule):
             num_layers=num_layers,
             dropout=dropout,
         )
-        self.num_classes = num_classes
+        self.num_classes, self.among_all = num_classes, among_all
         self.query_Cd = nn.Parameter(torch.empty(num_classes, head_dim))
-        self.presence = nn.Linear(head_dim, 2)
+        self.presence = nn.Linear(head_dim, num_classes + 1 if among_all else 2)
         self.register_buffer("cached_query_Cd", None, persistent=False)
         self.register_buffer("temperature", new_temperature() if calibrated else None)
         start_weights(self, init)
@@ -132,7 +136,7 @@ class AtmHead(AtmModule):
         return mask_logits_TC, self.class_logits(query_Qd)
 
     def class_logits(self, query_Qd: Tensor) -> Tensor:
-        """(present, absent) of every query, float32 ``[Q, 2]``."""
+        """(present, absent) of every query, float32 ``[Q, 2]``, or all classes and none."""
         with torch.autocast(query_Qd.device.type, enabled=False):
             weight, bias = self.presence.weight.float(), self.presence.bias.float()
             return F.linear(query_Qd.float(), weight, bias)

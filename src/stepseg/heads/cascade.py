@@ -4,8 +4,8 @@ The first module reads the last block, each further one an earlier block, with t
 module before left them. Mask logits add up from module to module; the queries of the last module
 say which classes are present. Training supervises what each module makes of it.
 
-SegViT classifies each query among all classes; here a query knows its class and says whether it is
-present, as in every head (DToP).
+SegViT classifies each query among all classes (`among_all`, for its checkpoints); otherwise a query
+knows its class and says whether it is present, as in every head (DToP).
 
 Letters: B images, T packed tokens, S modules, C classes, Q = B * C packed queries, D channels of
 the encoder, E = S * D, d channels of the head.
@@ -31,6 +31,7 @@ class CascadedHead(AtmHead):
             read first.
         num_classes: C.
         init: what training starts from, as of `AtmHead`.
+        among_all: likewise.
         numbers: of every module (`AtmModule`).
 
     """
@@ -41,9 +42,10 @@ class CascadedHead(AtmHead):
         earlier_blocks: Sequence[int],
         num_classes: int,
         init: str = "segvit",
+        among_all: bool = False,
         **numbers: Any,
     ) -> None:
-        super().__init__(num_classes=num_classes, init=init, **numbers)
+        super().__init__(num_classes=num_classes, init=init, among_all=among_all, **numbers)
         self.earlier_blocks = tuple(earlier_blocks)
         self.further = nn.ModuleList(AtmModule(**numbers) for _ in earlier_blocks)
         start_weights(self.further, init)

@@ -143,6 +143,13 @@ class SegmentationModule(L.LightningModule):
     def on_test_epoch_end(self) -> None:
         self._finish_evaluation("test")
 
+    def on_fit_start(self) -> None:
+        if self.model.decoder.among_all:
+            raise ValueError(
+                "an EoMT decoder and SegViT's own are not trained here: train by their authors' "
+                "code, and give the result a policy by stepseg-accelerate"
+            )
+
     def configure_optimizers(self) -> Any:
         optimizer, schedule = build_optimizer(self.model, self.optim, self.trainer.max_steps)
         return {

@@ -5,9 +5,9 @@ every exit head (Sec. 3.2.2) takes some of them away. Both are index work on one
 tensor. What the tokens mean lives elsewhere: `stepseg.dcts` builds the layout, `stepseg.vit` and
 `stepseg.heads` compute on the values.
 
-Some encoders carry rows that are no patches: a class token, registers. They come first among the
-rows of every image, neither merge nor leave, and only the encoder sees them; everybody else works
-on `PackedTokens.patches`. Inside the blocks tokens may become one as well (`PackedTokens.merge`).
+Some encoders carry rows that are no patches: a class token, registers, on the way queries. They
+come first among the rows of every image, neither merge nor leave, and only the encoder sees them;
+everybody else works on `PackedTokens.patches`. Inside the blocks tokens may become one as well (`PackedTokens.merge`).
 """
 
 from stepseg.packed.layout import TokenLayout

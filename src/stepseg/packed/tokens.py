@@ -76,32 +76,15 @@ class PackedTokens:
     ) -> "PackedTokens":
         """Start with all tokens of a layout, behind the same prefix rows in every image."""
         token_ids = torch.arange(layout.num_tokens, device=values_T0D.device)
-        images = layout.segments.image_ids()
-        if prefix_PD is None:
-            kept = (values_T0D, layout.segments, token_ids, images)
-            return cls(*kept, places_T2=places_T02, root_T0=token_ids)
-        prefix, batch = len(prefix_PD), layout.segments.num_images
-        segments = layout.segments.longer(prefix)
-        rows = _patch_rows(layout.segments, prefix)
-        first = segments.cu_seqlens[:-1, None].long()
-        prefix_rows = (first + torch.arange(prefix, device=first.device)).flatten()
-        values_TD = values_T0D.new_empty(segments.total, values_T0D.shape[1])
-        values_TD = values_TD.index_copy(0, rows, values_T0D)
-        values_TD = values_TD.index_copy(
-            0, prefix_rows, prefix_PD.to(values_TD.dtype).repeat(batch, 1)
-        )
-        places_T2 = None
-        if places_T02 is not None:
-            places_T2 = places_T02.new_zeros(segments.total, 2).index_copy(0, rows, places_T02)
-        return cls(
-            values_TD,
-            segments,
-            token_ids.new_full((segments.total,), -1).index_copy(0, rows, token_ids),
-            segments.image_ids(),
-            prefix,
-            places_T2,
+        tokens = cls(
+            values_T0D,
+            layout.segments,
+            token_ids,
+            layout.segments.image_ids(),
+            places_T2=places_T02,
             root_T0=token_ids,
         )
+        return tokens if prefix_PD is None else tokens.behind(prefix_PD)
 
     def __len__(self) -> int:
         return self.values_TD.shape[0]
@@ -109,6 +92,34 @@ class PackedTokens:
     def with_values(self, values_TD: Tensor) -> "PackedTokens":
         """The same rows with other features."""
         return replace(self, values_TD=values_TD)
+
+    def behind(self, prefix_PD: Tensor) -> "PackedTokens":
+        """The same rows behind others in every image, which are no patches; waits for nothing."""
+        assert self.size_T is None
+        count, values_TD = len(prefix_PD), self.values_TD
+        segments, rows = self.segments.longer(count), _patch_rows(self.segments, count)
+        first_BP = _first_rows(segments, count).flatten()
+        prefix_TD = prefix_PD.to(values_TD.dtype).repeat(segments.num_images, 1)
+        spread_TD = values_TD.new_empty(segments.total, values_TD.shape[1])
+        spread_TD = spread_TD.index_copy(0, rows, values_TD).index_copy(0, first_BP, prefix_TD)
+        ids_T = self.token_ids_T.new_full((segments.total,), -1)
+        places_T2 = self.places_T2
+        if places_T2 is not None:
+            blank_T2 = places_T2.new_zeros(segments.total, 2)
+            places_T2 = blank_T2.index_copy(0, rows, places_T2)
+        return replace(
+            self,
+            values_TD=spread_TD,
+            segments=segments,
+            token_ids_T=ids_T.index_copy(0, rows, self.token_ids_T),
+            image_ids_T=segments.image_ids(),
+            prefix=self.prefix + count,
+            places_T2=places_T2,
+        )
+
+    def first(self, count: int) -> Tensor:
+        """Values of the first rows of every image, ``[B, count, D]``."""
+        return self.values_TD[_first_rows(self.segments, count)]
 
     def patches(self) -> "PackedTokens":
         """Without the prefix rows: what heads, exit rules and boards see; waits for nothing."""
@@ -239,6 +250,12 @@ class PackedTokens:
             places_T2=None if self.places_T2 is None else self.places_T2.index_select(0, rows),
             size_T=None if self.size_T is None else self.size_T.index_select(0, rows),
         )
+
+
+def _first_rows(rows: Segments, count: int) -> Tensor:
+    """Numbers of the first rows of every image, int64 ``[B, count]``."""
+    first_B1 = rows.cu_seqlens[:-1, None].long()
+    return first_B1 + torch.arange(count, device=first_B1.device)
 
 
 def _patch_rows(tokens: Segments, prefix: int) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from stepseg.macs import count_macs, total_macs
 from stepseg.model import Segmentation, StepSegmenter
 from stepseg.pictures.token_maps import View
-from stepseg.protocol import HW, Protocol, Window, resized_size, sliding_windows
+from stepseg.protocol import HW, Protocol, Window, resized_size
 from stepseg.segmentation import NonFiniteScoresError
 
 
@@ -82,10 +82,7 @@ def views_of_size(size: HW, protocol: Protocol) -> list[Window | None]:
     found: list[Window | None] = []
     for index, scale in enumerate(protocol.scales):
         height, width = resized_size(*size, protocol, scale)
-        windows = [Window(0, 0, height, width)]
-        if protocol.mode == "slide":
-            assert protocol.crop is not None and protocol.stride is not None
-            windows = sliding_windows(height, width, protocol.crop, protocol.stride)
+        windows = protocol.windows(height, width)
         found += windows if index == 0 else [None] * len(windows)
         found += [None] * len(windows) if protocol.flip else []
     return found

@@ -7,13 +7,14 @@ import copy
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Self, overload
+from typing import Any, Self, overload
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from stepseg.checkpoint import read_checkpoint
+from stepseg.checkpoint import Checkpoint, read_checkpoint
+from stepseg.checkpoint.hub import address_of
 from stepseg.data.files import Pixels
 from stepseg.dcts.policy import OraclePolicy
 from stepseg.grid import segment_all
@@ -103,6 +104,42 @@ class Segmenter:
 
         """
         checkpoint = read_checkpoint(path)
+        return cls.of(
+            checkpoint,
+            protocol=protocol,
+            reduction=reduction,
+            device=device,
+            dtype=dtype,
+            runtime=runtime,
+        )
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, **options: Any) -> Self:
+        """As `from_checkpoint`, with names of the hub as transformers writes them.
+
+        Args:
+            name: ``user/name`` of the hub or a local folder: a checkpoint of this project, or an
+                EoMT of transformers.
+            options: those of `from_checkpoint`.
+
+        Raises:
+            ValueError: as `from_checkpoint`.
+
+        """
+        return cls.from_checkpoint(address_of(name), **options)
+
+    @classmethod
+    def of(
+        cls,
+        checkpoint: Checkpoint,
+        *,
+        protocol: Protocol | None = None,
+        reduction: Reduction | str | Path | None = None,
+        device: str = "auto",
+        dtype: str = "fp32",
+        runtime: str = "eager",
+    ) -> Self:
+        """A checkpoint that has been read; arguments as of `from_checkpoint`."""
         if isinstance(reduction, str | Path):
             reduction = read_reduction(reduction).build()
         return cls(

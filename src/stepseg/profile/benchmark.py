@@ -69,8 +69,9 @@ def prescribed_cost(model: StepSegmenter, reduction: Reduction, image_size: tupl
         inside = {p.block: p for p in reduction.inside.foresee(model.backbone, tokens[0])}
         tokens = (inside[model.backbone.depth].after[0],)
     stages = list(zip(blocks, tokens, strict=True))
-    cells = grid[0] * grid[1] if inside else None
-    parts = {"policy": policy} | macs_of_stages(model, stages, cells, inside)
+    on_grid = grid[0] * grid[1]
+    cells = on_grid if inside else None
+    parts = {"policy": policy} | macs_of_stages(model, stages, cells, inside, on_grid)
     counts = [[number] for number in tokens]
     return _cost({p: [macs] for p, macs in parts.items()}, counts) | _exits(
         model, reduction, counts

@@ -10,7 +10,8 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Any
 
-from stepseg.macs import block_macs, head_macs
+from stepseg.heads.atm import AtmHead
+from stepseg.macs import block_macs, head_cost, head_macs
 from stepseg.model import StepSegmenter
 
 
@@ -23,16 +24,17 @@ def break_even(model: StepSegmenter, block: int, tokens: int) -> float:
         tokens: that the head sees.
 
     """
-    vit = model.backbone
+    vit, decoder = model.backbone, model.decoder
+    assert isinstance(decoder, AtmHead)  # others answer for all tokens, and have no exits
 
     def rest(left: int) -> int:
         """Products of the remaining blocks and the decoder on the tokens that are left."""
-        return (vit.depth - block) * block_macs(vit, left) + head_macs(model.decoder, left, vit.dim)
+        return (vit.depth - block) * block_macs(vit, left) + head_macs(decoder, left, vit.dim)
 
     def saved(leaving: int) -> int:
         return rest(tokens) - rest(tokens - leaving)
 
-    cost = head_macs(model.head(block), tokens, vit.dim)
+    cost = head_cost(vit, model.head(block), tokens, tokens)[0]
     return bisect_left(range(tokens + 1), cost, key=saved) / max(tokens, 1)
 
 

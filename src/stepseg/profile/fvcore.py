@@ -86,7 +86,11 @@ class _ToGrid(nn.Module):
         self.model, self.reduction = model, reduction
 
     def forward(self, images_B3HW: Tensor) -> Tensor:
-        return self.model(images_B3HW, reduction=self.reduction).cell_scores()
+        output = self.model(images_B3HW, reduction=self.reduction)
+        if output.masks is None:
+            return output.cell_scores()
+        said = (output.masks.mask_logits_BQyx, output.masks.class_logits_BQC)
+        return torch.cat([logits.flatten() for logits in said])
 
 
 def attention_handle(inputs: list[Any], outputs: list[Any]) -> Counter[str]:

@@ -7,6 +7,7 @@ borders of its parts, so that the parts add up to it and nothing between them is
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from math import prod
 from statistics import median
 from typing import Any
 
@@ -17,10 +18,9 @@ from stepseg.macs import (
     block_macs,
     block_norms,
     count_macs,
-    final_norms,
-    head_macs,
-    head_norms,
+    head_cost,
     norm_before,
+    queries,
 )
 from stepseg.model import Reduction, Segmentation, StepSegmenter
 
@@ -152,19 +152,19 @@ def _costs(model: StepSegmenter, output: Segmentation) -> dict[str, Part]:
     vit, start = model.backbone, 0
     for head in output.heads:
         tokens = head.tokens_per_image
-        in_block = _mean([block_macs(vit, t) + block_norms(vit, t) for t in tokens])
-        stage: Part = {"gmacs": in_block, "tokens": sum(tokens) / len(tokens)}
-        costs |= {f"block_{index}": stage for index in range(start + 1, head.block + 1)}
-        is_decoder = head is output.heads[-1]
-        module = model.head(head.block)
-        in_head = _mean(
-            [
-                final_norms(vit, module, t) + head_macs(module, t, vit.dim) + head_norms(module, t)
+        for index in range(start + 1, head.block + 1):
+            extra = queries(model, index)
+            in_block = [
+                block_macs(vit, t, queries=extra) + block_norms(vit, t, queries=extra)
                 for t in tokens
             ]
-        )
+            part: Part = {"gmacs": _mean(in_block), "tokens": sum(tokens) / len(tokens)}
+            costs[f"block_{index}"] = part
+        is_decoder = head is output.heads[-1]
+        module, cells = model.head(head.block), prod(output.layout.grid)
+        in_head = _mean([sum(head_cost(vit, module, t, cells)) for t in tokens])
         name = "decoder" if is_decoder else f"exit_head_{head.block}"
-        costs[name] = {"gmacs": in_head, "tokens": stage["tokens"]}
+        costs[name] = {"gmacs": in_head, "tokens": part["tokens"]}
         start = head.block
     return costs
 

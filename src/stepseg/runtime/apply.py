@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from stepseg.dcts.policy import PolicyNetwork
+from stepseg.heads.eomt import EomtHead
 from stepseg.heads.linear import LinearHead
 from stepseg.model import StepSegmenter
 from stepseg.runtime.choice import RUNTIMES, check_runtime
@@ -82,7 +83,9 @@ def _seams(model: StepSegmenter) -> list[tuple[nn.Module, str]]:
     """Where a runtime may stand in: modules and their methods."""
     heads = [model.head(block) for block in (*model.exit_head_blocks, model.backbone.depth)]
     seams: list[tuple[nn.Module, str]] = [(model.backbone, "run_blocks")]
-    seams += [(h, "mask_logits" if isinstance(h, LinearHead) else "answer") for h in heads]
+    for head in heads:
+        if not isinstance(head, EomtHead):
+            seams.append((head, "mask_logits" if isinstance(head, LinearHead) else "answer"))
     if isinstance(model.policy, PolicyNetwork):
         seams.append((model.policy, "last_features"))
     return seams

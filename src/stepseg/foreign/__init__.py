@@ -1,0 +1,1 @@
+"""Finished models of other projects, as configuration and weights of this one."""
