@@ -52,25 +52,29 @@ def commands():
 
 
 def config_of(command):
-    """The Hydra configuration file of a command, None where it has options instead."""
+    """The Hydra configuration file of a command, None where it has options instead.
+
+    With it what may be typed instead of its keys.
+    """
     module = SCRIPTS[command].split(":")[0].replace(".", "/")
     file = ROOT / "src" / f"{module}.py"
     source = (file if file.is_file() else file.with_suffix("") / "__init__.py").read_text()
     found = re.search(r'config_name="(\w+)"', source)
-    return yaml.safe_load((ROOT / f"conf/{found[1]}.yaml").read_text()) if found else None
+    config = yaml.safe_load((ROOT / f"conf/{found[1]}.yaml").read_text()) if found else None
+    return config, re.findall(r'renamed=\{"(\w+)"', source)
 
 
 def problem(words):
     """What is wrong with the words of a command, or None."""
     if words[0] not in SCRIPTS:
         return "no such command"
-    config = config_of(words[0])
+    config, renamed = config_of(words[0])
     groups = {re.split(r"[@ ]", name)[-1]
               for entry in (config or {}).get("defaults", []) if isinstance(entry, dict)
               for name in entry}  # fmt: skip
     for word in words[1:]:
         name, equals, value = word.partition("=")
-        if config is None or not equals or word.startswith(("-", "+", "hydra")):
+        if config is None or not equals or word.startswith(("-", "+", "hydra")) or name in renamed:
             continue
         top = name.split(".")[0]
         if top not in config and top not in {group.split(".")[0] for group in groups}:

@@ -12,13 +12,13 @@ from stepseg.cli.help import answer, help_text
 COMMANDS = {
     "stepseg-train": "train", "stepseg-eval": "eval", "stepseg-predict": "predict",
     "stepseg-export": "export", "stepseg-benchmark": "benchmark",
-    "stepseg-tune": "tune",
+    "stepseg-tune": "tune", "stepseg-accelerate": "accelerate",
 }  # fmt: skip
 HEAVY = {"torch", "lightning", "timm", "torchvision", "matplotlib", "pandas", "wandb"}
 
 ASK = """
 import importlib, sys
-for name in "train evaluate predict export benchmark tune data report dashboard".split():
+for name in "train evaluate predict export benchmark tune data report dashboard accelerate".split():
     for option in ("--help", "--version"):
         sys.argv = [f"stepseg-{name}", option]
         try:
@@ -33,7 +33,7 @@ def test_no_command_imports_anything_heavy_to_explain_itself():
     done = subprocess.run([sys.executable, "-c", ASK], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert not HEAVY & set(done.stdout.rpartition("imported:")[2].split())
-    assert done.stdout.count("\nstepseg 0.") == 9  # --version, of each
+    assert done.stdout.count("\nstepseg 0.") == 10  # --version, of each
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -8,7 +8,7 @@ import functools
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,12 +34,15 @@ class UnknownRootKeyError(HydraException, ValueError):
     """A key that no command reads: bad input of a job, and of the sweep that it belongs to."""
 
 
-def hydra_command(command: str, *, config_name: str) -> Callable[[Task], Callable[..., Any]]:
+def hydra_command(
+    command: str, *, config_name: str, renamed: Mapping[str, str] | None = None
+) -> Callable[[Task], Callable[..., Any]]:
     """Decorate a function of a configuration as a command.
 
     Args:
         command: its name, for messages.
         config_name: its file in `conf/`.
+        renamed: keys by what users may type instead, where Hydra reads that as something else.
 
     """
     register_own_experiments()
@@ -62,6 +65,8 @@ def hydra_command(command: str, *, config_name: str) -> Callable[[Task], Callabl
             # Hydra then hands errors on instead of printing them.
             os.environ.setdefault("HYDRA_FULL_ERROR", "1")
             sys.argv[1:] = [as_experiment(argument) for argument in sys.argv[1:]]
+            for typed, key in (renamed or {}).items():
+                sys.argv[1:] = [re.sub(rf"^{typed}=", f"{key}=", a) for a in sys.argv[1:]]
             with _one_line_errors(command, config_name):
                 said = None if args else answer(command, config_name, sys.argv[1:])
                 if said is None:

@@ -72,6 +72,8 @@ class EomtHead(nn.Module):
     """As of `AtmHead`: it reads the last block alone."""
     among_all = True
     """As of `AtmHead`: queries are of no class."""
+    temperature: Tensor | None = None
+    """As of exit heads; it is none."""
 
     def __init__(self, *, dim: int, depth: int, num_classes: int, numbers: EomtNumbers) -> None:
         super().__init__()

@@ -6,7 +6,7 @@ window of the rule counts, unannotated ones as the rule has it; and per exit hea
 that it sees and that have a label.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import Metric
 
+from stepseg.dcts.classifier import fit_corrections
 from stepseg.dcts.policy import PolicyNetwork
 from stepseg.dcts.targets import HomogeneityRule, pad_to_multiple
 from stepseg.protocol import Protocol, resize, resized_size
@@ -57,9 +58,47 @@ def judge(
     height, width = labels_BHW.shape[1:]
     size = resized_size(height, width, protocol, protocol.scales[0])
     if not logits:
-        logits = policy.decide(resize(images_B3HW.float() / 255, size))
+        shown_B3HW = resize(images_B3HW.float() / 255, size, antialias=protocol.antialias)
+        logits = policy.decide(shown_B3HW)
     labels_BHW = resize_labels(labels_BHW, size)
     return dict(logits), rule.windows(labels_BHW, policy.patch_size, policy.windows)
+
+
+@torch.no_grad()
+def correct_policy(
+    policy: PolicyNetwork,
+    pairs: Iterable[tuple[Tensor, Tensor]],
+    rule: HomogeneityRule,
+    protocol: Protocol,
+    total: Callable[[Tensor], Tensor] = lambda sums: sums,
+) -> None:
+    """Set the corrections of a policy on whole images, in place.
+
+    Args:
+        policy: on any device.
+        pairs: images, uint8 ``[B, 3, H, W]``, and training ids.
+        rule: what makes a window homogeneous.
+        protocol: how images are shown.
+        total: sums a vector over the ranks, which may have no images.
+
+    """
+    for correction in policy.corrections.values():
+        correction.zero_()
+    device = policy.mean.device
+    logits = {side: [torch.empty(0, device=device)] for side in policy.windows}
+    targets = {side: [torch.empty(0, device=device).bool()] for side in policy.windows}
+    for images, labels in pairs:
+        said, true = judge(policy, images.to(device), labels.to(device), rule, protocol)
+        for side in policy.windows:
+            logits[side].append(said[side].flatten())
+            targets[side].append(true[side].flatten())
+    fitted = fit_corrections(
+        [torch.cat(parts) for parts in logits.values()],
+        [torch.cat(parts) for parts in targets.values()],
+        total,
+    )
+    for correction, value in zip(policy.corrections.values(), fitted, strict=True):
+        correction.fill_(value)
 
 
 def judge_exits(

@@ -7,7 +7,8 @@ tensor. What the tokens mean lives elsewhere: `stepseg.dcts` builds the layout, 
 
 Some encoders carry rows that are no patches: a class token, registers, on the way queries. They
 come first among the rows of every image, neither merge nor leave, and only the encoder sees them;
-everybody else works on `PackedTokens.patches`. Inside the blocks tokens may become one as well (`PackedTokens.merge`).
+everybody else works on `PackedTokens.patches`. Inside the blocks tokens may become one as well
+(`PackedTokens.merge`).
 """
 
 from stepseg.packed.layout import TokenLayout

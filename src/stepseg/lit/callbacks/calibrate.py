@@ -10,7 +10,6 @@ from dataclasses import replace
 import lightning as L
 import torch
 
-from stepseg.dcts.classifier import fit_corrections
 from stepseg.dcts.policy import OraclePolicy, PolicyNetwork
 from stepseg.dcts.targets import HomogeneityRule
 from stepseg.heads.exit import ConfidenceExit
@@ -18,7 +17,7 @@ from stepseg.heads.temperature import fit_temperatures
 from stepseg.lit.datamodule import SegmentationDataModule
 from stepseg.lit.policy_module import PolicyModule
 from stepseg.lit.segmentation_module import SegmentationModule
-from stepseg.metrics.calibration import judge, judge_exits
+from stepseg.metrics.calibration import correct_policy, judge_exits
 from stepseg.metrics.joining import join_ranks
 from stepseg.model import StepSegmenter
 from stepseg.protocol import Protocol, resize, resized_size
@@ -55,7 +54,6 @@ class Calibrate(L.Callback):
                 temper(model, datamodule, rule.ignore_index, protocol, self.exit_images)
 
 
-@torch.no_grad()
 def correct(
     policy: PolicyNetwork,
     datamodule: SegmentationDataModule,
@@ -64,24 +62,9 @@ def correct(
     images: int,
 ) -> None:
     """Set the corrections of a policy, in place."""
-    for correction in policy.corrections.values():
-        correction.zero_()
-    device = policy.mean.device
-    logits = {side: [torch.empty(0, device=device)] for side in policy.windows}
-    targets = {side: [torch.empty(0, device=device).bool()] for side in policy.windows}
-    for batch in datamodule.whole_train_images(images):
-        image, label = (batch[key].to(device) for key in ("image", "label"))
-        said, true = judge(policy, image, label, rule, protocol)
-        for side in policy.windows:
-            logits[side].append(said[side].flatten())
-            targets[side].append(true[side].flatten())
-    fitted = fit_corrections(
-        [torch.cat(parts) for parts in logits.values()],
-        [torch.cat(parts) for parts in targets.values()],
-        lambda sums: join_ranks("windows", sums),
-    )
-    for correction, value in zip(policy.corrections.values(), fitted, strict=True):
-        correction.fill_(value)
+    batches = datamodule.whole_train_images(images)
+    pairs = ((batch["image"], batch["label"]) for batch in batches)
+    correct_policy(policy, pairs, rule, protocol, lambda sums: join_ranks("windows", sums))
 
 
 @torch.no_grad()
@@ -114,7 +97,8 @@ def temper(
         image, label = (batch[key].to(device) for key in ("image", "label"))
         height, width = label.shape[1:]
         size = resized_size(height, width, protocol, protocol.scales[0])
-        output = model(resize(image.float() / 255, size), reduction=listening)
+        shown = resize(image.float() / 255, size, antialias=protocol.antialias)
+        output = model(shown, reduction=listening)
         said, true = judge_exits(output, label, ignore_index)
         for block in blocks:
             logits[block].append(said[block])

@@ -1,0 +1,5 @@
+"""``python -m stepseg.cli.accelerate``."""
+
+from stepseg.cli.accelerate import main
+
+main()

@@ -1,0 +1,241 @@
+"""From a finished model and unlabelled images to a checkpoint with a policy."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from rich.table import Table
+
+from stepseg.accelerate.judge import choose_thresholds, compare, smaller_of_cost
+from stepseg.accelerate.learn import Lesson, teach
+from stepseg.accelerate.samples import Samples
+from stepseg.build import build_policy
+from stepseg.checkpoint import Checkpoint, read_checkpoint, write_inference_checkpoint
+from stepseg.checkpoint.hub import address_of
+from stepseg.cli.config import output_dir, overrides, plain, recorded
+from stepseg.cli.predict.progress import Progress
+from stepseg.cli.result import Result
+from stepseg.data.files import read_pixels
+from stepseg.dcts.merge import MergeRule
+from stepseg.dcts.policy import PolicyNetwork
+from stepseg.dcts.targets import HomogeneityRule
+from stepseg.model import Reduction
+from stepseg.model_config import PolicyConfig, ReductionConfig
+from stepseg.plain_types import from_values
+from stepseg.predict.inputs import File, find_files
+from stepseg.predict.outputs import OutputFolder
+from stepseg.predict.runner import Runner
+from stepseg.predict.segmenter import Segmenter
+from stepseg.telling import counted, show_table, tell
+
+LEAST = 4
+"""Images: of fewer none can be held out."""
+FILE = "model.safetensors"
+
+
+def accelerate(cfg: DictConfig) -> None:
+    """Run densely, learn, choose thresholds, compare; writes `model.safetensors`.
+
+    Raises:
+        ValueError: a request that cannot work.
+
+    """
+    values = plain(cfg)
+    lesson = from_values(Lesson, values["learn"], "learn")
+    policy_config = PolicyConfig.from_dict(values["policy"])
+    check_options(values, policy_config)
+    files = _images(values)
+    with Result(
+        output_dir(), command="stepseg-accelerate", overrides=overrides(), config=recorded(cfg)
+    ) as result:
+        torch.manual_seed(values["seed"])
+        checkpoint = read_checkpoint(address_of(values["model"]))
+        segmenter = _segmenter(checkpoint, values, Reduction())
+        files = _run_densely(segmenter, checkpoint, files, values, result)
+        learned, chosen_on, held_out = _parts(files, values, output_dir() / "dense")
+        policy = build_policy(policy_config, patch_size=segmenter.model.patch_size)
+        assert isinstance(policy, PolicyNetwork)
+        _teach(policy.to(segmenter.device), segmenter, learned, lesson, values, result)
+        merge = MergeRule(policy.windows, tuple(values["thresholds"]))
+        reduction = replace(checkpoint.config.reduction, merge=merge, inside=None)
+        fast = with_policy(checkpoint, policy_config, policy, reduction)
+        segmenter = _segmenter(fast, values, reduction.build())
+        chosen = reduction.build()
+        if values["lose"] is not None:
+            tell(f"stepseg-accelerate: choosing thresholds on {counted(len(chosen_on), 'image')}")
+            chosen, tried = choose_thresholds(segmenter, chosen, chosen_on, values["lose"])
+            result.update({"tried": tried})
+        assert chosen.merge is not None
+        fast = replace(
+            fast, config=replace(fast.config, reduction=replace(reduction, merge=chosen.merge))
+        )
+        about = {"accelerated": {"source": checkpoint.path.name, "images": len(learned)}}
+        write_inference_checkpoint(output_dir() / FILE, fast, about)
+        rows = _compare(segmenter, chosen, held_out)
+        result.update({"rows": rows, "thresholds": list(chosen.merge.thresholds or ())})
+        result.update({"checkpoint": FILE, "device": str(segmenter.device)})
+        _tell(rows)
+
+
+def check_options(values: Mapping[str, Any], policy: PolicyConfig) -> None:
+    """Refuse what cannot work, before anything is loaded.
+
+    Raises:
+        ValueError: names the key and the remedy.
+
+    """
+    if not values["model"]:
+        raise ValueError(
+            "model= is missing: a checkpoint or run folder of stepseg, an EoMT of transformers "
+            "(a folder, or user/name of the hub)"
+        )
+    if not values["images"]:
+        raise ValueError("data= is missing: a folder of images like those to come; no labels")
+    if policy.name == "oracle" or policy.training != "joint":
+        raise ValueError("policy= is a network that learns: policy=efficientnet_lite0 or lcnet_050")
+    if len(values["thresholds"]) != len(policy.windows):
+        raise ValueError(
+            f"thresholds={values['thresholds']}: one for each of policy.windows={policy.windows}"
+        )
+    lose, share = values["lose"], values["held_out"]
+    if lose is not None and not 0 < lose < 100:
+        raise ValueError(f"lose={lose}: percent of the pixels, or null to keep thresholds=")
+    if not 0 < share < 1:
+        raise ValueError(f"held_out={share}: a share of the images between 0 and 1")
+
+
+def with_policy(
+    checkpoint: Checkpoint, config: PolicyConfig, policy: PolicyNetwork, reduction: ReductionConfig
+) -> Checkpoint:
+    """A checkpoint with another policy and reduction; the other weights are the same."""
+    kept = {k: v for k, v in checkpoint.state.items() if not k.startswith("policy.")}
+    learned = {f"policy.{k}": v.detach().cpu() for k, v in policy.state_dict().items()}
+    model = replace(checkpoint.config, policy=config, reduction=reduction)
+    return replace(checkpoint, config=model, state={**kept, **learned}, rule=HomogeneityRule())
+
+
+def _images(values: Mapping[str, Any]) -> list[File]:
+    files = find_files(str(values["images"]), recursive=values["recursive"], output=output_dir())
+    images = [file for file in files if not file.is_video]
+    if len(images) < LEAST:
+        raise ValueError(f"data={values['data']!r} has {len(images)} images: {LEAST} are needed")
+    return images
+
+
+def _segmenter(
+    checkpoint: Checkpoint, values: Mapping[str, Any], reduction: Reduction
+) -> Segmenter:
+    keys = ("device", "dtype", "runtime")
+    return Segmenter.of(checkpoint, reduction=reduction, **{key: values[key] for key in keys})
+
+
+def _run_densely(
+    segmenter: Segmenter,
+    checkpoint: Checkpoint,
+    files: Sequence[File],
+    values: Mapping[str, Any],
+    result: Result,
+) -> list[File]:
+    """Label maps of all images, but for those that an earlier run has made; returns the rest."""
+    status = checkpoint.path.stat()
+    settings = {
+        "checkpoint": [str(checkpoint.path.resolve()), status.st_size, status.st_mtime_ns],
+        "protocol": segmenter.protocol.as_dict(),
+        "dtype": values["dtype"],
+    }
+    folder = OutputFolder(output_dir() / "dense", settings=settings)
+    runner = Runner(segmenter, folder, batch_size=values["batch_size"])
+    tell(f"stepseg-accelerate: the dense model labels {counted(len(files), 'image')}")
+    start = time.perf_counter()
+    with Progress(files) as progress:
+        runner.on_done = progress.advance
+        runner.run(files)
+    failed = {failure["source"] for failure in runner.failures}
+    result.update(
+        {
+            "dense_seconds": round(time.perf_counter() - start, 1),
+            "finished_before": runner.finished_before,
+            "failed": runner.failures,
+        }
+    )
+    left = [file for file in files if str(file.path) not in failed]
+    for failure in runner.failures[:5]:
+        tell(f"stepseg-accelerate: left out {failure['source']}: {failure['error']}")
+    if len(left) < LEAST:
+        raise ValueError(f"{len(left)} images could be read: {LEAST} are needed")
+    return left
+
+
+def _parts(
+    files: Sequence[File], values: Mapping[str, Any], folder: Path
+) -> tuple[Samples, Samples, Samples]:
+    """To learn from, to choose thresholds on, to compare on: the last have no say before."""
+    order = list(files)
+    generator = torch.Generator().manual_seed(values["seed"])
+    order = [order[i] for i in torch.randperm(len(order), generator=generator).tolist()]
+    apart = min(max(1, round(len(order) * values["held_out"])), len(order) - 2)
+    dense = OutputFolder(folder)
+    held_out, rest = order[:apart], order[apart:]
+    choosing = rest[: max(1, min(values["choose_images"], len(rest) // 2))]
+    return (
+        Samples(rest[len(choosing) :], dense),
+        Samples(choosing, dense),
+        Samples(held_out[: values["compare_images"]], dense),
+    )
+
+
+def _teach(
+    policy: PolicyNetwork,
+    segmenter: Segmenter,
+    samples: Samples,
+    lesson: Lesson,
+    values: Mapping[str, Any],
+    result: Result,
+) -> None:
+    tell(
+        f"stepseg-accelerate: the policy learns from {counted(len(samples), 'image')}, "
+        f"{counted(lesson.steps, 'step')}"
+    )
+
+    def progress(step: int, loss: float) -> None:
+        tell(f"stepseg-accelerate: step {step}/{lesson.steps}, loss {loss:.3f}")
+
+    start = time.perf_counter()
+    teach(policy, samples, segmenter.protocol, lesson, seed=values["seed"], progress=progress)
+    result.update({"learn": asdict(lesson), "learn_images": len(samples)})
+    result.update({"learn_seconds": round(time.perf_counter() - start, 1)})
+
+
+def _compare(segmenter: Segmenter, chosen: Reduction, samples: Samples) -> list[dict[str, Any]]:
+    """Rows: the dense model again, the accelerated one, and a smaller input of its cost."""
+    tell(f"stepseg-accelerate: comparing on {counted(len(samples), 'image')} held out")
+    rows = [{"name": "dense", **compare(segmenter, Reduction(), samples)}]
+    rows.append({"name": "accelerated", **compare(segmenter, chosen, samples)})
+    sizes = [read_pixels(file.path).shape[:2] for file in samples.files]
+    smaller = smaller_of_cost(segmenter, rows[-1]["gmacs_mean"], sizes)
+    uniform = Reduction(merge=MergeRule(windows=(2,), thresholds=None, by="uniform"))
+    rows.append({"name": smaller.label, **compare(segmenter, smaller, samples)})
+    rows.append({"name": uniform.label, **compare(segmenter, uniform, samples)})
+    return rows
+
+
+def _tell(rows: Sequence[Mapping[str, Any]]) -> None:
+    table = Table(title=f"{rows[0]['images']} images held out, beside the dense model's labels")
+    for column in ("system", "same pixels", "least", "tokens", "GMACs", "s per image"):
+        table.add_column(column, justify="left" if column == "system" else "right")
+    for row in rows:
+        table.add_row(
+            row["name"],
+            f"{row['agreement']:.2f} %",
+            f"{row['agreement_least']:.2f} %",
+            f"{row['tokens_mean']:.1f}",
+            f"{row['gmacs_mean']:.2f}",
+            f"{row['seconds_per_image']:.3f}",
+        )
+    show_table(table)
+    folder = output_dir()
+    tell(f"stepseg-accelerate: {folder / FILE}; next: stepseg-predict ckpt_path={folder} input=...")

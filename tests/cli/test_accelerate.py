@@ -1,0 +1,130 @@
+"""`stepseg-accelerate`: from a folder of transformers and images to a checkpoint of ours."""
+
+import json
+
+import pytest
+import torch
+from transformers import EomtConfig, EomtForUniversalSegmentation, EomtImageProcessor
+
+from commands import compose_config, write_camvid
+from stepseg import Segmenter
+from stepseg.accelerate.judge import SHIFTS, choose_thresholds, smaller_of_cost
+from stepseg.checkpoint import read_checkpoint
+from stepseg.cli.accelerate.job import accelerate
+from stepseg.dcts.merge import MergeRule
+from stepseg.model import Reduction
+
+SMALL = [
+    "policy=lcnet_050", "policy.windows=[2,4]", "thresholds=[0.5,0.5]", "learn.steps=3",
+    "learn.batch_size=2", "learn.crop=64", "device=cpu", "held_out=0.34", "lose=50",
+]  # fmt: skip
+
+
+def run(folder, model, photos, *typed):
+    given = [f"model={model}", f"images={photos}", *SMALL, *typed]
+    accelerate(compose_config("accelerate", given, folder))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("model")
+    config = EomtConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=64, num_queries=5,
+        num_blocks=1, num_upscale_blocks=1, num_labels=4,
+    )  # fmt: skip
+    model = EomtForUniversalSegmentation(config)
+    model.attn_mask_probs.zero_()
+    model.save_pretrained(path)
+    size = {"shortest_edge": 64, "longest_edge": None}
+    EomtImageProcessor(do_split_image=True, size=size).save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    return write_camvid(tmp_path_factory.mktemp("photos"), train=8, val=1) / "images" / "train"
+
+
+@pytest.fixture(scope="module")
+def output(model, photos, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("out")
+    run(folder, model, photos)
+    return folder
+
+
+def test_a_checkpoint_for_every_command(output, model, photos):
+    result = json.loads((output / "result.json").read_text())
+    names = [row["name"] for row in result["rows"]]
+    assert names == ["dense", "accelerated", names[2], "uniform"]
+    assert names[2].startswith("smaller input, ")
+    dense, fast, smaller, _ = result["rows"]
+    assert dense["agreement"] == 100
+    assert 0 <= fast["agreement"] <= 100
+    assert smaller["gmacs_mean"] >= min(fast["gmacs_mean"], dense["gmacs_mean"])
+    checkpoint, before = read_checkpoint(output), read_checkpoint(model)
+    assert checkpoint.config.reduction.merge.thresholds == tuple(result["thresholds"])
+    assert checkpoint.about["accelerated"]["source"] == model.name
+    assert (checkpoint.protocol, checkpoint.data) == (before.protocol, before.data)
+    kept = {k: v for k, v in checkpoint.state.items() if not k.startswith("policy.")}
+    assert kept.keys() == before.state.keys()
+    assert all(torch.equal(kept[key], value) for key, value in before.state.items())
+    segmenter = Segmenter.from_pretrained(output)
+    assert segmenter.reduction.kind == "dCTS"
+    prediction = segmenter.predict(next(photos.glob("*.png")))
+    assert prediction.gmacs > 0
+
+
+def test_it_goes_on_where_the_dense_runs_were(output, model, photos):
+    before = {p: p.stat().st_mtime_ns for p in (output / "dense" / "labels").glob("*.png")}
+    assert len(before) == 8
+    run(output, model, photos)
+    assert json.loads((output / "result.json").read_text())["finished_before"] == 8
+    assert before == {p: p.stat().st_mtime_ns for p in before}
+    # a checkpoint of this project, with a policy of its own, gets another one
+    run(output / "again", output, photos, "lose=null")
+    assert read_checkpoint(output / "again").config.reduction.merge.thresholds == (0.5, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("typed", "why"),
+    [
+        (["model=null"], "model= is missing"),
+        (["images=null"], "data= is missing"),
+        (["policy=oracle"], "a network that learns"),
+        (["thresholds=[0.5]"], "one for each of policy.windows"),
+        (["lose=0"], "percent of the pixels"),
+        (["learn.crop=8"], "learn.crop is at least 32"),
+    ],
+)
+def test_requests_that_cannot_work(typed, why, model, photos, tmp_path):
+    with pytest.raises(ValueError, match=why):
+        run(tmp_path, model, photos, *typed)
+    assert not (tmp_path / "result.json").exists()
+
+
+def test_thresholds_move_as_far_as_the_loss_allows(output, monkeypatch):
+    segmenter = Segmenter.from_pretrained(output)
+    lost_at = {0.0: 4.0, 1.0: 1.5, 2.0: 0.9, 3.0: 0.2}
+
+    def compare(_, reduction, __):
+        odds = reduction.merge.thresholds[0] / (1 - reduction.merge.thresholds[0])
+        shift = torch.tensor(odds).log().item()
+        lost = next((v for k, v in reversed(lost_at.items()) if shift > k - 0.01), 9.0)
+        return {"agreement": 100 - lost}
+
+    monkeypatch.setattr("stepseg.accelerate.judge.compare", compare)
+    start = Reduction(merge=MergeRule(windows=(2, 4), thresholds=(0.5, 0.5)))
+    chosen, tried = choose_thresholds(segmenter, start, None, lose=1.0)
+    assert chosen.merge.thresholds[0] == pytest.approx(0.8808, abs=1e-4)  # 2 logits above 0
+    assert len(tried) <= 5
+    careful, _ = choose_thresholds(segmenter, start, None, lose=0.01)
+    assert careful.merge.thresholds[0] == pytest.approx(0.9975, abs=1e-4)
+    assert SHIFTS[-1] == 6
+
+
+def test_a_smaller_input_costs_no_less(output):
+    segmenter = Segmenter.from_pretrained(output)
+    dense = smaller_of_cost(segmenter, 1e9, [(64, 96)])
+    assert dense.cell == 16
+    assert smaller_of_cost(segmenter, 0.0, [(64, 96)]).cell == 63
