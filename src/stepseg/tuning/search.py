@@ -25,7 +25,7 @@ from stepseg.tuning.families import Family
 
 Row = Mapping[str, Any]
 Cost = Callable[[Row], float]
-Walk = Callable[[str, Sequence[ReductionConfig]], list[Row]]
+Walk = Callable[[str, Sequence[ReductionConfig]], Sequence[Row]]
 """Evaluates reductions at once on a part, ``scouted`` or ``calibration``; one row each."""
 
 LIMIT = 10.0

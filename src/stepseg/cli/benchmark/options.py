@@ -123,14 +123,14 @@ def systems(
             )
         checkpoint = read_checkpoint(values["ckpt_path"])
     names = checked_names([str(name) for name in _list(values["reductions"])])
-    given = values.get("reduction")
+    one_more = values.get("reduction")
     own = checkpoint.config.reduction if checkpoint else None
     chosen = {n: named_system(n, values["systems"], own, overrides) for n in names}
-    if given and checkpoint is not None:
-        tuned = checkpoint_reduction(given, checkpoint.config)
-        chosen[given["name"]] = ReductionConfig.from_dict(tuned)
-    elif given:
-        chosen[given["name"]] = reduction_of(given)
+    if one_more and checkpoint is not None:
+        tuned = checkpoint_reduction(one_more, checkpoint.config)
+        chosen[one_more["name"]] = ReductionConfig.from_dict(tuned)
+    elif one_more:
+        chosen[one_more["name"]] = reduction_of(one_more)
     if checkpoint is not None:
         return checkpoint.config, chosen, checkpoint
     config = model_config(

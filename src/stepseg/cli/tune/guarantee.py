@@ -111,7 +111,7 @@ def guarantee(values: Mapping[str, Any], result: Result) -> ReductionConfig:
     tell(f"stepseg-tune: {len(files)} images, up to {STEPS} reductions from none outwards")
     for start in range(0, STEPS, AT_ONCE):
         part = sequence[start : start + AT_ONCE]
-        _evaluate(kept, files, lambda file, part=part: look(file, part), start + AT_ONCE)  # type: ignore[misc]
+        _evaluate(kept, files, lambda file, part=part: look(file, part), start + AT_ONCE)
         losses = np.array([kept.shares[file.as_posix()] for file in files])
         certificate = certify(losses, promise.alpha, promise.delta, promise.bound)
         if certificate.certified < losses.shape[1]:
