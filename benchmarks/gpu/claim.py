@@ -67,7 +67,10 @@ def _measure(
     figures = benchmark(model, systems, batches, rounds)
     flying: dict[str, dict[str, float]] = {name: {} for name in systems}
     single = len(batches[0]) == 1
-    for number in (2,) if setting.toy else (1, 2, 4) if single else (1, 2):
+    in_flight = (1, 2, 4) if single else (1, 2)
+    if setting.toy:
+        in_flight = (2,) if len(systems) > 2 else (1,)
+    for number in in_flight:
         rounds_ = 1 if setting.toy else 5 if single else 2
         rates = throughput(model, systems, batches, in_flight=number, rounds=rounds_)
         for name, rate in rates.items():

@@ -5,9 +5,11 @@ the prescribed counts: 1 for the first of a batch, then spread evenly around it.
 """
 
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
-from torch import Tensor, int64
+import torch
+from torch import Tensor
 
 from stepseg.dcts.merge import MergeRule, highest
 from stepseg.heads.exit import BudgetExit
@@ -34,8 +36,8 @@ class SpreadMerge(MergeRule):
     ) -> Tensor:
         """As `MergeRule.decide`, without what moves thresholds."""
         size = self.windows.index(window)
-        counts = [self.by_image[b % len(self.by_image)][size] for b in range(len(scores_BYX))]
-        return highest(scores_BYX, free_BYX, upload(counts, int64, scores_BYX.device)[:, None])
+        counts_B = _counts(self.by_image, size, len(scores_BYX), scores_BYX.device)
+        return highest(scores_BYX, free_BYX, counts_B[:, None])
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +50,7 @@ class SpreadExit(BudgetExit):
     def keep(self, probabilities_TC: Tensor, tokens: PackedTokens, exit_index: int) -> Tensor:
         """As `BudgetExit.keep`."""
         batch = tokens.segments.num_images
-        numbers = [self.by_image[b % len(self.by_image)][exit_index] for b in range(batch)]
-        counts_B = upload(numbers, int64, probabilities_TC.device)
+        counts_B = _counts(self.by_image, exit_index, batch, probabilities_TC.device)
         doubt_T = -probabilities_TC.amax(dim=1)
         return rank_in_group(doubt_T, tokens.image_ids_T, batch) < counts_B[tokens.image_ids_T]
 
@@ -94,6 +95,15 @@ def spread_tokens(reduction: Reduction, grid: tuple[int, int], spread: float) ->
         shares = tuple(tuple(round(n * factor) for n in budgets) for factor in factors)
         exit_ = SpreadExit(tokens=exit_.tokens, by_image=shares)
     return replace(reduction, merge=merge, exit=exit_)
+
+
+@cache
+def _counts(
+    by_image: tuple[tuple[int, ...], ...], column: int, batch: int, device: torch.device
+) -> Tensor:
+    """Of every image of a batch, int64 ``[B]``; kept, because graphs know where it lies."""
+    counts = [by_image[b % len(by_image)][column] for b in range(batch)]
+    return upload(counts, torch.int64, device)
 
 
 def _windows_near(
