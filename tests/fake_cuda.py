@@ -137,37 +137,34 @@ def install(monkeypatch: Any) -> None:
     monkeypatch.setitem(attention._IMPLEMENTATIONS, "masked", attend)
     monkeypatch.setattr("stepseg.heads.atm.segment_scores", compare)
     monkeypatch.setattr(Graph, "made", 0)
+    monkeypatch.setattr("stepseg.runtime.lane.WARM_UPS", 1)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, q_segments: Segments, k_segments: Segments) -> Tensor:
     """Attention within images, whose rows others cannot touch, be they NaN; reads no lengths."""
-    out = torch.full_like(q, math.nan)  # no kernel writes rows that no image has
-    for image in range(q_segments.num_images):
-        (queries, short), (keys, _) = (
-            members(segments, image, len(x)) for segments, x in ((q_segments, q), (k_segments, k))
-        )
-        k_b, v_b = (torch.where(keys[:, None, None], x, 0) for x in (k, v))
-        scores = torch.einsum("tnk,snk->nts", q, k_b) / q.shape[2] ** 0.5
-        weights = scores.masked_fill(~keys, -math.inf).softmax(2)
-        weights = torch.where(keys.any(), weights, 0)
-        attended = torch.einsum("nts,snk->tnk", weights, v_b)
-        out = torch.where((queries & short)[:, None, None], attended, out)
-    return out
+    (queries, reached), (keys, _) = owners(q_segments, len(q)), owners(k_segments, len(k))
+    mask_TS = queries[:, None] == keys
+    broken_S = (k.isnan() | v.isnan()).flatten(1).any(1)
+    scores = torch.einsum("tnk,snk->nts", q, k.nan_to_num()) / q.shape[2] ** 0.5
+    weights = scores.masked_fill(~mask_TS, -math.inf).softmax(2)
+    weights = torch.where(mask_TS.any(1)[:, None], weights, 0)
+    out = torch.einsum("nts,snk->tnk", weights, v.nan_to_num())
+    # No kernel writes rows that a launch for the longest image does not reach.
+    lost_T = (mask_TS & broken_S).any(1) | ~reached
+    return torch.where(lost_T[:, None, None], math.nan, out)
 
 
 def compare(k_TD: Tensor, q_QD: Tensor, segments: Segments) -> Tensor:
     """`segment_scores` by the images that the device knows."""
-    images = segments.num_images
-    everywhere_TBC = (k_TD @ q_QD.T).unflatten(1, (images, -1))
-    ids = sum(members(segments, image, len(k_TD))[0].long() * image for image in range(images))
-    return everywhere_TBC[torch.arange(len(k_TD)), ids]
+    everywhere_TBC = (k_TD @ q_QD.T).unflatten(1, (segments.num_images, -1))
+    return everywhere_TBC[torch.arange(len(k_TD)), owners(segments, len(k_TD))[0]]
 
 
-def members(segments: Segments, image: int, rows: int) -> tuple[Tensor, Tensor]:
-    """Which rows an image has, and which of them a launch for the longest image reaches."""
-    place = torch.arange(rows) - segments.cu_seqlens[image]
-    own = (place >= 0) & (place < segments.cu_seqlens[image + 1] - segments.cu_seqlens[image])
-    return own, place < segments.max_length
+def owners(segments: Segments, rows: int) -> tuple[Tensor, Tensor]:
+    """The image of every row, and whether a launch for the longest image reaches it."""
+    numbers = torch.arange(rows, dtype=torch.int32)
+    image_ids = torch.searchsorted(segments.cu_seqlens, numbers, right=True) - 1
+    return image_ids, numbers - segments.cu_seqlens[image_ids] < segments.max_length
 
 
 def tensors_of(tree: Any) -> list[Tensor]:
