@@ -102,7 +102,7 @@ def test_a_certificate_needs_images_alone(common, tmp_path):
     assert "In the mean" in (tmp_path / "README.md").read_text()
     assert read_values(tmp_path / "reduction.yaml")["tuned"]["certificate"] == certificate
 
-    typed[2:] = ["certify=0.01"]
+    typed = [*common, "certify=0.01"]  # those of the data
     with pytest.raises(ValueError, match=r"20 images certify 0\.14 at best.* at least 302 images"):
         tune(compose_config("tune", typed, tmp_path / "too_few"))
 

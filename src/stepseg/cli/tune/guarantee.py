@@ -169,7 +169,7 @@ def _files(values: Mapping[str, Any]) -> list[Path]:
     if values["images"]:
         files = image_files(values["images"])
     else:
-        datamodule = make_datamodule(values)
+        datamodule = make_datamodule(values, evaluation=None)
         datamodule.prepare_data()
         files = [pair.image for pair in datamodule.dataset("test").pairs]
     drawn = {f: hashlib.sha256(f"{values['seed']} {f.name}".encode()).hexdigest() for f in files}
