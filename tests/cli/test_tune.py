@@ -15,7 +15,9 @@ from stepseg.cli.tune.job import tune
 from stepseg.data.specs import get_spec
 from stepseg.evaluation import Evaluator
 from stepseg.predict.segmenter import Segmenter
+from stepseg.profile.benchmark import measured_cost
 from stepseg.reduction_file import read_values
+from stepseg.tuning.latency import Clock
 
 MODEL = {
     "num_classes": 11,
@@ -86,6 +88,30 @@ def test_a_budget_gives_a_file_that_other_commands_take(common, tmp_path, monkey
     monkeypatch.setattr(Evaluator, "update", None)
     tune(compose_config("tune", typed, tmp_path / "tuned"))
     assert result_of(tmp_path / "tuned")["gmacs_mean"] == result["gmacs_mean"]
+
+
+@pytest.mark.slow
+def test_a_latency_is_met(common, tmp_path, monkeypatch):
+    def by_operations(self, reductions):
+        """Milliseconds of an invented device; every call is carried out once."""
+        found = {}
+        for name, reduction in reductions.items():
+            assert self._call(reduction.build())().shape == (1, 64, 96)
+            images = [image[None] / 255 for image in self.images]
+            ms = 1 + 100 * measured_cost(self.model, reduction.build(), images)["gmacs"]
+            found[name] = {"latency_ms_p50": ms, "images_per_s": 1000 / ms, "speedup": 1.0}
+        return found
+
+    monkeypatch.setattr(Clock, "times", by_operations)
+    with pytest.raises(ValueError, match=r"1e-06 ms cannot be met: .* without any reduction"):
+        tune(compose_config("tune", [*common, "latency_ms=1e-6"], tmp_path / "impossible"))
+    told = result_of(tmp_path / "impossible")["error"]
+    dense = float(told.rpartition("; ")[2].split()[0])
+    tune(compose_config("tune", [*common, f"latency_ms={0.8 * dense:.3f}"], tmp_path / "tuned"))
+    result = result_of(tmp_path / "tuned")
+    assert result["latency_ms_p50"] < 0.9 * dense
+    assert result["rows"][0]["latency_ms_p50"] == pytest.approx(dense, rel=0.05)
+    assert result["search"]["evaluations"] <= 10
 
 
 def test_a_certificate_needs_images_alone(common, tmp_path):
