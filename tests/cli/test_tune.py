@@ -149,7 +149,7 @@ def test_what_cannot_be_meant_is_refused_at_once(common, tmp_path, target, probl
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rule", ["algm", "tome", "smaller", "cts", "dtop", "dcts"])
+@pytest.mark.parametrize("rule", ["algm", "tome", "smaller", "cts", "dtop"])
 def test_every_rule_has_a_number(common, tmp_path, rule):
     tune(compose_config("tune", [*common, f"reduction={rule}", "max_drop=99"], tmp_path))
     result = result_of(tmp_path)
