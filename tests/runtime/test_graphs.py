@@ -31,6 +31,7 @@ from toys import (
     light_heads,
     segmenter_of,
     toy_cascaded_segmenter,
+    toy_eomt_segmenter,
     toy_images,
     toy_labels,
     toy_oracle,
@@ -305,6 +306,7 @@ class Unknown:
 UNSUPPORTED = {
     "ToMe acts inside the blocks": (lambda: segmenter_of("tome"), OTHERS["tome"]),
     "its decoder reads several depths": (toy_cascaded_segmenter, SYSTEMS["dcts"]),
+    "its decoder answers for all tokens at once": (toy_eomt_segmenter, SYSTEMS["dcts"]),
     "the oracle policy merges by labels": (
         lambda: toy_segmenter(policy=toy_oracle()),
         SYSTEMS["dcts"],

@@ -29,6 +29,7 @@ from stepseg.board import Board
 from stepseg.budget import within_budget
 from stepseg.dcts.merge import MergeRule, anchors, build_layout, layout_of, merge_windows
 from stepseg.heads.exit import BudgetExit
+from stepseg.heads.linear import ExitHead
 from stepseg.model import StepSegmenter
 from stepseg.packed import PackedTokens, Segments, TokenLayout
 from stepseg.reduction import Reduction
@@ -124,7 +125,7 @@ class Captured:
     def _stage(self, stage: int, rows: int) -> None:
         """Run blocks, ask the head, and note who stays."""
         block, model = self.blocks[stage - 1], self.model
-        head = model.head(block)
+        head = cast(ExitHead, model.head(block))  # of the others `why_not` says why not
         tokens, board = self._begin(stage, rows)
         tokens = model.backbone.run_blocks(
             tokens, 0 if stage == 1 else self.blocks[stage - 2], block

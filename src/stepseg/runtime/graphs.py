@@ -4,8 +4,9 @@ Every new kind of batch (number and size of images, reduction) is recorded at it
 first result is compared with the model as it is: what differs, or cannot be recorded, is left to
 the model for good, with one warning.
 
-What is not captured: reductions that act inside the blocks, a decoder that reads several depths,
-merging by labels, several reductions at once, autocast. They go through the model as ever.
+What is not captured: reductions that act inside the blocks, decoders that read several depths or
+answer for all tokens at once, merging by labels, several reductions at once, autocast. They go
+through the model as ever.
 """
 
 from collections import deque
@@ -197,6 +198,8 @@ def why_not(model: StepSegmenter, reduction: Reduction) -> str | None:
     rule, exit_ = reduction.merge, reduction.exit
     if reduction.inside is not None:
         return f"{reduction.inside.name} acts inside the blocks"
+    if model.decoder.among_all:
+        return "its decoder answers for all tokens at once"
     if model.decoder.earlier_blocks:
         return "its decoder reads several depths (heads.cascade)"
     if rule is not None and rule.asks_policy and isinstance(model.policy, OraclePolicy):

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stepseg.data.scenes.canvas import Canvas, Point, Shape, polygon
 from stepseg.data.scenes.textures import FloatArray
@@ -16,7 +17,8 @@ from stepseg.data.scenes.textures import FloatArray
 NEAR = 1.2
 """Nothing nearer is drawn, in metres."""
 World = tuple[float, float, float]
-Texture = Callable[[FloatArray, FloatArray], FloatArray]
+Plane = NDArray[np.floating]
+Texture = Callable[[Plane, Plane], Plane]
 """Brightness offsets by two coordinates of a plane, in metres."""
 
 
@@ -88,6 +90,6 @@ class Camera:
         y = np.broadcast_to(self.height - (rows - self.centre[1]) * z / self.focal, x.shape)
         return texture(x, y).astype(np.float32)
 
-    def _pixels(self) -> tuple[FloatArray, FloatArray]:
+    def _pixels(self) -> tuple[Plane, Plane]:
         rows = np.arange(self.canvas.height, dtype=np.float32)[:, None]
         return rows, np.arange(self.canvas.width, dtype=np.float32)[None, :]

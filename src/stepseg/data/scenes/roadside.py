@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from stepseg.data.scenes.camera import Camera, Texture, World
+from stepseg.data.scenes.camera import Camera, Plane, Texture, World
 from stepseg.data.scenes.canvas import Colour, Shape, ellipse, polygon, polyline, rectangle
 from stepseg.data.scenes.textures import FloatArray, smooth_noise
 from stepseg.data.sets.camvid import BUILDING, FENCE, POLE, SIGN, TREE
@@ -58,7 +58,7 @@ def _windows(
     dark, courses = rng.uniform(25, 75) * (1 if rng.random() < 0.85 else -1), rng.uniform(0, 14)
     phase, seed = rng.uniform(0, 9), rng.uniform(10, 99)
 
-    def texture(a: FloatArray, y: FloatArray) -> FloatArray:
+    def texture(a: Plane, y: Plane) -> Plane:
         column, row = (a + phase) / pitch, y / storey
         inside = (np.abs(column % 1 - 0.5) < wide / 2) & (np.abs(row % 1 - 0.55) < tall / 2)
         some = np.sin(np.floor(column) * seed + np.floor(row) * 7.7)  # each pane its own light
