@@ -9,8 +9,8 @@ Parts: ``train`` (3 policies and 27 trainings, 2 to 3 minutes of one core each),
 ``large`` (plugged in at 1024 x 1024), ``time`` (wants a quiet machine) and ``table`` (results.csv,
 figure.png, Markdown). What is there is not done again: remove a file of rows to make it anew.
 
-Every method is a family with one number (`stepseg.tuning.families`). A bisection on training images
-sets it so that the mean cost is that of the point, for every model anew.
+Every method is a family with one number (`stepseg.tuning.families`), which is set on eight training
+images so that their mean cost is that of the point, for every model anew.
 """
 
 import argparse
@@ -18,11 +18,11 @@ import csv
 import json
 import statistics
 import subprocess
-import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -55,6 +55,8 @@ METHODS: dict[str, dict[str, Any]] = {
         "exit": {"blocks": [3, 4], "rule": "confidence", "threshold": 0.9},
     },
 }
+BY_IMAGE = ("algm", "dcts", "step")
+"""Methods whose cost depends on the image."""
 TRAINED = {
     "none": ["reduction=none"],
     "dtop": ["reduction=dtop"],
@@ -106,9 +108,11 @@ def data(size: int = 512, images: int = 60, **changes: Any) -> SegmentationDataM
     return module
 
 
-def tuned(model: StepSegmenter, name: str, share: float, images: Iterable[Tensor]) -> Reduction:
-    """A method at a share of the dense operations, in the mean of images ``[1, 3, H, W]``."""
-    images = [image.float() / 255 for image in images]
+def tuned(
+    model: StepSegmenter, name: str, shares: Iterable[float], images: list[Tensor]
+) -> list[Reduction]:
+    """A method at shares of the dense operations, in the mean of images ``[1, 3, H, W]``."""
+    images = [image.float() / 255 for image in images[: len(images) if name in BY_IMAGE else 1]]
     cells = (images[0].shape[2] // 16) * (images[0].shape[3] // 16)
     base = ReductionConfig.from_dict(METHODS[name])
     found = families(base, model.exit_head_blocks, model.patch_size, cells)
@@ -122,15 +126,16 @@ def tuned(model: StepSegmenter, name: str, share: float, images: Iterable[Tensor
             metric.update(model, [model(image, reduction=reduction)], 1)
         return float(metric.compute()["gmacs_mean"])
 
-    target, low, high = share * cost(Reduction()), 0.0, 1.0
-    for _ in range(9):
-        middle = (low + high) / 2
-        if cost(family.at(middle).build()) > target:
-            low = middle
-        else:
-            high = middle
-    ends = (family.at(t).build() for t in (low, high))  # some numbers are whole
-    return min(ends, key=lambda reduction: abs(cost(reduction) - target))
+    known = {t: cost(family.at(t).build()) for t in np.linspace(0.1, 0.9, 5)}
+    dense, chosen = cost(Reduction()), []
+    for target in (share * dense for share in shares):
+        for _ in range(3):  # the straight line between the neighbours, then their nearest
+            costs, numbers = zip(*sorted((c, t) for t, c in known.items()), strict=True)
+            number = float(np.interp(target, costs, numbers))
+            known.setdefault(number, cost(family.at(number).build()))
+        nearest = min(known, key=lambda t: abs(known[t] - target))
+        chosen.append(family.at(nearest).build())
+    return chosen
 
 
 @torch.no_grad()
@@ -154,7 +159,8 @@ def points(model: StepSegmenter, images: list[Tensor], shares: dict[int, float])
     rows = {"none": Reduction(), "uniform": ReductionConfig.from_dict({"merge": every}).build()}
     for name in METHODS:
         if name != "cropr":
-            rows |= {f"{name} {p}": tuned(model, name, s, images) for p, s in shares.items()}
+            chosen = tuned(model, name, shares.values(), images)
+            rows |= {f"{name} {p}": r for p, r in zip(shares, chosen, strict=True)}
     return rows
 
 
@@ -163,48 +169,50 @@ def learned(module: SegmentationDataModule, count: int = 8) -> list[Tensor]:
     return [batch["image"] for batch in module.whole_train_images(count)]
 
 
-def accuracy(runs: Path) -> list[Row]:
+def accuracy(runs: Path, seed: int) -> list[Row]:
     """Plugged in at three points, trained in at the middle one."""
-    module, rows = data(), []
+    module = data()
     images = learned(module)
-    for seed in SEEDS:
-        model = load(runs / "dtop" / str(seed))
-        found = accuracy_of(model, points(model, images, POINTS), module)
-        rows += [{"how": "plugged in", "seed": seed, **row} for row in found]
-        for name in TRAINED:
-            model = load(runs / name / str(seed))
-            plain = name in ("none", "dtop")
-            reduction = Reduction() if plain else tuned(model, name, POINTS[62], images)
-            found = accuracy_of(model, {name: reduction}, module)
-            rows += [{"how": "trained in", "seed": seed, **row} for row in found]
-            print(rows[-1], flush=True)
+    model = load(runs / "dtop" / str(seed))
+    found = accuracy_of(model, points(model, images, POINTS), module)
+    rows = [{"how": "plugged in", "seed": seed, **row} for row in found]
+    for name in TRAINED:
+        model = load(runs / name / str(seed))
+        found = accuracy_of(model, {name: middle(model, name, images)}, module)
+        rows += [{"how": "trained in", "seed": seed, **row} for row in found]
     return rows
 
 
-def corruptions(runs: Path) -> list[Row]:
-    """Trained in, at the middle point, seed 0."""
+def middle(model: StepSegmenter, name: str, images: list[Tensor]) -> Reduction:
+    """A trained method at the middle point."""
+    if name in ("none", "dtop"):
+        return Reduction()
+    return tuned(model, name, [POINTS[62]], images)[0]
+
+
+def corruptions(runs: Path, seed: int) -> list[Row]:
+    """Trained in, at the middle point that was tuned on clean images."""
     images, rows = learned(data()), []
-    for name in (n for n in TRAINED if n != "dtop"):
-        model = load(runs / name / "0")
-        reduction = Reduction() if name == "none" else tuned(model, name, POINTS[62], images)
+    for name in TRAINED:
+        model = load(runs / name / str(seed))
+        reduction = middle(model, name, images)
         for kind, strength in CORRUPTIONS:
             module = data(corruption={"kind": kind, "strength": strength})
             row = accuracy_of(model, {name: reduction}, module)[0]
-            rows.append({"how": f"{kind} {strength}", "seed": 0, **row})
-        print(rows[-1], flush=True)
+            rows.append({"how": f"{kind} {strength}", "seed": seed, **row})
     return rows
 
 
-def large(runs: Path) -> list[Row]:
-    """Plugged in at 1024 x 1024, at the middle point, seed 0, 20 scenes."""
-    module, model = data(1024, 20), load(runs / "dtop" / "0")
+def large(runs: Path, seed: int) -> list[Row]:
+    """Plugged in at 1024 x 1024, at the middle point, 20 scenes."""
+    module, model = data(1024, 20), load(runs / "dtop" / str(seed))
     found = points(model, learned(module, 3), {62: POINTS[62]})
-    return [{"how": "1024", "seed": 0, **row} for row in accuracy_of(model, found, module)]
+    return [{"how": "1024", "seed": seed, **row} for row in accuracy_of(model, found, module)]
 
 
-def time(runs: Path) -> list[Row]:
-    """Plugged in, seed 0, in turns on one clock, from pixels to class ids; with peak memory."""
-    module, model = data(), load(runs / "dtop" / "0")
+def time(runs: Path, seed: int) -> list[Row]:
+    """Plugged in, in turns on one clock, from pixels to class ids; with peak memory."""
+    module, model = data(), load(runs / "dtop" / str(seed))
     found = points(model, learned(module), POINTS)
     loader = iter(module.test_dataloader())
     shown = [next(loader)["image"][:1].float() / 255 for _ in range(6)]
@@ -217,7 +225,7 @@ def time(runs: Path) -> list[Row]:
     with torch.inference_mode():
         clock = time_interleaved(calls, warmup=len(shown), iterations=4 * len(shown))
     return [
-        {"how": "time", "seed": 0, "row": name, "ms": timing.p50_ms,
+        {"how": "time", "seed": seed, "row": name, "ms": timing.p50_ms,
          "memory": timing.peak_memory_mb,
          "speedup": speedup(clock["none"], timing, group=len(shown))}
         for name, timing in clock.items()
@@ -226,12 +234,11 @@ def time(runs: Path) -> list[Row]:
 
 def table(runs: Path) -> None:
     """results.csv, figure.png and Markdown of all rows that are there."""
-    parts = ("accuracy", "corruptions", "large", "time")
     rows = [
         row
-        for part in parts
-        if (runs / f"{part}.json").is_file()
-        for row in json.loads((runs / f"{part}.json").read_text())["rows"]
+        for part in MEASURED
+        for file in sorted(runs.glob(f"{part}-[0-9].json"))
+        for row in json.loads(file.read_text())["rows"]
     ]
     with (runs / "results.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
@@ -304,26 +311,33 @@ def draw(rows: list[Row], clock: dict[str, Row], path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
+MEASURED: dict[str, Callable[[Path, int], list[Row]]] = {
+    "accuracy": accuracy, "corruptions": corruptions, "large": large, "time": time,
+}  # fmt: skip
+
+
 def main() -> None:
     """Do the parts that are asked for."""
-    steps: dict[str, Callable[[Path], list[Row] | None]] = {
-        "train": train, "accuracy": accuracy, "corruptions": corruptions, "large": large,
-        "time": time, "table": table,
-    }  # fmt: skip
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("runs", type=Path, help="folder of everything")
-    parser.add_argument("parts", nargs="*", choices=[[], *steps], default=[], metavar="PART")
+    parser.add_argument("parts", nargs="*", default=["train", *MEASURED, "table"], metavar="PART")
+    parser.add_argument("--seeds", type=int, nargs="+", help="default: 0 1 2; of large, time: 0")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
+    if unknown := {*options.parts} - {"train", *MEASURED, "table"}:
+        parser.error(f"no part {sorted(unknown)}: train, {', '.join(MEASURED)}, table")
     torch.set_num_threads(options.threads)
-    versions = {"python": sys.version.split()[0], "torch": torch.__version__}
-    for name in options.parts or steps:
-        file = options.runs / f"{name}.json"
-        if name in ("train", "table"):
-            steps[name](options.runs)
-        elif not file.is_file():
-            rows = steps[name](options.runs)
-            write_json(file, {"versions": versions, "threads": options.threads, "rows": rows})
+    about = {"torch": torch.__version__, "threads": options.threads}
+    for name in options.parts:
+        if name == "train":
+            train(options.runs)
+        elif name == "table":
+            table(options.runs)
+        else:
+            for seed in options.seeds or (SEEDS if name in ("accuracy", "corruptions") else (0,)):
+                file = options.runs / f"{name}-{seed}.json"
+                if not file.is_file():
+                    write_json(file, {**about, "rows": MEASURED[name](options.runs, seed)})
 
 
 if __name__ == "__main__":
