@@ -130,9 +130,10 @@ CUDA = SimpleNamespace(
 def install(monkeypatch: Any) -> None:
     """Let runtimes find this in place of `torch.cuda`, and models these kernels."""
     monkeypatch.setattr("stepseg.runtime.lane.cuda", CUDA)
-    monkeypatch.setattr(
-        "stepseg.packed.upload", lambda values, dtype, _: torch.tensor(values, dtype=dtype)
-    )
+    for module in ("packed.segments", "packed.layout", "profile.spread"):
+        monkeypatch.setattr(
+            f"stepseg.{module}.upload", lambda values, dtype, _: torch.tensor(values, dtype=dtype)
+        )
     monkeypatch.setenv("STEPSEG_ATTENTION", "masked")
     monkeypatch.setitem(attention._IMPLEMENTATIONS, "masked", attend)
     monkeypatch.setattr("stepseg.heads.atm.segment_scores", compare)

@@ -45,7 +45,7 @@ def _uploads_are_no_downloads(monkeypatch):
     def upload(values: Any, dtype: torch.dtype, device: Any) -> Tensor:
         return torch.tensor(values, dtype=dtype)
 
-    for module in (stepseg.packed, stepseg.metrics.tokens):
+    for module in (stepseg.packed.segments, stepseg.packed.layout, stepseg.metrics.tokens):
         monkeypatch.setattr(module, "upload", upload)
 
 

@@ -310,6 +310,8 @@ class SaysSo(nn.Module):
 
     num_classes = 2
     earlier_blocks = ()
+    among_all = False
+    temperature = None
 
     def __init__(self, mask_logit: float, presence: float) -> None:
         super().__init__()

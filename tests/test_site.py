@@ -44,7 +44,8 @@ def commands():
             block = re.sub(r"<[^<>\n]+>", "PLACE", block.replace("\\\n", " "))
             for line in block.splitlines():
                 words = shlex.split(line, comments=True) if "stepseg-" in line else []
-                starts = [i for i, word in enumerate(words) if word.startswith("stepseg-")]
+                named = [i for i, word in enumerate(words) if word.startswith("stepseg-")]
+                starts = [i for i in named if not words[i].endswith(":")]  # what a command says
                 for start in starts:
                     if start == 0 or words[start - 1] in ("&&", "srun", "trap"):
                         stops = [i for i, w in enumerate(words) if w in ("&&", "&") and i > start]

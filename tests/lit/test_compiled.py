@@ -38,11 +38,12 @@ def test_gradients_equal_those_of_eager_blocks(foundation, backend):
     counter = CompileCounterWithBackend(backend)
     compile_blocks(compiled.backbone, counter)
     graphs = []
-    for height in (80, 128, 64):  # other numbers of tokens
+    for height in (80, 128, 64, 96):  # other numbers of tokens
         images = toy_images(2, height, 112)
         found = gradients(compiled, images)
         graphs.append(counter.frame_count)
-    assert graphs[2] == graphs[1] < 2 * model.backbone.depth
+    # What attention returns is a view of as many rows or of more: a graph for either.
+    assert graphs[3] == graphs[2] < 2 * model.backbone.depth
     for name, gradient in gradients(model, images).items():
         error = (found[name] - gradient).norm() / gradient.norm().clamp(1e-9)
         assert error < 1e-3, name

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 import fake_cuda
-import stepseg.packed
 from fake_cuda import Graph, Stream
 from stepseg.budget import budget_range
 from stepseg.heads.exit import ConfidenceExit, UniformExit
@@ -122,8 +121,7 @@ def test_class_tokens_registers_and_rotary_positions():
             spoil(graphs)
 
 
-def test_numbers_that_differ_from_image_to_image_although_prescribed(monkeypatch):
-    monkeypatch.setattr("stepseg.profile.spread.upload", stepseg.packed.upload)
+def test_numbers_that_differ_from_image_to_image_although_prescribed():
     merge = SpreadMerge(windows=(2,), thresholds=None, top_k=3, by_image=((3,), (1,), (2,)))
     budget = SpreadExit((9, 4), by_image=((9, 4), (7, 7), (12, 1)))
     model, images = toy_segmenter().prepare_for_inference(), toy_images(3)

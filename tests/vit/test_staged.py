@@ -107,7 +107,7 @@ class TestEqualsTimm:
         """The same features reach the decoder of a segmenter without merging and exits."""
 
         class Record(torch.nn.Module):
-            num_classes, earlier_blocks = 2, ()
+            num_classes, earlier_blocks, among_all, temperature = 2, (), False, None
 
             def answers(self, tokens):
                 self.tokens = tokens
