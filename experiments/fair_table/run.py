@@ -9,7 +9,7 @@ Parts: ``train`` (3 policies and 27 trainings, 2 to 3 minutes of one core each),
 ``large`` (plugged in at 1024 x 1024), ``time`` (wants a quiet machine) and ``table`` (results.csv,
 figure.png, Markdown). What is there is not done again: remove a file of rows to make it anew.
 
-Every method is a family with one number (`stepseg.tuning.families`), which is set on eight training
+Every method is a family with one number (`stepseg.tuning.families`), which is set on 24 training
 images so that their mean cost is that of the point, for every model anew.
 """
 
@@ -22,7 +22,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -126,13 +125,21 @@ def tuned(
             metric.update(model, [model(image, reduction=reduction)], 1)
         return float(metric.compute()["gmacs_mean"])
 
-    known = {t: cost(family.at(t).build()) for t in np.linspace(0.1, 0.9, 5)}
+    known = {t: cost(family.at(t).build()) for t in (0.1, 0.3, 0.5, 0.7, 0.9)}
     dense, chosen = cost(Reduction()), []
     for target in (share * dense for share in shares):
-        for _ in range(3):  # the straight line between the neighbours, then their nearest
-            costs, numbers = zip(*sorted((c, t) for t, c in known.items()), strict=True)
-            number = float(np.interp(target, costs, numbers))
-            known.setdefault(number, cost(family.at(number).build()))
+        for number in range(10):
+            dearer = max((t for t, c in known.items() if c >= target), default=0.0)
+            cheaper = min((t for t, c in known.items() if c < target), default=1.0)
+            ends = [known.setdefault(t, cost(family.at(t).build())) for t in (dearer, cheaper)]
+            if min(abs(end - target) for end in ends) < 0.01 * target:
+                break
+            # The straight line between the two; every third time the middle, where it is bent.
+            share = 0.5 if number % 3 == 2 else (ends[0] - target) / max(ends[0] - ends[1], 1e-9)
+            middle = dearer + (cheaper - dearer) * share
+            if middle in known:
+                break
+            known[middle] = cost(family.at(middle).build())
         nearest = min(known, key=lambda t: abs(known[t] - target))
         chosen.append(family.at(nearest).build())
     return chosen
@@ -164,7 +171,7 @@ def points(model: StepSegmenter, images: list[Tensor], shares: dict[int, float])
     return rows
 
 
-def learned(module: SegmentationDataModule, count: int = 8) -> list[Tensor]:
+def learned(module: SegmentationDataModule, count: int = 24) -> list[Tensor]:
     """Training images, to tune on."""
     return [batch["image"] for batch in module.whole_train_images(count)]
 
