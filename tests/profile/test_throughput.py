@@ -1,6 +1,7 @@
 """Several batches in flight: all are carried out, by as many threads, and systems take turns."""
 
 import threading
+from itertools import count
 
 import pytest
 import torch
@@ -15,11 +16,11 @@ from toys import SYSTEMS, toy_images, toy_segmenter
 def test_every_batch_flies_and_nobody_waits_for_a_turn(in_flight, monkeypatch):
     model = toy_segmenter().prepare_for_inference()
     batches, seen = toy_images(4).split(2), []
-    meet = threading.Barrier(in_flight)
+    meet, arrivals = threading.Barrier(in_flight), count()
 
     def note(_, inputs, __):
-        if len(seen) < in_flight:
-            meet.wait(timeout=20)  # so many are in flight at the same time
+        if next(arrivals) < in_flight:
+            meet.wait(timeout=60)  # so many are in flight at the same time
         seen.append((threading.get_ident(), inputs[0].data_ptr()))
 
     monkeypatch.setattr(module.time, "perf_counter", iter(range(100)).__next__)
