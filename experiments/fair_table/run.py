@@ -117,6 +117,14 @@ def tuned(
     found = families(base, model.exit_head_blocks, model.patch_size, cells)
     family = next(f for f in found if f.name.startswith("exits after 3+4") or not base.exit)
 
+    known: dict[float, float] = {}
+
+    def at(number: float) -> float:
+        """The family's cost, which takes forward passes, once per number."""
+        if number not in known:
+            known[number] = cost(family.at(number).build())
+        return known[number]
+
     @torch.no_grad()
     def cost(reduction: Reduction) -> float:
         inside = reduction.inside is not None
@@ -125,21 +133,22 @@ def tuned(
             metric.update(model, [model(image, reduction=reduction)], 1)
         return float(metric.compute()["gmacs_mean"])
 
-    known = {t: cost(family.at(t).build()) for t in (0.1, 0.3, 0.5, 0.7, 0.9)}
+    for number in (0.1, 0.3, 0.5, 0.7, 0.9):
+        at(number)
     dense, chosen = cost(Reduction()), []
     for target in (share * dense for share in shares):
-        for number in range(10):
+        for turn in range(10):
             dearer = max((t for t, c in known.items() if c >= target), default=0.0)
             cheaper = min((t for t, c in known.items() if c < target), default=1.0)
-            ends = [known.setdefault(t, cost(family.at(t).build())) for t in (dearer, cheaper)]
+            ends = [at(dearer), at(cheaper)]
             if min(abs(end - target) for end in ends) < 0.01 * target:
                 break
             # The straight line between the two; every third time the middle, where it is bent.
-            share = 0.5 if number % 3 == 2 else (ends[0] - target) / max(ends[0] - ends[1], 1e-9)
-            middle = dearer + (cheaper - dearer) * share
+            way = 0.5 if turn % 3 == 2 else (ends[0] - target) / max(ends[0] - ends[1], 1e-9)
+            middle = dearer + (cheaper - dearer) * way
             if middle in known:
                 break
-            known[middle] = cost(family.at(middle).build())
+            at(middle)
         nearest = min(known, key=lambda t: abs(known[t] - target))
         chosen.append(family.at(nearest).build())
     return chosen
