@@ -245,8 +245,8 @@ class StepSegmenter(nn.Module):
         for block, here in group.by_next_head(start, self.backbone.depth):
             tokens, seen = self._run_blocks(tokens, start, block, board.layout.grid, group)
             head = self.head(block)
-            if isinstance(head, EomtHead) or (isinstance(head, AtmHead) and head.among_all):
-                here.arrive(board.draw(block, seen, self._masks(head, tokens, seen, board.layout)))
+            if isinstance(head, EomtHead) or head.among_all:
+                here.arrive(board.draw(block, seen, self._masks(tokens, seen, board.layout)))
                 continue
             answers = head.answers(seen)
             written = board.write(block, seen, answers, head.temperature)
@@ -290,14 +290,9 @@ class StepSegmenter(nn.Module):
         values = [read.values_TD for read in seen[::-1]]
         return tokens, seen[-1].with_values(torch.cat(values, dim=1))
 
-    def _masks(
-        self,
-        decoder: EomtHead | AtmHead,
-        tokens: PackedTokens,
-        seen: PackedTokens,
-        layout: TokenLayout,
-    ) -> QueryMasks:
-        """What queries that are not one per class say of every cell of the grid."""
+    def _masks(self, tokens: PackedTokens, seen: PackedTokens, layout: TokenLayout) -> QueryMasks:
+        """What the decoder's queries, not one per class, say of every cell of the grid."""
+        decoder = self.decoder
         if isinstance(decoder, AtmHead):
             mask_logits_TC, class_logits = decoder(seen)
             return QueryMasks(layout.unmerge(mask_logits_TC).permute(0, 3, 1, 2), class_logits)

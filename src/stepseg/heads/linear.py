@@ -35,6 +35,8 @@ class LinearHead(nn.Module):
 
     earlier_blocks: tuple[int, ...] = ()
     """As of `AtmHead`; it reads none."""
+    among_all = False
+    """As of `AtmHead`."""
     temperature: Tensor | None
 
     def __init__(
