@@ -3,7 +3,6 @@
 The honest rival is a smaller input of the same cost: it needs no policy at all.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from stepseg.accelerate.samples import Samples
+from stepseg.dcts.merge import moved
 from stepseg.model import Reduction
 from stepseg.predict.segmenter import Segmenter
 from stepseg.profile.benchmark import prescribed_cost
@@ -101,7 +101,5 @@ def _shifted(reduction: Reduction, shift: float) -> Reduction:
     """All merge thresholds moved in logits; 1 is off, and stays off."""
     merge = reduction.merge
     assert merge is not None and merge.thresholds is not None
-    moved = [
-        t if t in (0, 1) else 1 / (1 + math.exp(-shift) * (1 - t) / t) for t in merge.thresholds
-    ]
-    return replace(reduction, merge=replace(merge, thresholds=tuple(round(t, 4) for t in moved)))
+    thresholds = (t if t in (0, 1) else round(moved(t, shift), 4) for t in merge.thresholds)
+    return replace(reduction, merge=replace(merge, thresholds=tuple(thresholds)))

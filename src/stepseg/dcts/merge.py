@@ -10,6 +10,7 @@ Which pixels a superpatch embeds is the business of `stepseg.vit.patch_embed`.
 Letters: B images, Y x X cells of the patch grid, T0 tokens after merging.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -389,3 +390,9 @@ def layout_of(window_BYX: Tensor, windows: tuple[int, ...], segments: Segments) 
     image_start = torch.arange(batch, device=device)[:, None, None] * (rows * columns)
     anchor_of_cell = image_start + (y - y % window_BYX) * columns + (x - x % window_BYX)
     return TokenLayout(token_of_anchor[anchor_of_cell], window_BYX, anchor_T0, segments, windows)
+
+
+def moved(threshold: float, logits: float) -> float:
+    """A threshold, of windows or of exits, moved on the scale on which networks answer."""
+    p = min(max(threshold, 1e-6), 1 - 1e-6)
+    return 1 / (1 + math.exp(-logits) * (1 - p) / p)

@@ -9,9 +9,8 @@ heads run, and at how low a confidence tokens leave.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from math import exp, log
 
-from stepseg.dcts.merge import MergeRule
+from stepseg.dcts.merge import MergeRule, moved
 from stepseg.merging.rules import Algm, Cropr, ToMe
 from stepseg.model_config import ExitConfig, ReductionConfig
 
@@ -90,7 +89,7 @@ def _exits(own: ExitConfig, heads: Sequence[int], *, bolder: bool = True) -> dic
     """Which heads run, by a name: the given placement, bolder, and the first and the last alone."""
     found = {_placed(own.blocks): own}
     if bolder:
-        lower = round(_sigmoid(_logit(own.threshold) - BOLDER), 4)
+        lower = round(moved(own.threshold, -BOLDER), 4)
         found[f"{_placed(own.blocks)} above {lower}"] = replace(own, threshold=lower)
     for block in dict.fromkeys([min(heads), max(heads)]):
         found.setdefault(_placed((block,)), replace(own, blocks=(block,), heads=None))
@@ -140,7 +139,7 @@ def _shifted(threshold: float, t: float) -> float:
     """A threshold moved in logits; at the ends 1 and 0, which no score passes and every one."""
     if t in (0, 1) or threshold == 1:  # 1 is off, and stays off
         return 1.0 if threshold == 1 else 1.0 - t
-    return round(_sigmoid(_logit(threshold) + SPAN * (1 - 2 * t)), 6)
+    return round(moved(threshold, SPAN * (1 - 2 * t)), 6)
 
 
 def _scaled_counts(merge: MergeRule, t: float, cells: int) -> MergeRule:
@@ -156,12 +155,3 @@ def _scaled_counts(merge: MergeRule, t: float, cells: int) -> MergeRule:
 def _share(t: float, most: float) -> float:
     """Finer where the number is small, which is where it is used."""
     return round(most * t**2, 6)
-
-
-def _logit(p: float) -> float:
-    p = min(max(p, 1e-6), 1 - 1e-6)
-    return log(p / (1 - p))
-
-
-def _sigmoid(x: float) -> float:
-    return 1 / (1 + exp(-x))
