@@ -13,9 +13,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from gpu_pool.command import quoted
 from gpu_pool.errors import SweepError
-from gpu_pool.json_file import read_json, write_json
+from gpu_pool.json_file import read_json
 
 OBJECTIVES = ("mIoU", "mAP")
 """Figures of `result.json` that a job is judged by, the first that it has."""
@@ -57,6 +56,8 @@ class Job:
     state: State = State.WAITING
     slot: str = ""
     attempts: int = 0
+    losses: int = 0
+    """How many of them ended because a node died."""
     seconds: float = 0.0
     message: str = ""
     """Why it failed."""
@@ -87,45 +88,31 @@ class Job:
         if result.get("status") == "completed":
             self.state, self.result = State.SKIPPED, result
 
-    def begin(self, slot: str) -> list[str]:
-        """Prepare an attempt; returns its command."""
-        self.attempts += 1
+    def begin(self, slot: str) -> None:
+        """An attempt has begun."""
         self.state, self.slot, self.message = State.RUNNING, slot, ""
         self._started = time.monotonic()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        command = list(self.command)
-        last = self.folder / "checkpoints" / "last.ckpt"
-        if self.can_resume and last.is_file():
-            command.append(f"ckpt_path={quoted(str(last))}")
-        write_json(
-            self.folder / "job.json",
-            {
-                "config_name": self.config_name,
-                "overrides": masked(self.overrides),
-                "command": masked(command),
-                "slot": slot,
-            },
-        )
-        # what lies there is of a failed attempt, and the next may be killed before it writes
-        (self.folder / "result.json").unlink(missing_ok=True)
-        return command
 
     def tick(self) -> None:
         """Bring the clock of a running job up to date."""
         self.seconds = time.monotonic() - self._started
 
-    def finish(self, code: int) -> None:
+    def finish(self, code: int | None) -> None:
         """Record how an attempt ended.
 
         Args:
-            code: exit code of the process, 128 + the signal if one ended it.
+            code: exit code of the process, 128 + the signal if one ended it; None: its node died.
 
         """
-        self.tick()
+        if self.state == State.RUNNING:
+            self.tick()
+        self.losses += code is None
         self.result = read_json(self.folder / "result.json")
         status = self.result.get("status")
         if status == "completed":
             self.state = State.COMPLETED
+        elif code is None:
+            self.state, self.message = State.FAILED, "lost with its node"
         elif status == "interrupted":
             self.state, self.message = State.INTERRUPTED, "interrupted"
         else:

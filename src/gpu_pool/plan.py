@@ -13,7 +13,6 @@ from gpu_pool.command import job_command
 from gpu_pool.errors import SweepError
 from gpu_pool.guard import asked_devices, num_nodes, wants_gpu
 from gpu_pool.job import Job
-from gpu_pool.slots import Slot
 
 
 def job_config(
@@ -83,8 +82,13 @@ def output_folder(cfg: DictConfig) -> Path:
         HydraConfig.instance().cfg = before
 
 
-def check_fits(job: Job, cfg: DictConfig, slots: Sequence[Slot]) -> None:
-    """Refuse a job that no slot can hold.
+def check_fits(job: Job, cfg: DictConfig, gpus: int) -> None:
+    """Refuse a job that its share of the machine cannot hold.
+
+    Args:
+        job: named in messages.
+        cfg: its configuration.
+        gpus: that it would get.
 
     Raises:
         SweepError: names the option to change.
@@ -96,12 +100,11 @@ def check_fits(job: Job, cfg: DictConfig, slots: Sequence[Slot]) -> None:
     which = f"job {job.number} ({job.label})"
     if num_nodes(trainer) > 1:
         raise SweepError(
-            f"{which} wants trainer.num_nodes={num_nodes(trainer)}: gpu_pool runs jobs on this "
-            f"machine; take hydra/launcher=slurm"
+            f"{which} wants trainer.num_nodes={num_nodes(trainer)}: this launcher runs a job on "
+            f"one machine; take hydra/launcher=slurm, or torchrun without a sweep"
         )
     if not wants_gpu(trainer):
         return
-    gpus = slots[0].gpus
     if gpus == 0:
         raise SweepError(
             f"{which} wants a GPU (trainer.accelerator={trainer['accelerator']}), but the slots of "

@@ -1,30 +1,44 @@
-"""The queue: as many jobs at a time as there are slots, the next one as soon as a slot is free."""
+"""The queue of a sweep: hands jobs to an executor, and asks it what became of them."""
 
 import contextlib
-import fcntl
-import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import IO, Any, Protocol
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
 
-from gpu_pool.command import free_port, job_environment
-from gpu_pool.errors import SweepError
-from gpu_pool.job import ATTEMPT, Job, State, masked
+from gpu_pool.job import Job, State
 from gpu_pool.options import Options
-from gpu_pool.processes import end, living
-from gpu_pool.slots import Slot
-
-BEAT = 0.1
-"""Seconds between two looks at the jobs."""
 
 LATE = 15.0
-"""Seconds beyond the grace period after which a supervisor itself is killed."""
+"""Seconds beyond the grace period after which supervisors themselves are killed."""
+
+Event = tuple[Job, str | int | None]
+"""A job with the slot that it began on, or with its exit code; None: it was lost with its node."""
+
+
+class Executor(Protocol):
+    """Where jobs run."""
+
+    node_retries: int
+    """How often a job is tried again whose node died."""
+
+    @property
+    def has_room(self) -> bool:
+        """Whether it takes another job."""
+
+    def start(self, job: Job) -> None:
+        """Take a job; `wait` tells when it begins and ends."""
+
+    def wait(self) -> list[Event]:
+        """What happened, after a moment."""
+
+    def stop(self) -> None:
+        """Ask all jobs to end; asked again, they end at once."""
+
+    def kill(self) -> None:
+        """Leave nothing of any job."""
 
 
 class Watcher(Protocol):
@@ -39,36 +53,24 @@ class Pool:
     """Runs jobs, each in a process of its own.
 
     Args:
-        slots: room for jobs.
-        environment: the variables around the sweep.
-        group: name of the sweep.
+        executor: runs them.
         options: retries and grace.
         status: is told what happens.
 
     """
 
-    def __init__(
-        self,
-        slots: Sequence[Slot],
-        *,
-        environment: Mapping[str, str],
-        group: str,
-        options: Options,
-        status: Watcher,
-    ) -> None:
-        self.free = deque(slots)
-        self.environment = environment
-        self.group = group
-        self.retries, self.grace = options.retries, options.grace_seconds
+    def __init__(self, executor: Executor, *, options: Options, status: Watcher) -> None:
+        self.executor = executor
+        self.options = options
         self.status = status
-        self.running: dict[int, _Running] = {}
+        self.taken: dict[int, Job] = {}
+        """The jobs that the executor has, by number."""
 
-    def run(self, jobs: Sequence[Job], lock: int) -> None:
+    def run(self, jobs: Sequence[Job]) -> None:
         """Run every job that waits, to its end.
 
         Args:
             jobs: of the sweep, in order.
-            lock: file descriptor that outlives this process as long as a job runs.
 
         Raises:
             KeyboardInterrupt: Ctrl-C or SIGTERM, after every process of every job has ended.
@@ -77,91 +79,64 @@ class Pool:
         queue = deque(job for job in jobs if job.state == State.WAITING)
         with terminated_like_interrupted():
             try:
-                while queue or self.running:
-                    while queue and self.free:
-                        self._start(queue.popleft(), self.free.popleft(), lock)
-                    time.sleep(BEAT)
-                    for running in list(self.running.values()):
-                        if running.process.poll() is not None:
-                            self._finish(running, queue)
-                    self.status.beat()
+                while queue or self.taken:
+                    while queue and self.executor.has_room:
+                        self._start(queue.popleft())
+                    queue += self._look()
             except BaseException:
                 self._end_all()
                 raise
 
-    def _start(self, job: Job, slot: Slot, lock: int) -> None:
-        port = free_port({running.port for running in self.running.values()})
-        command = job.begin(slot.name)
-        supervisor = [sys.executable, "-m", "gpu_pool.supervise", f"{self.grace:g}"]
-        with open(job.log, "ab") as log:
-            head = f"{ATTEMPT} {job.attempts} on {slot.name}: {' '.join(masked(command))}\n"
-            log.write(head.encode())
-            log.flush()
-            process = subprocess.Popen(
-                [*supervisor, *command],
-                stdin=subprocess.PIPE,  # held open and never written to: see `supervise`
-                stdout=log,
-                stderr=log,
-                env=job_environment(
-                    self.environment, slot.environment, port=port, group=self.group
-                ),
-                start_new_session=True,  # out of reach of the terminal's Ctrl-C
-                pass_fds=[lock],
-            )
-        self.running[job.number] = _Running(job, slot, port, process)
-        self.status.started(job)
+    def _start(self, job: Job) -> None:
+        job.attempts += 1
+        self.executor.start(job)
+        self.taken[job.number] = job
 
-    def _finish(self, running: "_Running", queue: deque[Job]) -> None:
-        running.clear()
-        job = running.job
-        job.finish(running.process.returncode)
-        del self.running[job.number]
-        self.free.append(running.slot)
-        again = job.state == State.FAILED and job.attempts <= self.retries
-        self.status.ended(job, again=again)
-        if again:
-            job.state = State.WAITING
-            queue.append(job)
+    def _look(self) -> list[Job]:
+        """What happened since; returns the jobs that are to be tried again."""
+        again = []
+        for job, event in self.executor.wait():
+            if isinstance(event, str):
+                job.begin(event)
+                self.status.started(job)
+                continue
+            job.finish(event)
+            del self.taken[job.number]
+            if event is None:
+                left = job.losses <= self.executor.node_retries
+            else:
+                left = job.attempts - job.losses <= self.options.retries
+            retry = job.state == State.FAILED and left
+            self.status.ended(job, again=retry)
+            if retry:
+                job.state = State.WAITING
+                again.append(job)
+        self.status.beat()
+        return again
 
     def _end_all(self) -> None:
         """Ask every job to end, wait, kill; a second Ctrl-C shortens the wait."""
-        patience = self.grace + LATE
-        for running in self.running.values():
-            running.process.terminate()
-        until = time.monotonic() + patience
-        while any(r.process.poll() is None for r in self.running.values()):
+        self.executor.stop()
+        until = time.monotonic() + self.options.grace_seconds + LATE
+        while self.taken and time.monotonic() < until:
             try:
-                if time.monotonic() > until:
-                    break
+                for job, event in self.executor.wait():
+                    if not isinstance(event, str):
+                        self._interrupted(self.taken.pop(job.number))
                 self.status.beat()
-                time.sleep(BEAT)
             except KeyboardInterrupt:
-                for running in self.running.values():
-                    running.process.terminate()  # the second time means at once
-        for running in self.running.values():
-            running.process.kill()
-            running.process.wait()
-            running.clear()
-            running.job.finish(128 + signal.SIGTERM)
-            running.job.state, running.job.message = State.INTERRUPTED, "interrupted"
-            self.status.ended(running.job, again=False)
-        self.running.clear()
+                self.executor.stop()  # the second time means at once
+        self.executor.kill()
+        for job in self.taken.values():
+            self._interrupted(job)
+        self.taken.clear()
 
-
-class _Running:
-    """A job under its supervisor."""
-
-    def __init__(self, job: Job, slot: Slot, port: int, process: "subprocess.Popen[bytes]") -> None:
-        self.job = job
-        self.slot = slot
-        self.port = port
-        self.process = process
-
-    def clear(self) -> None:
-        """End what is left of the job; nothing, unless its supervisor was killed."""
-        if self.process.stdin:
-            self.process.stdin.close()
-        end(lambda: living(self.process.pid), patience=1.0)
+    def _interrupted(self, job: Job) -> None:
+        if job.state == State.WAITING:  # it never began
+            return
+        job.finish(128 + signal.SIGTERM)
+        job.state, job.message = State.INTERRUPTED, "interrupted"
+        self.status.ended(job, again=False)
 
 
 @contextlib.contextmanager
@@ -182,40 +157,5 @@ def terminated_like_interrupted() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-@contextlib.contextmanager
-def sweep_lock(folder: Path) -> Iterator[int]:
-    """Hold a sweep's directory; yields the file descriptor.
-
-    Raises:
-        SweepError: another launcher, or a job that it left behind, works there.
-
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    # Whatever a link of that name leads to is left alone.
-    handle = os.open(folder / ".gpu_pool.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
-    with open(handle, "w") as file:
-        _acquire(file, folder)
-        yield file.fileno()
-
-
-def _acquire(file: IO[str], folder: Path, wait: Callable[[float], None] = time.sleep) -> None:
-    for _ in range(5):
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            wait(1.0)
-        else:
-            return
-    raise SweepError(
-        f"{folder} is in use: a launcher runs this sweep, or jobs of one that was killed are just "
-        f"ending; wait, or choose another hydra.sweep.dir"
-    )
-
-
 def _interrupt(signum: int, frame: Any) -> None:
     raise KeyboardInterrupt
-
-
-def outer_environment() -> dict[str, str]:
-    """The variables around the sweep."""
-    return dict(os.environ)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from gpu_pool.errors import SweepError
-from gpu_pool.options import Options
+from gpu_pool.options import PoolOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class Slot:
     gpus: int = 0
 
 
-def make_slots(options: Options, environment: Mapping[str, str]) -> list[Slot]:
+def make_slots(options: PoolOptions, environment: Mapping[str, str]) -> list[Slot]:
     """Divide the machine.
 
     Args:
@@ -32,11 +32,7 @@ def make_slots(options: Options, environment: Mapping[str, str]) -> list[Slot]:
         SweepError: numbers out of range, GPUs that are not there, or fewer than one job needs.
 
     """
-    least = {"gpus_per_job": 1, "cpu_slots": 1, "max_parallel": 1, "retries": 0}
-    for name, minimum in least.items():
-        number = getattr(options, name)
-        if number is not None and number < minimum:
-            raise SweepError(f"hydra.launcher.{name} must be at least {minimum}, got {number}")
+    options.check()
     if options.cpu_slots is not None:
         slots = _cpu_slots(options.cpu_slots, environment)
     else:

@@ -47,11 +47,11 @@ class SweepStatus:
         self._live: Live | None = None
         self._drawn = 0.0
 
-    def opening(self, folder: Path, slots: Sequence[str]) -> None:
+    def opening(self, folder: Path, where: str) -> None:
         """Say what is there to do, and where."""
         self.console.print(
             f"{len(self.jobs)} jobs, {sum(job.done for job in self.jobs)} of them completed "
-            f"before, on {len(slots)} slots ({'; '.join(slots)}), in {folder}",
+            f"before, on {where}, in {folder}",
             highlight=False,
         )
 

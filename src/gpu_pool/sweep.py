@@ -1,8 +1,11 @@
-"""A whole sweep on one machine: plan, check, run, tell, and return what sweepers want to know."""
+"""A whole sweep: plan, check, run, tell, and return what sweepers want to know."""
 
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Protocol
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.utils import JobReturn, JobStatus
@@ -11,11 +14,21 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from gpu_pool.errors import JobFailed, SweepError
 from gpu_pool.guard import started_by_others
 from gpu_pool.job import Job
-from gpu_pool.options import Options
-from gpu_pool.plan import check_fits, plan
-from gpu_pool.pool import Pool, outer_environment, sweep_lock
-from gpu_pool.slots import make_slots
+from gpu_pool.local import LocalExecutor
+from gpu_pool.options import Options, PoolOptions
+from gpu_pool.plan import plan
+from gpu_pool.pool import Executor, Pool
 from gpu_pool.status import SweepStatus
+
+
+class Place(Executor, Protocol):
+    """An executor before it starts."""
+
+    def check(self, job: Job, cfg: DictConfig) -> None:
+        """Raise `SweepError` for a job that cannot run there."""
+
+    def hold(self, folder: Path) -> AbstractContextManager[str]:
+        """Keep others out of a sweep; yields where its jobs run, for people."""
 
 
 def run_sweep(
@@ -32,40 +45,43 @@ def run_sweep(
         config: of the sweep.
         all_overrides: of each job.
         first: number of the first.
-        options: how the jobs share the machine.
+        options: where the jobs run, by their class, and how.
 
     Raises:
         SweepError: the sweep cannot run as asked; nothing was started.
 
     """
-    environment = outer_environment()
+    environment = dict(os.environ)
     if started_by_others(environment):
         raise SweepError(
             "this process is one rank of a distributed run: start the sweep once, without "
             "torchrun; every job starts its own ranks"
         )
-    slots = make_slots(options, environment)
     folder = Path(str(config.hydra.sweep.dir)).absolute()
+    place = choose_place(options, environment, sweep_name(folder))
     planned = plan(loader, config, all_overrides, first, resume=options.resume)
     for job, cfg in planned:
-        check_fits(job, cfg, slots)
+        place.check(job, cfg)
     status = SweepStatus([job for job, _ in planned], objective=options.objective)
-    pool = Pool(
-        slots, environment=environment, group=sweep_name(folder), options=options, status=status
-    )
-    _run(pool, status, folder)
+    _run(place, options, status, folder)
     return [job_return(job, cfg, options.objective) for job, cfg in planned]
 
 
-def _run(pool: Pool, status: SweepStatus, folder: Path) -> None:
+def choose_place(options: Options, environment: Mapping[str, str], group: str) -> Place:
+    """The executor that options are of."""
+    assert isinstance(options, PoolOptions)
+    return LocalExecutor(options, environment, group)
+
+
+def _run(place: Place, options: Options, status: SweepStatus, folder: Path) -> None:
     """Run what earlier runs of the sweep left to do; an interruption ends the process."""
-    with sweep_lock(folder) as lock:
+    with place.hold(folder) as where:
         for job in status.jobs:
             job.recall()
-        status.opening(folder, [slot.name for slot in pool.free])
+        status.opening(folder, where)
         try:
             with status:
-                pool.run(status.jobs, lock)
+                Pool(place, options=options, status=status).run(status.jobs)
         except KeyboardInterrupt:
             status.summary()
             print("sweep interrupted: the same command goes on where it stopped", file=sys.stderr)

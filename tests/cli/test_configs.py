@@ -8,7 +8,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 
 from commands import compose_config
-from gpu_pool.options import Options
+from gpu_pool.options import PoolOptions
 from hydra_plugins.stepseg_launcher.launcher import register_launchers
 from stepseg.cli.config import make_all, model_config, plain, reduction_values
 from stepseg.cli.paths import config_dir
@@ -144,4 +144,4 @@ def test_launchers(name, command, tmp_path):
     assert launcher["_target_"].startswith("hydra_plugins.stepseg_launcher.launcher.")
     made = instantiate(launcher)
     if name == "gpu_pool":  # every option is one that the launcher knows
-        assert Options(**made.options) == Options()
+        assert PoolOptions(**made.options) == PoolOptions()

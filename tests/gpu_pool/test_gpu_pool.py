@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from gpu_pool.job import masked
-from gpu_pool.pool import sweep_lock
+from gpu_pool.local import sweep_lock
 
 APP = Path(__file__).parent / "fake_job.py"
 

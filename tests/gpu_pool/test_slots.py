@@ -4,7 +4,7 @@ import pytest
 
 from gpu_pool import slots
 from gpu_pool.errors import SweepError
-from gpu_pool.options import Options
+from gpu_pool.options import PoolOptions
 from gpu_pool.slots import choose_gpus, make_slots, visible_gpus
 
 UUIDS = "GPU-5a1c0f8e-01,GPU-97bd02c4-02"
@@ -12,7 +12,7 @@ UUIDS = "GPU-5a1c0f8e-01,GPU-97bd02c4-02"
 
 def machine(monkeypatch, count, environment=None, **options):
     monkeypatch.setattr(slots, "count_gpus", lambda: count)
-    return make_slots(Options(**options), environment or {})
+    return make_slots(PoolOptions(**options), environment or {})
 
 
 def devices(found):

@@ -14,11 +14,11 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from gpu_pool.options import Options
+from gpu_pool.options import PoolOptions
 
 
 @dataclass
-class GpuPoolConf(Options):
+class GpuPoolConf(PoolOptions):
     """The options, and who takes them."""
 
     _target_: str = "hydra_plugins.stepseg_launcher.launcher.GpuPoolLauncher"
@@ -65,7 +65,7 @@ class GpuPoolLauncher(_StepsegLauncher):
             self.config,
             job_overrides,
             initial_job_idx,
-            Options(**self.options),
+            PoolOptions(**self.options),
         )
 
 
