@@ -220,6 +220,17 @@ class TestWeights:
         for key, value in policy.state_dict().items():
             assert torch.equal(value, trained.state_dict()[key]), key
 
+    def test_a_policy_from_the_folder_of_a_run_or_the_hub(self, tmp_path, monkeypatch):
+        config = PolicyConfig(name="lcnet_050")
+        state = {"policy." + k: v for k, v in build_policy(config).state_dict().items()}
+        best = tmp_path / "checkpoints" / "best.ckpt"
+        best.parent.mkdir()
+        torch.save({"state_dict": state}, best)
+        monkeypatch.setattr("stepseg.weights.place.download", lambda address: best)
+        for place in (str(tmp_path), "hf://ada/pond"):
+            read = build_policy(replace(config, checkpoint=place)).state_dict()
+            assert all(torch.equal(read[k.removeprefix("policy.")], v) for k, v in state.items())
+
     def test_a_policy_of_another_kind(self, tmp_path):
         trained = build_policy(PolicyConfig(name="lcnet_050", windows=(2, 4)))
         state = {"policy." + key: value for key, value in trained.state_dict().items()}
@@ -230,7 +241,7 @@ class TestWeights:
             build_policy(config)
 
     def test_a_policy_checkpoint_that_is_none(self, tmp_path):
-        with pytest.raises(ValueError, match=r"policy\.checkpoint=.*gone\.ckpt' is not a file"):
+        with pytest.raises(ValueError, match=r"policy\.checkpoint=.*gone\.ckpt' does not exist"):
             build_policy(PolicyConfig(name="lcnet_050", checkpoint=str(tmp_path / "gone.ckpt")))
         torch.save({"weights": 1}, tmp_path / "other.ckpt")
         with pytest.raises(ValueError, match=r"other\.ckpt' holds no state dict"):

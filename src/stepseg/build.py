@@ -6,8 +6,8 @@ numbers = {"num_classes": 19, "backbone": {"name": "vit_base"}}
 model = build_segmenter(ModelConfig.from_dict(numbers))
 """
 
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from stepseg.dcts.policy import OraclePolicy, PolicyNetwork
@@ -22,6 +22,7 @@ from stepseg.model_config import BACKBONES, PATCH_SIZE, BackboneConfig, ModelCon
 from stepseg.vit.normalisation import Normalisation, of_file, of_pretrained
 from stepseg.vit.staged import StagedViT
 from stepseg.vit.weights import checkpoint_file, load_timm_checkpoint, load_timm_pretrained
+from stepseg.weights.place import find_checkpoint
 from stepseg.weights.read import read_weights
 
 __all__ = ["ModelConfig", "build_policy", "build_segmenter", "resolved"]
@@ -44,52 +45,63 @@ def build_segmenter(config: ModelConfig, *, load_weights: bool = True) -> StepSe
     if load_weights:
         config = resolved(config)
     vit = _build_backbone(config.backbone, load_weights)
-    numbers: dict[str, Any] = {
-        "dim": vit.dim,
-        "num_classes": config.num_classes,
-        "head_dim": config.heads.dim or vit.dim // 2,
-        "num_heads": config.heads.num_heads or atm_heads(vit.dim),
-        "num_layers": config.heads.num_layers,
-        "dropout": config.heads.dropout,
-        "init": config.heads.init,
-    }
-    cascade, kind = config.heads.cascade, config.heads.exit
-    calibrated = bool(config.heads.temperature_images)
-
-    def exit_head() -> ExitHead:
-        if kind == "linear":
-            sizes = {key: numbers[key] for key in ("dim", "num_classes", "init")}
-            return LinearHead(**sizes, calibrated=calibrated)
-        return AtmHead(
-            **numbers | ({"num_layers": 1} if kind == "atm1" else {}), calibrated=calibrated
-        )
-
-    exit_, inside = config.reduction.exit, config.reduction.inside
+    decoder, exit_heads = _build_decoder(config, vit), _build_exit_heads(config, vit)
+    policy = None
+    if config.policy:
+        policy = build_policy(config.policy, load_weights=load_weights, patch_size=vit.patch_size)
+    inside, num_classes = config.reduction.inside, config.num_classes
     scored = inside.places(vit.depth) if isinstance(inside, Cropr) else ()
-    decoder: AtmHead | EomtHead
-    if config.heads.eomt is not None:
-        classes, eomt = config.num_classes, config.heads.eomt
-        decoder = EomtHead(dim=vit.dim, depth=vit.depth, num_classes=classes, numbers=eomt)
-    elif cascade:
-        among_all = config.heads.among_all
-        decoder = CascadedHead(earlier_blocks=cascade, among_all=among_all, **numbers)
-    else:
-        decoder = AtmHead(among_all=config.heads.among_all, **numbers)
-    if config.heads.frozen_decoder and isinstance(decoder, AtmHead):
-        decoder.freeze()
     return StepSegmenter(
         backbone=vit,
         decoder=decoder,
-        exit_heads={b: exit_head() for b in (exit_.head_blocks if exit_ else ())},
-        policy=(
-            build_policy(config.policy, load_weights=load_weights, patch_size=vit.patch_size)
-            if config.policy
-            else None
-        ),
+        exit_heads=exit_heads,
+        policy=policy,
         reduction=config.reduction.build(),
-        scorers={b: TokenScorer(dim=vit.dim, num_classes=config.num_classes) for b in scored},
+        scorers={b: TokenScorer(dim=vit.dim, num_classes=num_classes) for b in scored},
         class_source=config.heads.class_source,
     )
+
+
+def _build_decoder(config: ModelConfig, vit: StagedViT) -> AtmHead | EomtHead:
+    heads, num_classes = config.heads, config.num_classes
+    if heads.eomt is not None:
+        return EomtHead(dim=vit.dim, depth=vit.depth, num_classes=num_classes, numbers=heads.eomt)
+    numbers = _atm_numbers(config, vit) | {"among_all": heads.among_all}
+    decoder: AtmHead
+    if heads.cascade:
+        decoder = CascadedHead(earlier_blocks=heads.cascade, **numbers)
+    else:
+        decoder = AtmHead(**numbers)
+    if heads.frozen_decoder:
+        decoder.freeze()
+    return decoder
+
+
+def _build_exit_heads(config: ModelConfig, vit: StagedViT) -> dict[int, ExitHead]:
+    """By the block after which they stand."""
+    kind, calibrated = config.heads.exit, bool(config.heads.temperature_images)
+    numbers = _atm_numbers(config, vit)
+    make: Callable[..., ExitHead] = AtmHead
+    if kind == "linear":
+        make, numbers = LinearHead, {k: numbers[k] for k in ("dim", "num_classes", "init")}
+    elif kind == "atm1":
+        numbers["num_layers"] = 1
+    exits = config.reduction.exit
+    return {b: make(**numbers, calibrated=calibrated) for b in (exits.head_blocks if exits else ())}
+
+
+def _atm_numbers(config: ModelConfig, vit: StagedViT) -> dict[str, Any]:
+    """What all ATM heads of a model have in common."""
+    heads = config.heads
+    return {
+        "dim": vit.dim,
+        "num_classes": config.num_classes,
+        "head_dim": heads.dim or vit.dim // 2,
+        "num_heads": heads.num_heads or atm_heads(vit.dim),
+        "num_layers": heads.num_layers,
+        "dropout": heads.dropout,
+        "init": heads.init,
+    }
 
 
 def _build_backbone(config: BackboneConfig, load_weights: bool) -> StagedViT:
@@ -171,21 +183,22 @@ def build_policy(
 
 
 def _load_policy(policy: PolicyNetwork, path: str) -> None:
-    """Load the policy out of a checkpoint that `stepseg-train` wrote."""
-    if not Path(path).is_file():
-        raise ValueError(f"policy.checkpoint={path!r} is not a file")
-    state = read_weights(Path(path), f"policy.checkpoint={path!r}").state
-    prefixes = ("model.policy.", "policy.")
+    """Load the policy out of a checkpoint of `stepseg-train`: a file, a run's folder, the hub."""
+    source = f"policy.checkpoint={path!r}"
+    try:
+        file = find_checkpoint(path)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
+    state = read_weights(file, source).state
     own = {
-        key.removeprefix(prefix): value
-        for prefix in prefixes
+        key.removeprefix("model.").removeprefix("policy."): value
         for key, value in state.items()
-        if key.startswith(prefix)
+        if key.startswith(("model.policy.", "policy."))
     }
     try:
         policy.load_state_dict(own)
     except RuntimeError as error:
         raise ValueError(
-            f"policy.checkpoint={path!r} does not fit policy.name={policy.name!r} with windows "
+            f"{source} does not fit policy.name={policy.name!r} with windows "
             f"{policy.windows}: {error}"
         ) from error

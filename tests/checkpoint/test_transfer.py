@@ -1,10 +1,8 @@
 """Fine-tuning: what fits of a checkpoint is loaded, the rest is said."""
 
-import pytest
 import torch
 
 from stepseg.build import ModelConfig, build_segmenter
-from stepseg.checkpoint.place import find_checkpoint
 from stepseg.checkpoint.transfer import take_over
 
 CLASSES = ["sky", "road", "car"]
@@ -50,17 +48,3 @@ def test_positions_are_resized_and_deeper_models_keep_their_last_blocks():
     assert corner.abs().max() < old.backbone.pos_embed.abs().max()
     assert "positions resized from 4 x 4 to 6 x 6" in done.line()
     assert "new: backbone block 3" in done.line()
-
-
-def test_a_folder_of_a_run_means_its_best_checkpoint(tmp_path):
-    (tmp_path / "checkpoints").mkdir()
-    for name in ("model.safetensors", "last.ckpt"):
-        (tmp_path / "checkpoints" / name).touch()
-    assert find_checkpoint(tmp_path).name == "model.safetensors"
-    (tmp_path / "checkpoints" / "best.ckpt").touch()
-    assert find_checkpoint(tmp_path) == tmp_path / "checkpoints" / "best.ckpt"
-    assert find_checkpoint(tmp_path / "checkpoints").name == "best.ckpt"
-    with pytest.raises(ValueError, match="holds no checkpoint: none of checkpoints/"):
-        find_checkpoint(tmp_path.parent)
-    with pytest.raises(ValueError, match="does not exist"):
-        find_checkpoint(tmp_path / "worst.ckpt")

@@ -81,7 +81,7 @@ BAD = {
     # files that are not there
     "data.root=/nowhere/camvid": ["data.root='/nowhere/camvid'", "stepseg-data prepare camvid"],
     "backbone.checkpoint=/nowhere/v.pth": ["backbone.checkpoint='/nowhere/v.pth'", "not a file"],
-    "policy.checkpoint=/nowhere/p.ckpt": ["policy.checkpoint='/nowhere/p.ckpt'", "not a file"],
+    "policy.checkpoint=/nowhere/p.ckpt": ["policy.checkpoint='/nowhere/p.ckpt'", "does not exist"],
     "policy.name=lcnet_51": ["timm has no model 'lcnet_51'"],
     "policy.windows=[2]": ["policy scores windows"],
     "ckpt_path=/nowhere/last.ckpt": ["ckpt_path='/nowhere/last.ckpt' is not a file", "last"],

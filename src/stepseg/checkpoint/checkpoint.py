@@ -18,8 +18,6 @@ from torch import Tensor
 
 from stepseg.build import ModelConfig, build_segmenter
 from stepseg.checkpoint.entry import KEY, Entry, parse_entry
-from stepseg.checkpoint.hub import WEIGHTS, is_hub_address, repository
-from stepseg.checkpoint.place import find_checkpoint
 from stepseg.data.specs import DatasetSpec
 from stepseg.dcts.classifier import add_corrections
 from stepseg.dcts.targets import HomogeneityRule
@@ -29,6 +27,8 @@ from stepseg.foreign.mmseg import is_mmseg, read_mmseg
 from stepseg.model import StepSegmenter
 from stepseg.protocol import Protocol
 from stepseg.weights.fit import check_fit
+from stepseg.weights.hub import WEIGHTS, is_hub_address, repository
+from stepseg.weights.place import find_checkpoint
 from stepseg.weights.read import WeightFile, read_weights
 from stepseg.weights.safetensors_file import write_safetensors
 
@@ -91,7 +91,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 
     Args:
         path: a file of the trainer, a safetensors file, the folder of a run (its best checkpoint),
-            or an address on the hub, ``hf://user/name`` (`stepseg.checkpoint.hub`). Also a folder
+            or an address on the hub, ``hf://user/name`` (`stepseg.weights.hub`). Also a folder
             of transformers or a repository with an EoMT (`stepseg.foreign.eomt`).
 
     Raises:

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from stepseg.checkpoint import Checkpoint, read_checkpoint
-from stepseg.checkpoint.hub import address_of
 from stepseg.data.files import Pixels
 from stepseg.dcts.policy import OraclePolicy
 from stepseg.grid import segment_all
@@ -29,6 +28,7 @@ from stepseg.protocol import Protocol, check_work, resized_size
 from stepseg.reduction_file import read_reduction
 from stepseg.runtime.apply import apply_runtime
 from stepseg.runtime.choice import DTYPES, choose_device, choose_runtime
+from stepseg.weights.hub import address_of
 
 
 class Segmenter:

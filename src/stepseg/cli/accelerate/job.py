@@ -15,7 +15,6 @@ from stepseg.accelerate.learn import Lesson, teach
 from stepseg.accelerate.samples import Samples
 from stepseg.build import build_policy
 from stepseg.checkpoint import Checkpoint, read_checkpoint, write_inference_checkpoint
-from stepseg.checkpoint.hub import address_of
 from stepseg.cli.config import output_dir, overrides, plain, recorded
 from stepseg.cli.predict.progress import Progress
 from stepseg.cli.result import Result
@@ -31,6 +30,7 @@ from stepseg.predict.outputs import OutputFolder
 from stepseg.predict.runner import Runner
 from stepseg.predict.segmenter import Segmenter
 from stepseg.telling import counted, show_table, tell
+from stepseg.weights.hub import address_of
 
 LEAST = 4
 """Images: of fewer none can be held out."""

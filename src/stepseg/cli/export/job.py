@@ -10,7 +10,6 @@ from stepseg.card.examples import Example
 from stepseg.card.files import write_shared
 from stepseg.card.tuned import with_choice
 from stepseg.checkpoint import Checkpoint, write_inference_checkpoint
-from stepseg.checkpoint.hub import check_push, push
 from stepseg.cli.config import (
     checkpoint_reduction,
     given_checkpoint,
@@ -26,6 +25,7 @@ from stepseg.export.job import StaticExport, export_static
 from stepseg.model_config import ReductionConfig
 from stepseg.profile.images import image_files
 from stepseg.telling import counted, tell
+from stepseg.weights.hub import check_push, push
 
 SUFFIXES = {"safetensors": ".safetensors", "onnx": ".onnx", "torch": ".pt2"}
 

@@ -9,8 +9,9 @@ import torch
 from huggingface_hub import errors
 
 from stepseg.build import ModelConfig, build_segmenter
-from stepseg.checkpoint import Checkpoint, hub, read_checkpoint, write_inference_checkpoint
-from stepseg.checkpoint.hub import check_push, download, is_hub_address, push
+from stepseg.checkpoint import Checkpoint, read_checkpoint, write_inference_checkpoint
+from stepseg.weights import hub
+from stepseg.weights.hub import check_push, download, is_hub_address, push
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from stepseg.checkpoint.hub import download, is_hub_address
+from stepseg.weights.hub import download, is_hub_address
 
 NAMES = ("checkpoints/best.ckpt", "checkpoints/model.safetensors", "best.ckpt", "model.safetensors")
 """In the folder of a run, in one of checkpoints, or in one that was shared."""
