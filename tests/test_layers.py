@@ -27,7 +27,8 @@ FLOORS = [
     "grid",
     "evaluation predict",
     "stepseg",
-    "accelerate card export lit tuning",
+    "card export lit tuning",
+    "accelerate",
     "cli",
 ]
 """From the ground up, where everything lies that imports no other part. What shares a floor does

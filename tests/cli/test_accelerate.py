@@ -8,11 +8,9 @@ from transformers import EomtConfig, EomtForUniversalSegmentation, EomtImageProc
 
 from commands import compose_config, write_camvid
 from stepseg import Segmenter
-from stepseg.accelerate.judge import SHIFTS, choose_thresholds, smaller_of_cost
+from stepseg.accelerate.judge import smaller_of_cost
 from stepseg.checkpoint import read_checkpoint
 from stepseg.cli.accelerate.job import accelerate
-from stepseg.dcts.merge import MergeRule
-from stepseg.model import Reduction
 
 SMALL = [
     "policy=lcnet_050", "policy.windows=[2,4]", "thresholds=[0.5,0.5]", "learn.steps=3",
@@ -30,7 +28,7 @@ def model(tmp_path_factory):
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("model")
     config = EomtConfig(
-        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=64, num_queries=5,
+        hidden_size=128, num_hidden_layers=2, num_attention_heads=4, image_size=64, num_queries=5,
         num_blocks=1, num_upscale_blocks=1, num_labels=4,
     )  # fmt: skip
     model = EomtForUniversalSegmentation(config)
@@ -63,7 +61,8 @@ def test_a_checkpoint_for_every_command(output, model, photos):
     assert 0 <= fast["agreement"] <= 100
     assert smaller["gmacs_mean"] >= min(fast["gmacs_mean"], dense["gmacs_mean"])
     checkpoint, before = read_checkpoint(output), read_checkpoint(model)
-    assert checkpoint.config.reduction.merge.thresholds == tuple(result["thresholds"])
+    assert checkpoint.config.to_dict()["reduction"]["merge"] == result["reduction"]["merge"]
+    assert checkpoint.about["systems"] == result["rows"]
     assert checkpoint.about["accelerated"]["source"] == model.name
     assert (checkpoint.protocol, checkpoint.data) == (before.protocol, before.data)
     kept = {k: v for k, v in checkpoint.state.items() if not k.startswith("policy.")}
@@ -82,8 +81,10 @@ def test_it_goes_on_where_the_dense_runs_were(output, model, photos):
     assert json.loads((output / "result.json").read_text())["finished_before"] == 8
     assert before == {p: p.stat().st_mtime_ns for p in before}
     # a checkpoint of this project, with a policy of its own, gets another one
-    run(output / "again", output, photos, "lose=null")
-    assert read_checkpoint(output / "again").config.reduction.merge.thresholds == (0.5, 0.5)
+    run(output / "again", output, photos, "learn.steps=0")
+    before, after = read_checkpoint(output).state, read_checkpoint(output / "again").state
+    changed = {key.partition(".")[0] for key in after if not torch.equal(before[key], after[key])}
+    assert changed == {"policy"}
 
 
 @pytest.mark.parametrize(
@@ -93,7 +94,9 @@ def test_it_goes_on_where_the_dense_runs_were(output, model, photos):
         (["images=null"], "data= is missing"),
         (["policy=oracle"], "a network that learns"),
         (["thresholds=[0.5]"], "one for each of policy.windows"),
-        (["lose=0"], "percent of the pixels"),
+        (["lose=0"], "lose=0: a number above 0"),
+        (["gmacs=1"], "exactly one target of .*: lose=50, gmacs=1"),
+        (["lose=null", "certify=0.05"], r"2 images certify .*; 2 are left of 8"),
         (["learn.crop=8"], "learn.crop is at least 32"),
     ],
 )
@@ -103,24 +106,24 @@ def test_requests_that_cannot_work(typed, why, model, photos, tmp_path):
     assert not (tmp_path / "result.json").exists()
 
 
-def test_thresholds_move_as_far_as_the_loss_allows(output, monkeypatch):
-    segmenter = Segmenter.from_pretrained(output)
-    lost_at = {0.0: 4.0, 1.0: 1.5, 2.0: 0.9, 3.0: 0.2}
-
-    def compare(_, reduction, __):
-        odds = reduction.merge.thresholds[0] / (1 - reduction.merge.thresholds[0])
-        shift = torch.tensor(odds).log().item()
-        lost = next((v for k, v in reversed(lost_at.items()) if shift > k - 0.01), 9.0)
-        return {"agreement": 100 - lost}
-
-    monkeypatch.setattr("stepseg.accelerate.judge.compare", compare)
-    start = Reduction(merge=MergeRule(windows=(2, 4), thresholds=(0.5, 0.5)))
-    chosen, tried = choose_thresholds(segmenter, start, None, lose=1.0)
-    assert chosen.merge.thresholds[0] == pytest.approx(0.8808, abs=1e-4)  # 2 logits above 0
-    assert len(tried) <= 5
-    careful, _ = choose_thresholds(segmenter, start, None, lose=0.01)
-    assert careful.merge.thresholds[0] == pytest.approx(0.9975, abs=1e-4)
-    assert SHIFTS[-1] == 6
+@pytest.mark.parametrize("target", ["gmacs", "certify"])
+def test_other_targets(target, output, model, photos):
+    """Both choose among reductions by agreement with label maps that are there."""
+    folder = output / target
+    typed = ["lose=null", "certify=0.9", "bound=mean", "choose_images=4"]
+    if target == "gmacs":
+        dense, fast, *_ = json.loads((output / "result.json").read_text())["rows"]
+        typed = ["lose=null", f"gmacs={(dense['gmacs_mean'] + fast['gmacs_mean']) / 2:.5f}"]
+    run(folder, model, photos, "learn.steps=0", *typed)
+    result, checkpoint = json.loads((folder / "result.json").read_text()), read_checkpoint(folder)
+    assert checkpoint.config.to_dict()["reduction"]["merge"] == result["reduction"]["merge"]
+    if target == "gmacs":
+        assert [point["chosen"] for point in result["tried"]].count(True) == 1
+    else:
+        said = result["certificate"]
+        assert (said["n"], said["certified"]) == (4, len(result["sequence"]))
+        assert checkpoint.about["tuned"] == {"certificate": said}
+        assert result["sequence"][said["chosen"]]["changed_mean"] <= 0.9
 
 
 def test_a_smaller_input_costs_no_less(output):

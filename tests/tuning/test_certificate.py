@@ -5,12 +5,12 @@ import pytest
 from scipy.stats import binom
 
 from stepseg.tuning.certificate import (
+    Promise,
     betting,
     certify,
     control_mean,
     floor,
     hoeffding_bentkus,
-    images_needed,
 )
 
 ALPHA, DELTA = 0.02, 0.1
@@ -31,7 +31,7 @@ def test_at_the_border_the_promise_is_broken_no_more_often_than_delta(bound):
     broken = fine = 0
     for _ in range(SPLITS):
         losses = np.stack([invented(rng, 400, m) for m in (0.005, 0.0201, 0.05)], 1)
-        certificate = certify(losses, ALPHA, DELTA, bound)
+        certificate = certify(losses, Promise(ALPHA, DELTA, bound))
         broken += certificate.certified >= 2
         fine += certificate.certified >= 1
     assert broken <= MOST
@@ -45,7 +45,7 @@ def test_the_mean_over_splits_is_kept():
     for _ in range(SPLITS):
         u = rng.random((200, 1))
         losses = (u < 0.2) * means * 5.0  # a fifth of the images changes, more and more
-        certified = certify(losses, ALPHA, DELTA, "mean").certified
+        certified = certify(losses, Promise(ALPHA, DELTA, "mean")).certified
         risks.append(means[certified - 1] if certified else 0.0)
     assert np.mean(risks) <= ALPHA
     assert np.mean(risks) > 0.5 * ALPHA
@@ -53,17 +53,18 @@ def test_the_mean_over_splits_is_kept():
 
 @pytest.mark.parametrize("bound", ["betting", "hb", "mean"])
 def test_the_floor_is_what_unchanged_images_certify(bound):
-    n = images_needed(0.01, 0.05, bound)
+    promise = Promise(0.01, 0.05, bound)
+    n = promise.images_needed
     assert n == {"hb": 299, "betting": 302, "mean": 99}[bound]
-    assert certify(np.zeros((n, 1)), 0.01, 0.05, bound).certified == 1
-    assert certify(np.zeros((n - 9, 1)), 0.01, 0.05, bound).certified == 0
+    assert certify(np.zeros((n, 1)), promise).certified == 1
+    assert certify(np.zeros((n - 9, 1)), promise).certified == 0
     assert floor(2000, 0.05, "hb") == pytest.approx(np.log(20) / 2000, rel=0.01)
 
 
 def test_testing_stops_at_the_first_failure_and_bets_see_small_spread():
     small, large = np.full(500, 0.003), np.full(500, 0.03)
     losses = np.stack([small, large, small], 1)
-    certificate = certify(losses, 0.01, 0.05, "betting")
+    certificate = certify(losses, Promise(0.01, 0.05, "betting"))
     assert certificate.certified == 1
     assert certificate.as_dict()["means"] == pytest.approx([0.003, 0.03])
     assert betting(small, 0.01) < 0.05 < hoeffding_bentkus(small, 0.01)

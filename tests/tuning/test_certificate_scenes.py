@@ -8,7 +8,7 @@ from scipy.stats import binom
 from stepseg.build import ModelConfig, build_segmenter
 from stepseg.data.scenes.street import draw_scene
 from stepseg.protocol import Protocol
-from stepseg.tuning.certificate import certify
+from stepseg.tuning.certificate import Promise, certify
 from stepseg.tuning.changes import changes_of
 from stepseg.tuning.families import together
 
@@ -50,7 +50,7 @@ def test_a_thousand_splits(losses, bound):
     taken = []
     for _ in range(SPLITS):
         chosen = rng.permutation(IMAGES)[:CALIBRATED]
-        certified = certify(losses[chosen], alpha, DELTA, bound).certified
+        certified = certify(losses[chosen], Promise(alpha, DELTA, bound)).certified
         taken.append(risks[:certified].max(initial=0.0))
     if bound == "mean":
         assert np.mean(taken) <= alpha

@@ -4,20 +4,21 @@ The honest rival is a smaller input of the same cost: it needs no policy at all.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from stepseg.accelerate.samples import Samples
-from stepseg.dcts.merge import moved
 from stepseg.model import Reduction
+from stepseg.model_config import ReductionConfig
 from stepseg.predict.segmenter import Segmenter
 from stepseg.profile.benchmark import prescribed_cost
 from stepseg.protocol import HW, forward_sizes
-
-SHIFTS = tuple(0.5 * number for number in range(-8, 13))
-"""Logits by which thresholds are tried to move, from bold to careful."""
+from stepseg.tuning.changes import Changes, changes_of
+from stepseg.tuning.families import families
+from stepseg.tuning.search import Row, Search
+from stepseg.tuning.split import SCOUTED
 
 
 def compare(segmenter: Segmenter, reduction: Reduction, samples: Samples) -> dict[str, Any]:
@@ -30,45 +31,59 @@ def compare(segmenter: Segmenter, reduction: Reduction, samples: Samples) -> dic
         equal.append(float((found.labels == dense).mean()))
         gmacs.append(found.gmacs)
         seconds.append(found.seconds)
-        tokens.append(found.tokens[0])
+        tokens.append(found.tokens)
     return {
         "agreement": 100 * float(np.mean(equal)),
         "agreement_least": 100 * float(np.min(equal)),
         "gmacs_mean": float(np.mean(gmacs)),
-        "tokens_mean": float(np.mean(tokens)),
+        "tokens_mean": float(np.mean([stages[0] for stages in tokens])),
+        "tokens_per_stage": np.mean(tokens, axis=0).tolist(),
         "seconds_per_image": float(np.median(seconds)),
         "images": len(samples),
     }
 
 
-def choose_thresholds(
-    segmenter: Segmenter, reduction: Reduction, samples: Samples, lose: float
-) -> tuple[Reduction, list[dict[str, Any]]]:
-    """Move all thresholds together to merge as much as the loss allows.
+def changes_in(
+    segmenter: Segmenter, reductions: Sequence[ReductionConfig], samples: Samples, index: int
+) -> Changes:
+    """What reductions change in an image against its dense label map."""
+    pixels, dense = samples.read(index)
+    image_3HW = torch.from_numpy(pixels.copy()).permute(2, 0, 1).to(segmenter.device)
+    dense_HW = torch.from_numpy(dense.copy()).to(segmenter.device)
+    built = [reduction.build() for reduction in reductions]
+    return changes_of(segmenter.model, built, image_3HW, segmenter.protocol, dense_HW)
 
-    Halves `SHIFTS`, because what is lost falls with them: five passes over the samples.
+
+def search_for(segmenter: Segmenter, base: ReductionConfig, samples: Samples) -> Search:
+    """A search by agreement with the dense model, all families scouted.
 
     Args:
-        segmenter: with the policy.
-        reduction: whose thresholds are in the middle.
+        segmenter: with the policy, and the exit heads if there are any.
+        base: whose thresholds are in the middle.
         samples: that may be looked at.
-        lose: percent of the pixels that may get another label than from the dense model.
-
-    Returns:
-        The reduction, and what was tried. The most careful one, where all lose more.
 
     """
-    tried = []
-    low, high = 0, len(SHIFTS) - 1
-    while low < high:
-        middle = (low + high) // 2
-        row = compare(segmenter, _shifted(reduction, SHIFTS[middle]), samples)
-        tried.append({"shift": SHIFTS[middle], **row})
-        if 100 - row["agreement"] <= lose:
-            high = middle
-        else:
-            low = middle + 1
-    return _shifted(reduction, SHIFTS[low]), tried
+    model, scouted = segmenter.model, max(1, round(SCOUTED * len(samples)))
+
+    def walk(part: str, reductions: Sequence[ReductionConfig]) -> list[Row]:
+        count = len(samples) if part == "calibration" else scouted
+        seen = [changes_in(segmenter, reductions, samples, index) for index in range(count)]
+        agreement = 100 * (1 - np.mean([changes.shares for changes in seen], axis=0))
+        gmacs = np.mean([changes.gmacs for changes in seen], axis=0)
+        return [
+            {"agreement": float(a), "gmacs_mean": float(g), "images": count}
+            for a, g in zip(agreement, gmacs, strict=True)
+        ]
+
+    search = Search(
+        families(base, model.exit_head_blocks, model.patch_size, samples.cells(model.patch_size)),
+        walk,
+        cost=lambda row: float(row["gmacs_mean"]),
+        share=scouted / len(samples),
+        score="agreement",
+    )
+    search.scout()
+    return search
 
 
 def smaller_of_cost(segmenter: Segmenter, gmacs: float, sizes: Sequence[HW]) -> Reduction:
@@ -95,11 +110,3 @@ def smaller_of_cost(segmenter: Segmenter, gmacs: float, sizes: Sequence[HW]) -> 
             break
         chosen = smaller
     return chosen
-
-
-def _shifted(reduction: Reduction, shift: float) -> Reduction:
-    """All merge thresholds moved in logits; 1 is off, and stays off."""
-    merge = reduction.merge
-    assert merge is not None and merge.thresholds is not None
-    thresholds = (t if t in (0, 1) else round(moved(t, shift), 4) for t in merge.thresholds)
-    return replace(reduction, merge=replace(merge, thresholds=tuple(thresholds)))

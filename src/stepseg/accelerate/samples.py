@@ -34,6 +34,11 @@ class Samples:
         (item,) = items_of([self.files[index]])
         return item.read(), self.dense.labels(item.name)
 
+    def cells(self, patch_size: int) -> int:
+        """Patches of the first image, whose size stands for all."""
+        pixels, _ = self.read(0)
+        return pixels.shape[0] * pixels.shape[1] // patch_size**2
+
     def tensors(self) -> Iterator[tuple[Tensor, Tensor]]:
         """One after the other: uint8 ``[1, 3, H, W]`` and int64 ``[1, H, W]``."""
         for index in range(len(self)):

@@ -16,9 +16,10 @@ reduction of a sequence that was fixed before, "no reduction" outwards:
 Both ask for images that are exchangeable with those to come.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from math import ceil, exp, log
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,54 @@ Losses = NDArray[np.float64]
 BOUNDS = ("betting", "hb", "mean")
 BOLD = 0.99
 """The greatest stake, as a share of one that a single image could ruin."""
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """What is to be certified."""
+
+    alpha: float
+    """Share of changed pixels."""
+    delta: float
+    """Probability that the promise is wrong; not read by ``mean``."""
+    bound: str
+    """One of `BOUNDS`."""
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any]) -> Self:
+        """Read a command's keys.
+
+        Raises:
+            ValueError: names the key.
+
+        """
+        for key in ("certify", "delta"):
+            value = values[key]
+            if isinstance(value, bool) or not isinstance(value, float | int) or not 0 < value < 1:
+                raise ValueError(f"{key}={value!r}: a share between 0 and 1")
+        if values["bound"] not in BOUNDS:
+            raise ValueError(f"bound={values['bound']!r}: choose one of {', '.join(BOUNDS)}")
+        return cls(float(values["certify"]), float(values["delta"]), values["bound"])
+
+    @property
+    def images_needed(self) -> int:
+        """The least n whose floor is alpha."""
+        alpha, n = self.alpha, 1
+        if self.bound != "mean":
+            n = max(1, int(log(self.delta) / np.log1p(-alpha)))
+        while floor(n, self.delta, self.bound) > alpha:
+            n += 1
+        return n
+
+    def check(self, count: int) -> None:
+        """Refuse what so few images can never certify."""
+        least = floor(count, self.delta, self.bound)
+        if least > self.alpha:
+            raise ValueError(
+                f"certify={self.alpha:g}: {count} images certify {least:.2g} at best, if no pixel "
+                f"changes; give at least {self.images_needed} images, a larger share"
+                + ("" if self.bound == "mean" else ", or bound=mean, a promise of means")
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,17 +104,16 @@ class Certificate:
         return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
 
 
-def certify(losses_NK: Losses, alpha: float, delta: float, bound: str) -> Certificate:
+def certify(losses_NK: Losses, promise: Promise) -> Certificate:
     """Test a sequence.
 
     Args:
         losses_NK: in [0, 1], of N images in an order that has nothing to do with them, under K
             reductions in the order of the sequence.
-        alpha: share of changed pixels.
-        delta: probability of a wrong promise; not read by ``mean``.
-        bound: one of `BOUNDS`.
+        promise: what is to hold.
 
     """
+    alpha, delta, bound = promise.alpha, promise.delta, promise.bound
     n, limit = len(losses_NK), alpha if bound == "mean" else delta
     values: list[float] = []
     for k in range(losses_NK.shape[1]):
@@ -94,14 +142,6 @@ def floor(n: int, delta: float, bound: str) -> float:
         return 1 / (n + 1)
     least = -np.expm1(log(delta) / n)  # (1 - alpha)^n = delta, about ln(1 / delta) / n
     return float(least if bound == "hb" else least / (BOLD + least * (1 - BOLD)))
-
-
-def images_needed(alpha: float, delta: float, bound: str) -> int:
-    """The least n whose floor is alpha."""
-    n = max(1, int(1 / alpha) - 1 if bound == "mean" else int(log(delta) / np.log1p(-alpha)))
-    while floor(n, delta, bound) > alpha:
-        n += 1
-    return n
 
 
 def hoeffding_bentkus(losses_N: Losses, alpha: float) -> float:

@@ -29,6 +29,7 @@ def changes_of(
     reductions: Sequence[Reduction],
     image_3HW: Tensor,
     protocol: Protocol,
+    dense_HW: Tensor | None = None,
 ) -> Changes:
     """Compare an image's maps with the dense one; what the reductions share is computed once.
 
@@ -37,20 +38,22 @@ def changes_of(
         reductions: checked by `StepSegmenter.check`.
         image_3HW: uint8, where the model is.
         protocol: how images are shown.
+        dense_HW: the dense map, where it is known; None: it is made here.
 
     """
-    everyone = [Reduction(), *reductions]
+    everyone = [*([] if dense_HW is not None else [Reduction()]), *reductions]
     shares, gmacs = [0.0] * len(everyone), [0.0] * len(everyone)
-    dense: Tensor | None = None
+    dtype = next(model.parameters()).dtype
     for indices, run, map_BHW in predict_all(
-        lambda images: segment_all(model, everyone, images),
+        lambda images: segment_all(model, everyone, images.to(dtype)),
         image_3HW[None],
         protocol,
         (image_3HW.shape[1], image_3HW.shape[2]),
     ):
-        dense = map_BHW if dense is None else dense  # the first is the dense run
-        changed = float((map_BHW != dense).float().mean())  # host sync
+        dense_HW = map_BHW[0] if dense_HW is None else dense_HW  # the first is the dense run
+        changed = float((map_BHW[0] != dense_HW).float().mean())  # host sync
         macs = sum(sum(total_macs(count_macs(model, output))) for output in run)
         for index in indices:
             shares[index], gmacs[index] = changed, macs / 1e9
-    return Changes(shares[1:], gmacs[1:])
+    first = len(everyone) - len(reductions)
+    return Changes(shares[first:], gmacs[first:])

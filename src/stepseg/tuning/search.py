@@ -3,7 +3,7 @@
 1. Scout: every family at a few strengths, on a tenth of the images. That tells what each costs at
    each strength, and which budgets are possible at all.
 2. Compare: every family at one and the same cost, on all calibration images: at the budget, or at
-   `COMPARED_AT` of the dense cost where the target is a drop of mIoU.
+   `COMPARED_AT` of the dense cost where the target is a drop of accuracy.
 3. Refine: the best two families, until they meet the target.
 4. Draw the rest of the front of the best family, as far as evaluations are left.
 
@@ -12,6 +12,7 @@ counts by its own share of that, as if it shared nothing with others of its pass
 an upper bound.
 
 Costs are those of rows of figures by any measure (`Cost`): operations, or predicted milliseconds.
+So is what is kept: mIoU, or agreement with the dense model.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -65,6 +66,8 @@ class Search:
         walk: evaluates.
         cost: of a row, in the unit of the budget.
         share: of the calibration images that are scouted.
+        score: the key of a row by which reductions of one cost are chosen, percent: ``mIoU``, or
+            ``agreement`` with the dense model, which needs no labels.
         limit: evaluations of the calibration part.
 
     """
@@ -73,6 +76,7 @@ class Search:
     walk: Walk
     cost: Cost
     share: float
+    score: str = "mIoU"
     limit: float = LIMIT
     used: float = 0.0
     """Evaluations of the calibration part so far."""
@@ -118,13 +122,13 @@ class Search:
             self._try_below(budget)
         near = [t for t in self.tried if abs(self.cost(t.row) / budget - 1) <= TOLERANCE]
         below = [t for t in self.tried if self.cost(t.row) <= budget]
-        return max(near, key=accuracy) if near else max(below, key=self._cost_of, default=None)
+        return max(near, key=self._score) if near else max(below, key=self._cost_of, default=None)
 
     def keep(self, max_drop: float) -> Tried | None:
-        """The cheapest reduction that loses at most so many points of mIoU; None: none does."""
+        """The cheapest reduction that loses at most so many points; None: none does."""
         self._compare(COMPARED_AT * self.cost(self.dense_scouted))
         dense = self.cost(self.dense)
-        best = self._best_families(COMPARED_AT * dense)
+        best = self._best_families(COMPARED_AT * dense) or self.families[:2]
         for _ in range(6):
             wanted = []
             for family in best:
@@ -212,10 +216,13 @@ class Search:
         nearest: dict[str, Tried] = {}
         for tried in sorted(self.tried, key=lambda t: -abs(log(self.cost(t.row) / level))):
             nearest[tried.family.name] = tried
-        return [t.family for t in sorted(nearest.values(), key=accuracy, reverse=True)[:2]]
+        return [t.family for t in sorted(nearest.values(), key=self._score, reverse=True)[:2]]
 
     def _drop(self, tried: Tried) -> float:
-        return float(self.dense["mIoU"] - tried.row["mIoU"])
+        return float(self.dense[self.score]) - self._score(tried)
+
+    def _score(self, tried: Tried) -> float:
+        return float(tried.row[self.score])
 
     def _cost_of(self, tried: Tried) -> float:
         return self.cost(tried.row)
@@ -223,11 +230,6 @@ class Search:
     def _evaluations(self, row: Row) -> float:
         dense = self.dense or self.dense_scouted
         return float(row["gmacs_mean"] / dense["gmacs_mean"])
-
-
-def accuracy(tried: Tried) -> float:
-    """By which reductions of one cost are chosen."""
-    return float(tried.row["mIoU"])
 
 
 def _between(fine: tuple[float, float], poor: tuple[float, float], max_drop: float) -> float:

@@ -3,18 +3,20 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig
 from rich.table import Table
 
-from stepseg.accelerate.judge import choose_thresholds, compare, smaller_of_cost
+from stepseg.accelerate.judge import compare, search_for, smaller_of_cost
 from stepseg.accelerate.learn import Lesson, teach
 from stepseg.accelerate.samples import Samples
+from stepseg.accelerate.wish import LEAST, Wish
 from stepseg.build import build_policy
+from stepseg.card.tuned import with_choice
 from stepseg.checkpoint import Checkpoint, read_checkpoint, write_inference_checkpoint
+from stepseg.cli.certified import publish
 from stepseg.cli.config import output_dir, overrides, plain, recorded
 from stepseg.cli.predict.progress import Progress
 from stepseg.cli.result import Result
@@ -32,13 +34,11 @@ from stepseg.predict.segmenter import Segmenter
 from stepseg.telling import counted, show_table, tell
 from stepseg.weights.hub import address_of
 
-LEAST = 4
-"""Images: of fewer none can be held out."""
 FILE = "model.safetensors"
 
 
 def accelerate(cfg: DictConfig) -> None:
-    """Run densely, learn, choose thresholds, compare; writes `model.safetensors`.
+    """Run densely, learn, choose a reduction, compare; writes `model.safetensors`.
 
     Raises:
         ValueError: a request that cannot work.
@@ -48,7 +48,8 @@ def accelerate(cfg: DictConfig) -> None:
     lesson = from_values(Lesson, values["learn"], "learn")
     policy_config = PolicyConfig.from_dict(values["policy"])
     check_options(values, policy_config)
-    files = _images(values)
+    wish, files = Wish.of(values), _images(values)
+    wish.check(len(files))
     with Result(
         output_dir(), command="stepseg-accelerate", overrides=overrides(), config=recorded(cfg)
     ) as result:
@@ -56,28 +57,24 @@ def accelerate(cfg: DictConfig) -> None:
         checkpoint = read_checkpoint(address_of(values["model"]))
         segmenter = _segmenter(checkpoint, values, Reduction())
         files = _run_densely(segmenter, checkpoint, files, values, result)
-        learned, chosen_on, held_out = _parts(files, values, output_dir() / "dense")
+        learned, chosen_on, held_out = wish.deal(files, OutputFolder(output_dir() / "dense"))
         policy = build_policy(policy_config, patch_size=segmenter.model.patch_size)
         assert isinstance(policy, PolicyNetwork)
         _teach(policy.to(segmenter.device), segmenter, learned, lesson, values, result)
         merge = MergeRule(policy.windows, tuple(values["thresholds"]))
-        reduction = replace(checkpoint.config.reduction, merge=merge, inside=None)
-        fast = with_policy(checkpoint, policy_config, policy, reduction)
-        segmenter = _segmenter(fast, values, reduction.build())
-        chosen = reduction.build()
-        if values["lose"] is not None:
-            tell(f"stepseg-accelerate: choosing thresholds on {counted(len(chosen_on), 'image')}")
-            chosen, tried = choose_thresholds(segmenter, chosen, chosen_on, values["lose"])
-            result.update({"tried": tried})
-        assert chosen.merge is not None
-        fast = replace(
-            fast, config=replace(fast.config, reduction=replace(reduction, merge=chosen.merge))
-        )
-        about = {"accelerated": {"source": checkpoint.path.name, "images": len(learned)}}
-        write_inference_checkpoint(output_dir() / FILE, fast, about)
-        rows = _compare(segmenter, chosen, held_out)
-        result.update({"rows": rows, "thresholds": list(chosen.merge.thresholds or ())})
-        result.update({"checkpoint": FILE, "device": str(segmenter.device)})
+        base = replace(checkpoint.config.reduction, merge=merge, inside=None)
+        fast = with_policy(checkpoint, policy_config, policy, base)
+        segmenter = _segmenter(fast, values, base.build())
+        chosen = _choose(wish, segmenter, base, chosen_on, result)
+        rows = _compare(segmenter, chosen.build(), held_out)
+        about = {
+            "accelerated": {"source": checkpoint.path.name, "images": len(learned)},
+            "systems": rows,
+        }
+        tuned = {k: result.values[k] for k in ("certificate",) if k in result.values}
+        write_inference_checkpoint(output_dir() / FILE, with_choice(fast, chosen, tuned), about)
+        result.update({"rows": rows, "reduction": asdict(chosen), "checkpoint": FILE})
+        result.update({"device": str(segmenter.device)})
         _tell(rows)
 
 
@@ -101,11 +98,6 @@ def check_options(values: Mapping[str, Any], policy: PolicyConfig) -> None:
         raise ValueError(
             f"thresholds={values['thresholds']}: one for each of policy.windows={policy.windows}"
         )
-    lose, share = values["lose"], values["held_out"]
-    if lose is not None and not 0 < lose < 100:
-        raise ValueError(f"lose={lose}: percent of the pixels, or null to keep thresholds=")
-    if not 0 < share < 1:
-        raise ValueError(f"held_out={share}: a share of the images between 0 and 1")
 
 
 def with_policy(
@@ -170,24 +162,6 @@ def _run_densely(
     return left
 
 
-def _parts(
-    files: Sequence[File], values: Mapping[str, Any], folder: Path
-) -> tuple[Samples, Samples, Samples]:
-    """To learn from, to choose thresholds on, to compare on: the last have no say before."""
-    order = list(files)
-    generator = torch.Generator().manual_seed(values["seed"])
-    order = [order[i] for i in torch.randperm(len(order), generator=generator).tolist()]
-    apart = min(max(1, round(len(order) * values["held_out"])), len(order) - 2)
-    dense = OutputFolder(folder)
-    held_out, rest = order[:apart], order[apart:]
-    choosing = rest[: max(1, min(values["choose_images"], len(rest) // 2))]
-    return (
-        Samples(rest[len(choosing) :], dense),
-        Samples(choosing, dense),
-        Samples(held_out[: values["compare_images"]], dense),
-    )
-
-
 def _teach(
     policy: PolicyNetwork,
     segmenter: Segmenter,
@@ -208,6 +182,26 @@ def _teach(
     teach(policy, samples, segmenter.protocol, lesson, seed=values["seed"], progress=progress)
     result.update({"learn": asdict(lesson), "learn_images": len(samples)})
     result.update({"learn_seconds": round(time.perf_counter() - start, 1)})
+
+
+def _choose(
+    wish: Wish, segmenter: Segmenter, base: ReductionConfig, samples: Samples, result: Result
+) -> ReductionConfig:
+    """The reduction that meets the wish, by images that the policy has not learned from."""
+    tell(
+        f"stepseg-accelerate: choosing a reduction for {wish.target}={wish.number:g} on "
+        f"{counted(len(samples), 'image')}"
+    )
+    if wish.promise is not None:
+        return publish(wish.certify(segmenter, base, samples, output_dir() / "search"), result)
+    search = search_for(segmenter, base, samples)
+    chosen = wish.met_by(search)
+    tried = [
+        {"family": t.family.name, "strength": t.strength, **t.row, "chosen": t is chosen}
+        for t in search.tried
+    ]
+    result.update({"tried": tried, "family": chosen.family.name})
+    return chosen.reduction
 
 
 def _compare(segmenter: Segmenter, chosen: Reduction, samples: Samples) -> list[dict[str, Any]]:

@@ -27,6 +27,7 @@ from stepseg.tuning.front import plot_front
 from stepseg.tuning.latency import meet_latency
 from stepseg.tuning.search import Search, Tried
 from stepseg.tuning.split import Parts, split_images
+from stepseg.tuning.target import target_of
 
 TARGETS = ("gmacs", "latency_ms", "max_drop", "certify")
 UNITS = {"gmacs": "GMACs", "latency_ms": "ms"}
@@ -40,7 +41,7 @@ def tune(cfg: DictConfig) -> float | None:
     values = plain(cfg)
     with tracked_result("stepseg-tune", recorded(cfg)) as result:
         check_sweep(values)
-        target, number = target_of(values)
+        target, number = target_of(values, TARGETS)
         if target == "certify":
             guarantee(values, result)
             return None
@@ -78,24 +79,6 @@ def tune(cfg: DictConfig) -> float | None:
             _write(setting, chosen, rows, {target: number}, result)
             _tell(search, rows, reason)
     return float(row["mIoU"])
-
-
-def target_of(values: Mapping[str, Any]) -> tuple[str, float]:
-    """The one target, with its number.
-
-    Raises:
-        ValueError: none, several, or a number that cannot be.
-
-    """
-    given = {key: values[key] for key in TARGETS if values[key] is not None}
-    if len(given) != 1:
-        said = ", ".join(f"{k}={v}" for k, v in given.items()) or "none is given"
-        raise ValueError(f"give exactly one target of {', '.join(TARGETS)}: {said}")
-    [(key, number)] = given.items()
-    least = 0 if key == "max_drop" else 1e-9
-    if isinstance(number, bool) or not isinstance(number, int | float) or not number >= least:
-        raise ValueError(f"{key}={number!r}: a number {'from 0 on' if not least else 'above 0'}")
-    return key, float(number)
 
 
 def _families(base: ReductionConfig, setting: Setting) -> list[Family]:
