@@ -67,6 +67,28 @@ def test_an_impossible_budget_says_what_is_possible_before_the_expensive_part(bu
     assert walked == []
 
 
+@pytest.mark.parametrize("unpaid", [False, True])
+def test_exits_that_never_pay_are_not_searched_unless_asked(unpaid):
+    def walk(part, reductions):
+        rows = [invented(r) for r in reductions]
+        for row, r in zip(rows, reductions, strict=True):
+            if r.exit is not None:
+                low = (
+                    r.merge.thresholds[0] < 0.3
+                )  # after 2 it pays where little merges, after 4 never
+                row["exits"] = [{"block": b, "pays": b == 2 and not low} for b in r.exit.blocks]
+        return rows
+
+    found = families(STEP, [2, 4], 16, 1024)
+    search = Search(found, walk, lambda row: row["gmacs_mean"], share=0.1, unpaid=unpaid)
+    search.scout()
+    without = [f.name for f in found if "2+4" in f.name or f.name.endswith(" 4")]
+    assert search.left_out == ([] if unpaid else without)
+    assert [f.name for f in search.families] == [
+        f.name for f in found if f.name not in search.left_out
+    ]
+
+
 def test_a_drop_is_kept_and_nothing_cheaper_is_left():
     search, _ = search_for()
     chosen = search.keep(1.0)  # at 45 % of the tokens, with exits after 4

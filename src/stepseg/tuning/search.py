@@ -1,7 +1,7 @@
 """The search: few evaluations of the calibration part, spent where they decide.
 
 1. Scout: every family at a few strengths, on a tenth of the images. That tells what each costs at
-   each strength, and which budgets are possible at all.
+   each strength, which budgets are possible at all, and which exits never pay for themselves.
 2. Compare: every family at one and the same cost, on all calibration images: at the budget, or at
    `COMPARED_AT` of the dense cost where the target is a drop of accuracy.
 3. Refine: the best two families, until they meet the target.
@@ -69,6 +69,7 @@ class Search:
         score: the key of a row by which reductions of one cost are chosen, percent: ``mIoU``, or
             ``agreement`` with the dense model, which needs no labels.
         limit: evaluations of the calibration part.
+        unpaid: whether exits are searched, too, that cost more operations than they save.
 
     """
 
@@ -78,6 +79,7 @@ class Search:
     share: float
     score: str = "mIoU"
     limit: float = LIMIT
+    unpaid: bool = False
     used: float = 0.0
     """Evaluations of the calibration part so far."""
     dense: Row = field(default_factory=dict)
@@ -85,6 +87,8 @@ class Search:
     scouted: dict[str, list[tuple[float, Row]]] = field(default_factory=dict)
     """Rows by strength, of every family."""
     dense_scouted: Row = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
+    """Families with an exit that paid at no strength."""
 
     def scout(self) -> None:
         """Try all families on a few images."""
@@ -94,10 +98,14 @@ class Search:
         for (family, t), row in zip(points, rows, strict=True):
             self.scouted.setdefault(family.name, []).append((t, row))
         self.used += self.share * sum(map(self._evaluations, [self.dense_scouted, *rows]))
+        paying = [f for f in self.families if self.unpaid or self._pays(f)]
+        if paying:  # else there is nothing better
+            self.left_out = [f.name for f in self.families if f not in paying]
+            self.families = paying
 
     def possible(self) -> tuple[float, float]:
         """Least and greatest cost of a reduction, by the scouted images."""
-        costs = [self.cost(row) for rows in self.scouted.values() for _, row in rows]
+        costs = [self.cost(row) for f in self.families for _, row in self.scouted[f.name]]
         return min(costs), min(max(costs), self.cost(self.dense_scouted))
 
     def meet(self, budget: float, unit: str) -> Tried | None:
@@ -199,6 +207,11 @@ class Search:
             scale = self.cost(self.dense) / self.cost(self.dense_scouted) if self.dense else 1.0
             curve = [(t, c * scale) for t, c in curve]
         return round(_where(curve, cost), 5)
+
+    def _pays(self, family: Family) -> bool:
+        """Whether every exit saves, at some strength, more than its head costs."""
+        exits = [row.get("exits", ()) for _, row in self.scouted[family.name]]
+        return all(any(exit_["pays"] for exit_ in same) for same in zip(*exits, strict=True))
 
     def _reaches(self, family: Family, cost: float) -> bool:
         costs = [self.cost(row) for _, row in self.scouted[family.name]]

@@ -56,6 +56,7 @@ def tune(cfg: DictConfig) -> float | None:
             walk=walks.rows,
             cost=lambda row: float(row["gmacs_mean"]),
             share=len(parts.scouted) / len(parts.calibration),
+            unpaid=values["unpaid_exits"],
         )
         with clear_failures(values, setting.trainer, result.fail):
             _scout(search, parts)
@@ -107,6 +108,9 @@ def _scout(search: Search, parts: Parts) -> None:
         f"{len(parts.scouted)} images"
     )
     search.scout()
+    if search.left_out:
+        names = ", ".join(search.left_out)
+        tell(f"left out, as an exit costs more than it saves (unpaid_exits=true): {names}")
     tell(f"stepseg-tune: searching on {len(parts.calibration)} images")
 
 
