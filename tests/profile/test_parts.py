@@ -51,6 +51,30 @@ def test_parts_add_up_to_the_whole_call(monkeypatch):
     assert [part["ms"] for part in profile["step"]] == [1000] * len(STEP_PARTS)
 
 
+def test_shares_are_of_the_first_system_in_the_same_round(monkeypatch):
+    """A machine that slows down from round to round changes no share."""
+    now, rounds, model = [0], [1], toy_segmenter()
+
+    def tick():
+        now[0] += rounds[0]
+        return now[0]
+
+    monkeypatch.setattr(module.time, "process_time", tick)
+    systems = {name: SYSTEMS[name] for name in ("dense", "step_budget")}
+    run, calls = module._run, []
+
+    def slowing(*arguments):
+        rounds[0] = 3 ** (len(calls) // 2)
+        calls.append(1)
+        return run(*arguments)
+
+    monkeypatch.setattr(module, "_run", slowing)
+    profile = profile_parts(model, systems, toy_images(1), warmup=0, iterations=3)
+    assert len(calls) == 6
+    for parts in profile.values():
+        assert {part["share"] for part in parts} == {1 / len(profile["dense"])}
+
+
 def test_the_hooks_are_gone_afterwards():
     model = toy_segmenter()
     profile_parts(model, {"dense": SYSTEMS["dense"]}, toy_images(1), warmup=0, iterations=1)

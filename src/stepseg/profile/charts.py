@@ -66,14 +66,18 @@ def table_of_parts(parts: Mapping[str, Sequence[Row]]) -> Table:
     table.add_column("part", no_wrap=True)
     for name in parts:
         table.add_column(name, justify="right")
-    whole = sum(part["ms"] for part in next(iter(parts.values())))
-    times = {name: {part["part"]: part["ms"] for part in list_} for name, list_ in parts.items()}
+    times = {
+        name: {part["part"]: (part["ms"], part["share"]) for part in list_}
+        for name, list_ in parts.items()
+    }
     longest = max(times.values(), key=len)
     order = [*longest, *{part: None for t in times.values() for part in t if part not in longest}]
     for part in order:
-        table.add_row(part, *(_share(t.get(part), whole) for t in times.values()))
+        table.add_row(part, *(_share(*t[part]) if part in t else "-" for t in times.values()))
     table.add_section()
-    table.add_row("all", *(_share(sum(t.values()), whole) for t in times.values()))
+    table.add_row(
+        "all", *(_share(*map(sum, zip(*t.values(), strict=True))) for t in times.values())
+    )
     return table
 
 
@@ -186,7 +190,5 @@ def _show(value: float | Mapping[str, float] | None, form: str) -> str:
     return "-" if value is None else format(value, form)
 
 
-def _share(milliseconds: float | None, whole: float) -> str:
-    if milliseconds is None:
-        return "-"
-    return f"{milliseconds:.1f} ({100 * milliseconds / whole:.1f} %)"
+def _share(milliseconds: float, share: float) -> str:
+    return f"{milliseconds:.1f} ({100 * share:.1f} %)"

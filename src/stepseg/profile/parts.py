@@ -25,6 +25,8 @@ from stepseg.macs import (
 from stepseg.model import Reduction, Segmentation, StepSegmenter
 
 Part = dict[str, Any]
+Reading = tuple[float, float]
+"""Seconds by the wall clock, and of CPU time; on CUDA both are by events."""
 
 
 def profile_parts(
@@ -39,10 +41,12 @@ def profile_parts(
 
     Returns:
         For every system its parts in order, each with `part`, `ms` (median over calls, for the
-        whole batch), `gmacs` and `tokens` (means per image; None where they mean nothing).
+        whole batch), `share` (median of what it is of the first system's whole time in the same
+        round: by CPU time, which others on the machine do not lengthen, or on CUDA by events),
+        `gmacs` and `tokens` (means per image; None where they mean nothing).
 
     """
-    seconds: dict[str, list[dict[str, float]]] = {name: [] for name in reductions}
+    seconds: dict[str, list[dict[str, Reading]]] = {name: [] for name in reductions}
     costs: dict[str, dict[str, Part]] = {}
     with torch.inference_mode():
         for round_ in range(warmup + iterations):
@@ -51,11 +55,13 @@ def profile_parts(
                 if round_ >= warmup:
                     seconds[name].append(marks)
                 costs.setdefault(name, _costs(model, output))
+    wholes = [sum(work for _, work in call.values()) for call in next(iter(seconds.values()))]
     return {
         name: [
             {
                 "part": part,
-                "ms": 1000 * median(call[part] for call in calls),
+                "ms": 1000 * median(call[part][0] for call in calls),
+                "share": median(c[part][1] / w for c, w in zip(calls, wholes, strict=True)),
                 **costs[name].get(part, {"gmacs": None, "tokens": None}),
             }
             for part in calls[0]
@@ -66,7 +72,7 @@ def profile_parts(
 
 def _run(
     model: StepSegmenter, reduction: Reduction, images_B3HW: Tensor
-) -> tuple[dict[str, float], Segmentation]:
+) -> tuple[dict[str, Reading], Segmentation]:
     """One call; seconds by part, and its output."""
     clock = _Clock(images_B3HW.device)
     with _marking(model, reduction, clock):
@@ -93,20 +99,24 @@ class _Clock:
     def mark(self, part: str) -> None:
         """What was done since the mark before is `part`."""
         if not self.on_cuda:
-            self.marks.append((part, time.perf_counter()))
+            self.marks.append((part, (time.perf_counter(), time.process_time())))
             return
         event = torch.cuda.Event(enable_timing=True)
         event.record()
         self.marks.append((part, event))
 
-    def seconds(self) -> dict[str, float]:
+    def seconds(self) -> dict[str, Reading]:
         """By part; parts that occur more than once are added up."""
         if self.on_cuda:
             torch.cuda.synchronize()
-        total: dict[str, float] = {}
+        total: dict[str, Reading] = {}
         for (_, begin), (part, end) in zip(self.marks, self.marks[1:], strict=False):
-            passed = begin.elapsed_time(end) / 1000 if self.on_cuda else end - begin
-            total[part] = total.get(part, 0.0) + passed
+            if self.on_cuda:
+                wall = work = begin.elapsed_time(end) / 1000
+            else:
+                wall, work = end[0] - begin[0], end[1] - begin[1]
+            before = total.get(part, (0.0, 0.0))
+            total[part] = (before[0] + wall, before[1] + work)
         return total
 
 
