@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
 
+from counters import counts_of_all_agree
 from stepseg.dcts.merge import MergeRule
 from stepseg.explorer.plan import make_plan
 from stepseg.explorer.recording import record
@@ -18,7 +19,6 @@ from stepseg.lit.optim import OptimConfig, parameter_groups
 from stepseg.macs import count_macs, total_macs
 from stepseg.model import Reduction, StepSegmenter
 from stepseg.packed import PackedTokens
-from stepseg.profile.fvcore import trace_fvcore, trace_torch
 from stepseg.profile.parts import profile_parts
 from stepseg.runtime.apply import stand_in
 from stepseg.runtime.stages import CompiledStages
@@ -68,13 +68,7 @@ def test_a_grid_walk_equals_single_runs(model):
 
 @pytest.mark.parametrize("system", SOME)
 def test_multiply_accumulates_equal_both_counters(model, system):
-    image, reduction = toy_images(1)[0], SYSTEMS[system]
-    with torch.no_grad():
-        parts = count_macs(model, model(image[None], reduction=reduction))
-    assert trace_torch(model, image, reduction) == total_macs(parts)[0] - parts["norms"][0]
-    trace = trace_fvcore(model, image, reduction)
-    besides = (trace.by_operator.get(name, 0) for name in ("batch_norm", "upsample_bilinear2d"))
-    assert total_macs(parts) == [trace.total - sum(besides)]
+    counts_of_all_agree(model, toy_images(1)[0], SYSTEMS[system])
 
 
 def test_parts_of_a_profile_add_up_to_the_count(model):

@@ -84,6 +84,7 @@ def head_loss(
     weights: LossWeights,
     ignore_index: int = 255,
     reduce_count: Count = mean_over_ranks,
+    present_BC: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Loss terms of one ATM head, each with its weight applied; the sum is the head's loss.
 
@@ -95,6 +96,7 @@ def head_loss(
         ignore_index: label without annotation.
         reduce_count: averages a count over the ranks. Evaluation, where ranks have different
             numbers of batches and must not wait for each other, passes `local_count`.
+        present_BC: `classes_present` of the labels, where several heads are compared with them.
 
     Returns:
         Scalars under the names of `head_terms`.
@@ -103,27 +105,25 @@ def head_loss(
     num_classes = mask_logits_BCYX.shape[1]
     terms: dict[str, Tensor] = {}
     if class_logits_BC2 is not None:
-        annotated_B = (labels_BHW != ignore_index).flatten(1).any(1)
-        present_BC = classes_present(labels_BHW, num_classes, ignore_index)
-        class_cost, class_weight = _class_term(
-            class_logits_BC2.float(), present_BC, annotated_B, weights.absent
-        )
+        if present_BC is None:
+            present_BC = classes_present(labels_BHW, num_classes, ignore_index)
+        class_cost, class_weight = _class_term(class_logits_BC2.float(), present_BC, weights.absent)
         terms["classes"] = weights.classes * class_cost / divisor(reduce_count(class_weight))
     step = weights.label_stride
     labels_BHW = labels_BHW[:, step // 2 :: step, step // 2 :: step]
     target_BCHW = one_hot_masks(labels_BHW, num_classes, ignore_index)
-    present_BC = target_BCHW.flatten(2).any(2)
+    masked_BC = target_BCHW.flatten(2).any(2)
     valid_BHW = labels_BHW != ignore_index
     logits_BCHW = F.interpolate(
         mask_logits_BCYX.float(), size=labels_BHW.shape[1:], mode="bilinear", align_corners=False
     )
-    num_masks = divisor(reduce_count(present_BC.sum().float()))
+    num_masks = divisor(reduce_count(masked_BC.sum().float()))
     valid_B1HW = valid_BHW[:, None].to(logits_BCHW.dtype)
     target_BCHW = target_BCHW.to(logits_BCHW.dtype)
     focal_BC = _focal(logits_BCHW, target_BCHW, valid_B1HW, weights)
     dice_BC = _dice(logits_BCHW, target_BCHW, valid_B1HW, weights.dice_smooth)
-    terms["focal"] = weights.focal * (focal_BC * present_BC).sum() / num_masks
-    terms["dice"] = weights.dice * (dice_BC * present_BC).sum() / num_masks
+    terms["focal"] = weights.focal * (focal_BC * masked_BC).sum() / num_masks
+    terms["dice"] = weights.dice * (dice_BC * masked_BC).sum() / num_masks
     if weights.pixel:
         cost = F.cross_entropy(logits_BCHW, labels_BHW, ignore_index=ignore_index, reduction="sum")
         num_pixels = divisor(reduce_count(valid_BHW.sum().float()))
@@ -217,12 +217,13 @@ def divisor(count: Tensor) -> Tensor:
 
 
 def _class_term(
-    logits_BC2: Tensor, present_BC: Tensor, annotated_B: Tensor, absent_weight: float
+    logits_BC2: Tensor, present_BC: Tensor, absent_weight: float
 ) -> tuple[Tensor, Tensor]:
     """Weighted cross-entropy summed over images and classes, and the sum of the weights."""
     target_BC = (~present_BC).long()  # index 0 says present
     cost_BC = F.cross_entropy(logits_BC2.flatten(0, 1), target_BC.flatten(), reduction="none")
-    weight_BC = torch.where(present_BC, 1.0, absent_weight) * annotated_B[:, None]
+    annotated_B1 = present_BC.any(1, keepdim=True)  # an image without labels says nothing
+    weight_BC = torch.where(present_BC, 1.0, absent_weight) * annotated_B1
     return (cost_BC.view_as(weight_BC) * weight_BC).sum(), weight_BC.sum()
 
 

@@ -69,6 +69,12 @@ def test_what_is_typed_beside_it_is_shown(tmp_path):
     assert "  seed: 7 " in text
 
 
+def test_who_reads_only_the_first_lines_sees_no_traceback():
+    command = f"{sys.executable} -m stepseg.cli.export --help | true"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_without_a_question_there_is_no_answer():
     assert answer("stepseg-train", "train", ["data=synthetic"]) is None
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
 
+from counters import counts_of_all_agree
 from reference import atm, step_loop, vit
 from stepseg.build import ModelConfig, build_segmenter
 from stepseg.checkpoint import Checkpoint
@@ -11,10 +12,9 @@ from stepseg.data.specs import get_spec
 from stepseg.export.static import StaticSegmenter
 from stepseg.grid import segment_all
 from stepseg.lit.segmentation_module import SegmentationModule
-from stepseg.macs import count_macs, head_macs, total_macs
+from stepseg.macs import head_macs
 from stepseg.model import Reduction
 from stepseg.packed import PackedTokens
-from stepseg.profile.fvcore import trace_fvcore, trace_torch
 from stepseg.protocol import Protocol
 from stepseg.runtime.apply import stand_in
 from stepseg.runtime.heads import CompiledHead
@@ -141,16 +141,7 @@ def test_one_graph_for_all_images():
 
 @pytest.mark.parametrize("system", ["dense", "dcts"])
 def test_multiply_accumulates_equal_those_of_traces(system):
-    model, image = toy_cascaded_segmenter(), toy_images(1)[0]
-    with torch.no_grad():
-        output = model(image[None], reduction=SYSTEMS[system])
-    parts = count_macs(model, output)
-    trace = trace_fvcore(model, image, SYSTEMS[system])
-    besides = ("batch_norm", "upsample_bilinear2d")
-    counted = trace.total - sum(trace.by_operator.get(name, 0) for name in besides)
-    assert total_macs(parts) == [counted]
-    products = trace_torch(model, image, SYSTEMS[system])
-    assert products == counted - parts["norms"][0]
+    counts_of_all_agree(toy_cascaded_segmenter(), toy_images(1)[0], SYSTEMS[system])
     presence = 2 * CLASSES * 16  # asked once
     single = head_macs(toy_head(), 35, DIM) - presence
     assert head_macs(toy_cascade(), 35, DIM) - presence == 3 * single

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
 
+from counters import counts_of_all_agree
 from reference import atm, merging, step_loop, vit
 from stepseg.build import ModelConfig, build_segmenter
 from stepseg.checkpoint.transfer import take_over
@@ -15,8 +16,6 @@ from stepseg.heads.temperature import fit_temperatures, tempered
 from stepseg.lit.optim import OptimConfig, build_optimizer
 from stepseg.lit.segmentation_module import SegmentationModule
 from stepseg.losses import LossWeights, distill_loss
-from stepseg.macs import count_macs, total_macs
-from stepseg.profile.fvcore import trace_fvcore, trace_torch
 from stepseg.protocol import Protocol
 from stepseg.runtime.apply import stand_in
 from stepseg.runtime.heads import CompiledLinearHead
@@ -70,16 +69,8 @@ def test_equals_the_method_in_loops(system, class_source):
 
 
 @pytest.mark.parametrize("system", ["dtop", "step"])
-@torch.no_grad()
 def test_analytic_equals_both_counters(system):
-    model, image = light(), toy_images(1)[0]
-    parts = count_macs(model, model(image[None], reduction=SYSTEMS[system]))
-    besides = ("batch_norm", "upsample_bilinear2d")
-    trace = trace_fvcore(model, image, SYSTEMS[system])
-    counted = trace.total - sum(trace.by_operator.get(name, 0) for name in besides)
-    assert total_macs(parts) == [counted]
-    products = total_macs(parts)[0] - parts["norms"][0]
-    assert trace_torch(model, image, SYSTEMS[system]) == products
+    counts_of_all_agree(light(), toy_images(1)[0], SYSTEMS[system])
 
 
 @torch.inference_mode()

@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from counters import ELEMENTWISE, counts_of_all_agree
 from stepseg.macs import count_macs, total_macs
 from stepseg.model import Reduction, Segmentation
 from stepseg.profile.fvcore import packed_attention_handle, trace_fvcore, trace_torch
@@ -18,9 +19,6 @@ from toys import (
     toy_segmenter,
     toy_vit,
 )
-
-ELEMENTWISE = ("batch_norm", "upsample_bilinear2d")
-"""What fvcore counts besides, see the module."""
 
 
 def analytic(model, image, reduction):
@@ -51,13 +49,7 @@ def test_analytic_equals_fvcore_on_real_traces(system):
 def test_analytic_equals_both_counters_for_other_methods(system, foundation):
     """Matching and scorers included."""
     model = segmenter_of(system, backbone=toy_vit(**FOUNDATION if foundation else {}))
-    image = toy_images(1)[0]
-    parts, _ = analytic(model, image, OTHERS[system])
-    products = total_macs(parts)[0] - parts["norms"][0]
-    assert trace_torch(model, image, OTHERS[system]) == products
-    trace = trace_fvcore(model, image, OTHERS[system])
-    besides = sum(trace.by_operator.get(name, 0) for name in ELEMENTWISE)
-    assert total_macs(parts)[0] == trace.total - besides
+    counts_of_all_agree(model, toy_images(1)[0], OTHERS[system])
 
 
 @pytest.mark.parametrize("system", SYSTEMS)

@@ -71,11 +71,19 @@ def hydra_command(
                 said = None if args else answer(command, config_name, sys.argv[1:])
                 if said is None:
                     return run(*args)
-                print(said)
+                _print(said)
 
         return main
 
     return decorate
+
+
+def _print(text: str) -> None:
+    """Print, also to somebody who reads the first lines only, as `head` does."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's own flush
 
 
 @contextmanager

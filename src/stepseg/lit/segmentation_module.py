@@ -30,6 +30,7 @@ from stepseg.lit.optim import OptimConfig, build_optimizer
 from stepseg.lit.schedule import ReductionSchedule
 from stepseg.losses import (
     LossWeights,
+    classes_present,
     distill_loss,
     head_loss,
     head_terms,
@@ -170,6 +171,7 @@ class SegmentationModule(L.LightningModule):
         ignore = self.spec.ignore_index
         count = mean_over_ranks if self.training else local_count
         labels = pad_to_multiple(labels_BHW, output.patch_size, ignore)
+        present = classes_present(labels, self.spec.num_classes, ignore)  # once for all heads
         terms: dict[str, Tensor] = {}
         decoder = output.heads[-1]
         for head in output.heads:
@@ -179,7 +181,9 @@ class SegmentationModule(L.LightningModule):
             said = {f"cascade_{n}": answer for n, answer in enumerate(earlier, start=1)}
             said[self._head_name(head.block)] = own
             for name, (mask_logits, class_logits) in said.items():
-                of_head = head_loss(mask_logits, class_logits, labels, self.loss, ignore, count)
+                of_head = head_loss(
+                    mask_logits, class_logits, labels, self.loss, ignore, count, present
+                )
                 terms |= {f"{name}/{term}": value for term, value in of_head.items()}
             if head is not decoder and self.loss.exit_distill:
                 terms[f"{self._head_name(head.block)}/distill"] = self._distill(output, head)

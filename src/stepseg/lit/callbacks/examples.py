@@ -1,7 +1,7 @@
 """The same few validation images at every validation: prediction, label, superpatches, exits.
 
 Drawn once and handed to all loggers. Drawing is an extra forward pass of the model in evaluation
-mode, with metrics of its own and the random numbers put back: training does not notice.
+mode, with the random numbers put back: training does not notice.
 """
 
 from pathlib import Path
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
-from stepseg.evaluation import Evaluator
+from stepseg.grid import segment_all
 from stepseg.lit.datamodule import SegmentationDataModule
 from stepseg.lit.segmentation_module import SegmentationModule
 from stepseg.lit.tracking.record import log_snapshots
@@ -85,11 +85,9 @@ class Pictures(L.Callback):
     def _draw(
         self, module: SegmentationModule, name: str, image_3HW: Tensor, label_HW: Tensor
     ) -> Snapshot:
-        reductions = module.evaluator.reductions[-1:]
-        evaluator = Evaluator(module.model, reductions, module.spec, Protocol())
-        ((output,),) = evaluator.update(
-            image_3HW[None].to(module.device), label_HW[None].to(module.device)
-        )
+        image = image_3HW[None].to(module.device).float() / 255
+        label = label_HW[None].to(module.device)
+        (output,) = segment_all(module.model, module.evaluator.reductions[-1:], image, label)
         return take_snapshot(
             name,
             image_3HW.permute(1, 2, 0).contiguous().numpy(),
