@@ -137,7 +137,7 @@ import stepseg.cli.paths
 found = Plugins.instance().discover(Launcher)
 names = {{c.__name__: sys.modules[c.__module__].__file__ for c in found}}
 assert names["GpuPoolLauncher"].startswith({str(site)!r}), names
-assert "SlurmLauncher" in names
+assert {{"RayLauncher", "SlurmLauncher"}} <= set(names)
 assert all(p.load().__name__ in names for p in entry_points(group="hydra.plugins")
            if p.name.startswith("stepseg"))
 assert stepseg.cli.paths.config_dir() == {str(site / "stepseg" / "conf")!r}

@@ -15,7 +15,7 @@ from hydra.types import RunMode
 
 from gpu_pool.errors import SweepError
 
-SAFE = ("GpuPoolLauncher", "SlurmLauncher")
+SAFE = ("GpuPoolLauncher", "RayLauncher", "SlurmLauncher")
 """Launchers that give every job processes of its own and check the number of its ranks."""
 
 DISTRIBUTED = ("ddp", "fsdp", "deepspeed", "xla", "modelparallel")
@@ -52,8 +52,8 @@ def check_sweep(config: Mapping[str, Any]) -> None:
         raise SweepError(
             f"a sweep under {launcher} runs its jobs in one process, and trainer.devices="
             f"{trainer.get('devices')} with strategy={trainer.get('strategy', 'auto')} would start "
-            f"the whole sweep again on every rank: add hydra/launcher=gpu_pool (one machine) or "
-            f"hydra/launcher=slurm (a cluster), or train on one device"
+            f"the whole sweep again on every rank: add hydra/launcher=gpu_pool (one machine), or "
+            f"ray or slurm (clusters), or train on one device"
         )
 
 

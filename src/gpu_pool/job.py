@@ -97,11 +97,12 @@ class Job:
         """Bring the clock of a running job up to date."""
         self.seconds = time.monotonic() - self._started
 
-    def finish(self, code: int | None) -> None:
+    def finish(self, code: int | None, why: str = "") -> None:
         """Record how an attempt ended.
 
         Args:
             code: exit code of the process, 128 + the signal if one ended it; None: its node died.
+            why: it failed, if the folder does not say.
 
         """
         if self.state == State.RUNNING:
@@ -112,12 +113,12 @@ class Job:
         if status == "completed":
             self.state = State.COMPLETED
         elif code is None:
-            self.state, self.message = State.FAILED, "lost with its node"
+            self.state, self.message = State.FAILED, why or "lost with its node"
         elif status == "interrupted":
             self.state, self.message = State.INTERRUPTED, "interrupted"
         else:
             self.state = State.FAILED
-            self.message = self.result.get("error") or _end_without_result(code)
+            self.message = self.result.get("error") or why or _end_without_result(code)
 
     def objective(self, wanted: str | Sequence[str] | None) -> Any:
         """The figure that a sweeper optimises, or several of them.

@@ -76,7 +76,7 @@ class LocalExecutor:
             pass_fds=[self.lock],  # held as long as a job runs, whatever becomes of us
         )
         self.running[job.number] = _Running(job, slot, port, process)
-        self.begun.append((job, slot.name))
+        self.begun.append(Event(job, slot.name))
 
     def wait(self) -> list[Event]:
         """Which jobs began and ended."""
@@ -85,7 +85,7 @@ class LocalExecutor:
         events, self.begun = self.begun, []
         for running in list(self.running.values()):
             if running.process.poll() is not None:
-                events.append((running.job, running.process.returncode))
+                events.append(Event(running.job, code=running.process.returncode))
                 self._clear(running)
         return events
 

@@ -43,3 +43,18 @@ class PoolOptions(Options):
     gpus_per_job: int = 1
     cpu_slots: int | None = None
     """Jobs at a time without any GPU; null: one, and only where there is no GPU."""
+
+
+@dataclass
+class RayOptions(Options):
+    """How a sweep shares a Ray cluster."""
+
+    address: str | None = None
+    """host:port of a cluster; local: a Ray of this sweep's own; null: the cluster that
+    ``RAY_ADDRESS`` or this machine knows, else local."""
+    gpus_per_job: int | None = None
+    """On one node; null: as many as ``trainer.devices``."""
+    cpus_per_job: int = 1
+    """Cores that a job gets, and threads of PyTorch."""
+    node_retries: int = 10
+    """How often a job is tried again whose node died."""

@@ -82,6 +82,26 @@ def output_folder(cfg: DictConfig) -> Path:
         HydraConfig.instance().cfg = before
 
 
+def needed_gpus(job: Job, cfg: DictConfig) -> int:
+    """How many GPUs a job trains on, which its configuration must say.
+
+    Raises:
+        SweepError: it leaves that open.
+
+    """
+    trainer = trainer_values(cfg)
+    if trainer is None:  # a benchmark
+        return int(str(cfg.get("device", "cpu")).startswith("cuda"))
+    asked = asked_devices(trainer)
+    if str(trainer.get("accelerator")) == "auto" or (wants_gpu(trainer) and asked is None):
+        raise SweepError(
+            f"job {job.number} ({job.label}) leaves open how many GPUs it needs "
+            f"(trainer.accelerator={trainer['accelerator']}, trainer.devices="
+            f"{trainer.get('devices')}): set trainer.devices or hydra.launcher.gpus_per_job"
+        )
+    return (asked or 0) if wants_gpu(trainer) else 0
+
+
 def check_fits(job: Job, cfg: DictConfig, gpus: int) -> None:
     """Refuse a job that its share of the machine cannot hold.
 

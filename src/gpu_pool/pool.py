@@ -6,7 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from gpu_pool.job import Job, State
 from gpu_pool.options import Options
@@ -14,8 +14,17 @@ from gpu_pool.options import Options
 LATE = 15.0
 """Seconds beyond the grace period after which supervisors themselves are killed."""
 
-Event = tuple[Job, str | int | None]
-"""A job with the slot that it began on, or with its exit code; None: it was lost with its node."""
+
+class Event(NamedTuple):
+    """A job began or ended."""
+
+    job: Job
+    slot: str = ""
+    """Where it began; empty: it ended."""
+    code: int | None = None
+    """Its exit code; None: its node died."""
+    why: str = ""
+    """Why it failed, if its folder does not say."""
 
 
 class Executor(Protocol):
@@ -95,14 +104,14 @@ class Pool:
     def _look(self) -> list[Job]:
         """What happened since; returns the jobs that are to be tried again."""
         again = []
-        for job, event in self.executor.wait():
-            if isinstance(event, str):
-                job.begin(event)
+        for job, slot, code, why in self.executor.wait():
+            if slot:
+                job.begin(slot)
                 self.status.started(job)
                 continue
-            job.finish(event)
+            job.finish(code, why)
             del self.taken[job.number]
-            if event is None:
+            if code is None:
                 left = job.losses <= self.executor.node_retries
             else:
                 left = job.attempts - job.losses <= self.options.retries
@@ -120,9 +129,9 @@ class Pool:
         until = time.monotonic() + self.options.grace_seconds + LATE
         while self.taken and time.monotonic() < until:
             try:
-                for job, event in self.executor.wait():
-                    if not isinstance(event, str):
-                        self._interrupted(self.taken.pop(job.number))
+                for event in self.executor.wait():
+                    if not event.slot:
+                        self._interrupted(self.taken.pop(event.job.number))
                 self.status.beat()
             except KeyboardInterrupt:
                 self.executor.stop()  # the second time means at once

@@ -82,6 +82,17 @@ def send(pids: Iterable[int], signum: int) -> None:
             continue
 
 
+def is_alive(pid: int) -> bool:
+    """Whether a process of this machine runs; zombies do not."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return not (PROC / "self" / "stat").is_file() or pid in _process_table()
+
+
 def adopt_orphans() -> None:
     """Become the parent of grandchildren whose parent dies, so that they stay findable (Linux)."""
     _prctl(PR_SET_CHILD_SUBREAPER, 1)

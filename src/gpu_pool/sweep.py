@@ -15,9 +15,10 @@ from gpu_pool.errors import JobFailed, SweepError
 from gpu_pool.guard import started_by_others
 from gpu_pool.job import Job
 from gpu_pool.local import LocalExecutor
-from gpu_pool.options import Options, PoolOptions
+from gpu_pool.options import Options, PoolOptions, RayOptions
 from gpu_pool.plan import plan
 from gpu_pool.pool import Executor, Pool
+from gpu_pool.ray_executor import RayExecutor
 from gpu_pool.status import SweepStatus
 
 
@@ -69,6 +70,8 @@ def run_sweep(
 
 def choose_place(options: Options, environment: Mapping[str, str], group: str) -> Place:
     """The executor that options are of."""
+    if isinstance(options, RayOptions):
+        return RayExecutor(options, environment, group)
     assert isinstance(options, PoolOptions)
     return LocalExecutor(options, environment, group)
 

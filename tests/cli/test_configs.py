@@ -8,7 +8,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 
 from commands import compose_config
-from gpu_pool.options import PoolOptions
+from gpu_pool.options import PoolOptions, RayOptions
 from hydra_plugins.stepseg_launcher.launcher import register_launchers
 from stepseg.cli.config import make_all, model_config, plain, reduction_values
 from stepseg.cli.paths import config_dir
@@ -135,7 +135,7 @@ def test_policies(name, tmp_path):
     assert values["policy"]["name"] == name
 
 
-@pytest.mark.parametrize("name", ["gpu_pool", *choices("hydra/launcher")])
+@pytest.mark.parametrize("name", ["gpu_pool", "ray", *choices("hydra/launcher")])
 @pytest.mark.parametrize("command", ["train", "eval", "benchmark"])
 def test_launchers(name, command, tmp_path):
     register_launchers()
@@ -143,5 +143,5 @@ def test_launchers(name, command, tmp_path):
     launcher = HydraConfig.get().launcher
     assert launcher["_target_"].startswith("hydra_plugins.stepseg_launcher.launcher.")
     made = instantiate(launcher)
-    if name == "gpu_pool":  # every option is one that the launcher knows
-        assert PoolOptions(**made.options) == PoolOptions()
+    if kind := {"gpu_pool": PoolOptions, "ray": RayOptions}.get(name):
+        assert kind(**made.options) == kind()  # every option is one that the launcher knows

@@ -90,3 +90,6 @@ def test_where_the_file_system_knows_no_locks_the_note_decides(note, free, tmp_p
     ):
         pass
     assert (tmp_path / NAME).read_text() == note
+    monkeypatch.setenv("GPU_POOL_HOLDS", str(tmp_path))  # a launcher has seen it end
+    with folder_lock(tmp_path, "a"):
+        pass

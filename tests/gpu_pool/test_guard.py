@@ -35,7 +35,7 @@ def test_ranks_within_a_sweep_of_one_process(launcher):
         within("MULTIRUN", launcher, DDP)
 
 
-@pytest.mark.parametrize("launcher", ["GpuPoolLauncher", "SlurmLauncher"])
+@pytest.mark.parametrize("launcher", ["GpuPoolLauncher", "RayLauncher", "SlurmLauncher"])
 def test_launchers_with_processes_of_their_own(launcher):
     within("MULTIRUN", launcher, DDP)
 

@@ -7,10 +7,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from subprocess import PIPE, STDOUT
 
 import pytest
 
 from commands import SMALL, start_command, write_camvid
+from diary import read_diary
 from gpu_pool.command import free_port
 
 TESTS = Path(__file__).parents[1]
@@ -18,7 +20,7 @@ TESTS = Path(__file__).parents[1]
 
 def environment():
     """Variables under which a job finds `killer` and starts no threads."""
-    paths = [str(TESTS / "gpu_pool"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    paths = [str(TESTS / "gpu_pool"), str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
 
 
@@ -95,6 +97,43 @@ def test_torchrun_starts_the_ranks(tmp_path):
     assert result["status"] == "completed"
     assert result["images"] == 5  # the validation images, each once over both ranks
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "out"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_torchrun_goes_on_from_the_last_checkpoint_when_a_rank_dies(tmp_path):
+    """Two agents, as on two machines; one rank is killed."""
+    data, out = write_camvid(tmp_path / "data"), tmp_path / "out"
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1",
+        "--max-restarts=2", "--rdzv-backend=c10d", "--rdzv-id=one",
+        f"--rdzv-endpoint=127.0.0.1:{free_port(())}", "-m", "stepseg.cli.train",
+        "trainer=ddp_cpu", "trainer.devices=1", "trainer.num_nodes=2", "data=camvid",
+        f"data.root={data}", *SMALL, "trainer.max_steps=8", "trainer.val_check_interval=4",
+        "compare=false", "ckpt_path=last", f"hydra.run.dir={out}",
+        "callbacks.last.every_n_steps=1", "+callbacks.diary._target_=diary.Diary",
+        f"+callbacks.diary.file={tmp_path}/diary", "+callbacks.kill._target_=killer.KillRank",
+        "+callbacks.kill.rank=1", "+callbacks.kill.step=5", "+callbacks.kill.seed=0",
+        "+callbacks.kill.unlucky=0", f"+callbacks.kill.marker={tmp_path}/marker",
+    ]  # fmt: skip
+    agents = [
+        subprocess.Popen(command, env=environment(), stdout=PIPE, stderr=STDOUT, text=True)
+        for _ in range(2)
+    ]
+    try:
+        said = [agent.communicate(timeout=800)[0] for agent in agents]
+    finally:
+        for agent in agents:
+            agent.kill()
+    assert [agent.returncode for agent in agents] == [0, 0], said
+    print((tmp_path / "diary").read_text(), (tmp_path / "marker").stat().st_mtime)
+    first, second = read_diary(tmp_path / "diary")
+    assert first[:4] == [1, 2, 3, 4]
+    assert second == list(range(first[-1] + 1, 9))
+    result = json.loads((out / "result.json").read_text())
+    assert result["status"] == "completed"
+    assert result["resumed_from"]["step"] == first[-1]
+    assert processes_of(out) == []
 
 
 @pytest.mark.slow

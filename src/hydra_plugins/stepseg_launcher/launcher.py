@@ -1,4 +1,4 @@
-"""``hydra/launcher=gpu_pool`` and the launcher behind ``hydra/launcher=slurm``.
+"""``hydra/launcher=gpu_pool``, ``ray`` and the launcher behind ``hydra/launcher=slurm``.
 
 Hydra imports this file whenever any Hydra application starts, so it imports nothing of weight.
 `hydra_plugins` is a namespace package shared with other plugins: it has no `__init__.py`.
@@ -14,7 +14,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from gpu_pool.options import PoolOptions
+from gpu_pool.options import Options, PoolOptions, RayOptions
 
 
 @dataclass
@@ -24,9 +24,15 @@ class GpuPoolConf(PoolOptions):
     _target_: str = "hydra_plugins.stepseg_launcher.launcher.GpuPoolLauncher"
 
 
-ConfigStore.instance().store(
-    group="hydra/launcher", name="gpu_pool", node=GpuPoolConf, provider="stepseg"
-)
+@dataclass
+class RayConf(RayOptions):
+    """The options, and who takes them."""
+
+    _target_: str = "hydra_plugins.stepseg_launcher.launcher.RayLauncher"
+
+
+for name, conf in {"gpu_pool": GpuPoolConf, "ray": RayConf}.items():
+    ConfigStore.instance().store(group="hydra/launcher", name=name, node=conf, provider="stepseg")
 
 
 class _StepsegLauncher(Launcher):
@@ -54,6 +60,8 @@ class _StepsegLauncher(Launcher):
 class GpuPoolLauncher(_StepsegLauncher):
     """One process per job, as many jobs at a time as GPUs allow."""
 
+    kind: type[Options] = PoolOptions
+
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
@@ -65,8 +73,14 @@ class GpuPoolLauncher(_StepsegLauncher):
             self.config,
             job_overrides,
             initial_job_idx,
-            PoolOptions(**self.options),
+            self.kind(**self.options),
         )
+
+
+class RayLauncher(GpuPoolLauncher):
+    """The same, on the nodes of a Ray cluster."""
+
+    kind = RayOptions
 
 
 class SlurmLauncher(_StepsegLauncher):
@@ -98,5 +112,5 @@ def register_launchers() -> None:
     """
     from hydra.core.plugins import Plugins  # which imports this file
 
-    Plugins.instance().register(GpuPoolLauncher)
-    Plugins.instance().register(SlurmLauncher)
+    for launcher in (GpuPoolLauncher, RayLauncher, SlurmLauncher):
+        Plugins.instance().register(launcher)

@@ -27,8 +27,8 @@ HELP, VERSION = ("--help", "-h"), "--version"
 COLUMN = 36
 """Where comments start."""
 FOOT = """
-Also: -m with lists as values (a=1,2) runs every combination, hydra/launcher=gpu_pool or slurm
-spreads them; --cfg job prints the configuration; --config-dir adds a folder of configs;
+Also: -m with lists as values (a=1,2) runs every combination, hydra/launcher=gpu_pool, ray or
+slurm spreads them; --cfg job prints the configuration; --config-dir adds a folder of configs;
 --hydra-help tells what else Hydra takes.
 """
 

@@ -2,7 +2,7 @@
 
 The lock is the system's, on a file in the folder, and ends with its process however that ends: a
 file that was left behind holds nobody up. Network file systems mostly know such locks; where one
-does not, the process and the host that are noted in the file decide.
+does not, the launcher that holds the folder decides, else the process and the host in the file.
 """
 
 import errno
@@ -21,6 +21,8 @@ except ImportError:  # not on Windows
     fcntl = None  # type: ignore[assignment]
 
 NAME = ".stepseg.lock"
+HELD = "GPU_POOL_HOLDS"
+"""Variable by which a launcher says which folder it keeps others out of."""
 UNSUPPORTED = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 
 
@@ -76,7 +78,8 @@ def _lock(handle: int, path: Path) -> None:
         fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         holder = _holder(handle)
-        if error.errno in UNSUPPORTED and not _is_alive(holder):
+        held = os.environ.get(HELD) == str(path.parent)
+        if error.errno in UNSUPPORTED and (held or not _is_alive(holder)):
             return
         who = "another command"
         if holder:
