@@ -13,12 +13,12 @@ import sys
 
 import torch
 from torch import Tensor
+from training_loss import training_loss
 
 from stepseg.build import ModelConfig, build_segmenter
 from stepseg.data.scenes.street import draw_scene
 from stepseg.data.specs import get_spec
-from stepseg.dcts.targets import HomogeneityRule
-from stepseg.losses import LossWeights, head_loss, policy_loss
+from stepseg.losses import LossWeights
 from stepseg.model import StepSegmenter
 
 WEIGHTS = LossWeights(pixel=1.0, label_stride=4)
@@ -38,16 +38,7 @@ def crops(count: int, seed: int, half_ignored: float) -> tuple[Tensor, Tensor]:
 def gradients(model: StepSegmenter, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Of segmenter and policy, each as one vector."""
     model = copy.deepcopy(model)  # running statistics are those of before
-    output = model(images)
-    terms = [
-        term
-        for head in output.heads
-        for term in head_loss(
-            output.mask_logits(head), head.class_logits_BC2, labels, WEIGHTS
-        ).values()
-    ]
-    targets = HomogeneityRule().windows(labels, 16, list(output.policy_logits))
-    (torch.stack(terms).sum() + policy_loss(output.policy_logits, targets)).backward()
+    training_loss(model(images), labels, WEIGHTS).backward()
     parts: dict[bool, list[Tensor]] = {False: [], True: []}
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None

@@ -17,12 +17,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode
 from torch.utils._pytree import tree_leaves
 
 from host_syncs import HostSyncs
 from stepseg.ops import attention
 from stepseg.packed import Segments
+from stepseg.packed.segments import constant
 
 
 class Stream:
@@ -131,14 +132,20 @@ def install(monkeypatch: Any) -> None:
     """Let runtimes find this in place of `torch.cuda`, and models these kernels."""
     monkeypatch.setattr("stepseg.runtime.lane.cuda", CUDA)
     for module in ("packed.segments", "packed.layout", "profile.spread"):
-        monkeypatch.setattr(
-            f"stepseg.{module}.upload", lambda values, dtype, _: torch.tensor(values, dtype=dtype)
-        )
+        monkeypatch.setattr(f"stepseg.{module}.upload", upload)
+    constant.cache_clear()
     monkeypatch.setenv("STEPSEG_ATTENTION", "masked")
     monkeypatch.setitem(attention._IMPLEMENTATIONS, "masked", attend)
     monkeypatch.setattr("stepseg.heads.atm.segment_scores", compare)
     monkeypatch.setattr(Graph, "made", 0)
     monkeypatch.setattr("stepseg.runtime.lane.WARM_UPS", 1)
+
+
+def upload(values: Any, dtype: torch.dtype, device: Any) -> Tensor:
+    """What is uploaded while a graph is recorded is read from the host in every replay."""
+    mode = _get_current_dispatch_mode()
+    assert not isinstance(mode, Recording), "the host's memory may be somebody else's by then"
+    return torch.tensor(values, dtype=dtype, device=device)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, q_segments: Segments, k_segments: Segments) -> Tensor:

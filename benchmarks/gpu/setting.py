@@ -32,6 +32,8 @@ CLASSES = {512: 150, 768: 19, 1024: 19}
 """Of the data sets on which the paper uses these resolutions."""
 SPREAD = 0.3
 """Of token counts, where they are ragged."""
+SYNC = "called a synchronizing CUDA operation"
+"""What PyTorch warns of where the host waits; once it also warns that it may not see all."""
 
 
 @dataclass(frozen=True)

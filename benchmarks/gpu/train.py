@@ -5,10 +5,10 @@ from collections.abc import Callable
 
 import torch
 from torch.optim import AdamW
+from training_loss import training_loss
 
-from gpu.setting import Rows, Setting
-from stepseg.dcts.targets import HomogeneityRule
-from stepseg.losses import LossWeights, head_loss, policy_loss
+from gpu.setting import SYNC, Rows, Setting
+from stepseg.losses import LossWeights
 from stepseg.model import Reduction, StepSegmenter
 from stepseg.profile.memory import peak_memory_mb
 from stepseg.profile.speed import speedup, time_interleaved
@@ -44,7 +44,7 @@ def training(setting: Setting, rows: Rows) -> None:
                     host_syncs=_syncs(setting, step),
                     loss=float(step()),
                 )  # fmt: skip
-            del model, steps
+            del model, steps, step  # optimisers hold as much memory as models
         if setting.toy:
             return
 
@@ -53,23 +53,13 @@ def _step(
     model: StepSegmenter, reduction: Reduction, images: torch.Tensor, labels: torch.Tensor
 ) -> Callable[[], torch.Tensor]:
     optimizer = AdamW(model.parameters(), lr=1e-5, fused=images.is_cuda)
-    weights, rule = LossWeights(label_stride=4), HomogeneityRule()
+    weights = LossWeights(label_stride=4)
 
     def step() -> torch.Tensor:
         with torch.enable_grad():
             with torch.autocast(images.device.type, torch.bfloat16):
                 output = model(images, labels, reduction)
-                terms = [
-                    term
-                    for head in output.heads
-                    for term in head_loss(
-                        output.mask_logits(head), head.class_logits_BC2, labels, weights
-                    ).values()
-                ]
-                if output.policy_logits:
-                    targets = rule.windows(labels, 16, list(output.policy_logits))
-                    terms.append(policy_loss(output.policy_logits, targets))
-                loss = torch.stack(terms).sum()
+                loss = training_loss(output, labels, weights)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -88,4 +78,4 @@ def _syncs(setting: Setting, step: Callable[[], torch.Tensor]) -> int | None:
             step()
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    return sum("synchroniz" in str(w.message) for w in told)
+    return sum(SYNC in str(w.message) for w in told)

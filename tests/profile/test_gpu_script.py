@@ -8,6 +8,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+import fake_cuda
+from fake_cuda import Graph
+from stepseg.runtime.choice import RUNTIMES
+
 pytestmark = pytest.mark.timeout(900)  # one fixture runs all of it
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 
@@ -20,7 +24,9 @@ def gpu():
         from gpu import render, run_all
 
         yield run_all, render
-        for name in [n for n in sys.modules if n.split(".")[0] in ("gpu", "paper_style")]:
+        for name in [
+            n for n in sys.modules if n.split(".")[0] in ("gpu", "paper_style", "training_loss")
+        ]:
             del sys.modules[name]
 
 
@@ -48,6 +54,29 @@ def test_every_section_leaves_rows_that_say_where_they_come_from(gpu, toy):
         assert row["warnings"] == []
     systems = {row.get("system") for row in rows if row["section"] == "large_1024_eager"}
     assert systems == {"none", "cts", "dcts", "dtop", "step", None}
+
+
+def test_runtimes_that_want_a_gpu_are_rehearsed(gpu, tmp_path, monkeypatch):
+    """Graphs by the stand-in, and compiled functions without the compiler."""
+    run_all, render = gpu
+    fake_cuda.install(monkeypatch)
+    monkeypatch.setattr(run_all.truth, "runtimes", lambda setting: RUNTIMES)
+    monkeypatch.setattr("stepseg.runtime.graph.torch.compile", lambda function, **_: function)
+    out = tmp_path / "rows.jsonl"
+    names = ["static", "runtimes_agree", "base_graphs", "base_compile", "dinov3_graphs", "reverse"]
+    assert run_all.main(["--toy", "--device", "cpu", "--out", str(out), "--only", *names]) == 0
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert {row["section"] for row in rows} == set(names)
+    compared = [row for row in rows if "pixels_alike" in row]
+    assert {row.get("compared", "static") for row in compared} == {*RUNTIMES, "static"}
+    for row in compared:
+        alike = row["pixels_alike"]
+        assert min(alike if isinstance(alike, list) else [alike]) > 0.95
+        assert row.get("warnings", []) == []
+    assert Graph.made > 6
+    flown = [row for row in rows if "throughput" in row and row["runtime"] == "graphs"]
+    assert {row["system"] for row in flown} == {"none", "step"}
+    assert "graphs" in render.render(rows)
 
 
 def test_tables_hold_what_was_measured(gpu, toy, tmp_path, capsys):

@@ -4,6 +4,7 @@ number, whatever the images and whatever lay in the tensors before."""
 import copy
 import math
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import pytest
@@ -103,7 +104,8 @@ def test_equals_eager(system):
             with torch.inference_mode() if own == "own" else torch.no_grad():
                 check(model(images, reduction=reduction), eager)
         spoil(graphs)
-    assert list(graphs._first_use.verdicts.values()) == [True] * len(SIZES)
+    assert not graphs._given_up
+    assert len(graphs._rounding) == len(SIZES)
     exits = len(reduction.exit_blocks)
     stages = 1 if system in PRESCRIBED else exits + 1 + (reduction.merge is not None)
     assert Graph.made == len(SIZES) * stages
@@ -240,6 +242,67 @@ def test_weights_that_change_are_recorded_again():
     assert Graph.made == 2 * before + 1
 
 
+def test_every_new_bucket_is_compared(monkeypatch):
+    """What the first images did not need may be wrong as well."""
+    model, reduction = toy_segmenter().prepare_for_inference(), SYSTEMS["step"]
+    graphs, compared = with_graphs(model), []
+    plain = graphs._plain
+    monkeypatch.setattr(graphs, "_plain", lambda *given: compared.append(1) or plain(*given))
+    few, many = torch.zeros(3, 3, 160, 160), toy_images(3, 160, 160)
+    for images in (few, few, many, many, few):
+        check(model(images, reduction=reduction), plain(images, reduction))
+    captured = graphs._captured[(0, many.shape, many.dtype, reduction)]
+    counts = [plain(images, reduction).tokens_per_stage[0] for images in (few, many)]
+    assert captured._bucket(counts[0]) != captured._bucket(counts[1]), "the test needs two buckets"
+    assert len(compared) == 2
+    graphs._lanes[0]._graphs.clear()  # recorded again, and spoiled
+    monkeypatch.setattr(Graph, "broken", staticmethod(forget_a_result))
+    with pytest.warns(UserWarning, match="runtime=graphs is not used for 3 x 160 x 160 px"):
+        check(model(many, reduction=reduction), plain(many, reduction))
+    assert len(list(graphs.in_flight([few, many], reduction))) == 2
+    assert graphs._given_up
+
+
+def test_rounding_of_half_precision_is_measured_once_for_a_kind(monkeypatch):
+    model, reduction = toy_segmenter().prepare_for_inference().bfloat16(), SYSTEMS["dcts"]
+    graphs, measured = with_graphs(model), []
+    measure = graphs._measure
+    monkeypatch.setattr(graphs, "_measure", lambda *given: measured.append(1) or measure(*given))
+    for images in (torch.zeros(2, 3, 160, 160), toy_images(2, 160, 160)):
+        model(images.bfloat16(), reduction=reduction)
+    assert len(measured) == 1
+    (rounding,) = graphs._rounding.values()
+    assert rounding.scores > 0
+    assert not graphs._given_up
+
+
+def test_an_error_of_one_batch_on_its_way_leaves_the_others(monkeypatch):
+    model, reduction = toy_segmenter().prepare_for_inference(), SYSTEMS["step"]
+    graphs, batches = with_graphs(model), [toy_images(2), toy_images(1, 64, 64), toy_images(2)]
+    expected = [graphs._plain(images, reduction) for images in batches]
+    model(batches[0], reduction=reduction)
+    monkeypatch.setattr(Graph, "broken", staticmethod(fail))
+    with pytest.warns(UserWarning, match="1 x 64 x 64 px, .*: RuntimeError"):
+        found = list(graphs.in_flight(batches, reduction))
+    for result, eager in zip(found, expected, strict=True):
+        check(result, eager)
+
+
+def test_callers_from_several_threads_take_turns():
+    model, reduction = toy_segmenter().prepare_for_inference(), SYSTEMS["step"]
+    graphs, batches = with_graphs(model), [toy_images(2) for _ in range(6)]
+    expected = [graphs._plain(images, reduction) for images in batches]
+
+    @torch.no_grad()
+    def call(images):
+        return model(images, reduction=reduction)
+
+    with ThreadPoolExecutor(3) as pool:
+        for result, eager in zip(pool.map(call, batches), expected, strict=True):
+            check(result, eager)
+    assert not graphs._given_up
+
+
 def forget_a_result(tape):
     """One operation is left out of what is repeated."""
     for index in [i for i, (op, *_) in enumerate(tape) if "addmm" in str(op)][:1]:
@@ -259,7 +322,7 @@ def fill_up(tape):
     [
         (forget_a_result, "of an image's cells"),
         (fail, "RuntimeError: operation not permitted"),
-        (fill_up, "RuntimeError: graphs of these batches do not fit into the memory"),
+        (fill_up, "graphs of these batches do not fit into the memory"),
     ],
 )
 def test_a_device_on_which_graphs_go_wrong(sabotage, said, monkeypatch):
@@ -360,22 +423,31 @@ class TestStandIn:
         lane = Lane(torch.device("cpu"))
         for value in (1, 5):
             number[0] = value
-            lane.run("work", lambda: out.copy_(torch.full((1,), number[0]))).synchronize()
+            lane.run("work", lambda: out.copy_(torch.full((1,), number[0])))[0].synchronize()
         assert out.item() == 1
+
+    def test_what_is_uploaded_meanwhile_is_somebody_elses_later(self):
+        from stepseg.packed import layout
+
+        with pytest.raises(AssertionError, match="somebody else's"):
+            Lane(torch.device("cpu")).run(
+                "work", lambda: layout.upload([1], torch.int64, torch.device("cpu"))
+            )
 
     def test_nothing_happens_before_somebody_waits(self):
         out, source = torch.zeros(1), torch.ones(1)
         lane = Lane(torch.device("cpu"))
-        lane.run("work", lambda: out.copy_(source)).synchronize()
+        lane.run("work", lambda: out.copy_(source))[0].synchronize()
         source.fill_(7)
-        event = lane.run("work", lambda: None)
+        event, _ = lane.run("work", lambda: None)
         assert out.item() == 1
         event.synchronize()
         assert out.item() == 7
 
     def test_what_is_not_kept_is_lost(self):
         found = []
-        Lane(torch.device("cpu")).run("work", lambda: found.append(torch.ones(1) + 1)).synchronize()
+        event, _ = Lane(torch.device("cpu")).run("work", lambda: found.append(torch.ones(1) + 1))
+        event.synchronize()
         assert found[-1].isnan()
 
     @pytest.mark.parametrize("wait", [torch.Tensor.tolist, torch.nonzero, torch.Tensor.item])
@@ -402,7 +474,7 @@ class TestStandIn:
             warnings.simplefilter("ignore")
             model(toy_images(2), reduction=reduction)
             images = torch.zeros(2, 3, 80, 112)
-            found = graphs._replay(images, reduction)
+            found, _ = module._Run(graphs._steps(images, reduction, 0), images).result()
         assert not torch.allclose(found.scores(), graphs._plain(images, reduction).scores())
 
 

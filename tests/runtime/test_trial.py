@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from stepseg.runtime.apply import stand_in
+from stepseg.runtime.graphs import Graphs
 from stepseg.runtime.trial import Trial, _time
 from toys import toy_images, toy_segmenter
 
@@ -48,3 +49,15 @@ def test_errors_of_the_images_are_nobodys_choice():
     stand_in(model, "forward", Trial(model, {"eager": lambda model: toy_segmenter()}))
     with pytest.raises(ValueError, match="a batch has the shape"):
         model(torch.zeros(3, 32, 32))
+
+
+def test_several_batches_in_flight_are_for_a_runtime_that_can():
+    """Threads would have to take turns with graphs."""
+    eager, captured = toy_segmenter(), toy_segmenter()
+    stand_in(captured, "forward", Graphs(captured, lambda model: model))
+    trial = Trial(eager, {})
+    for chosen in (None, eager):
+        trial.chosen = chosen
+        assert not hasattr(trial, "in_flight")
+    trial.chosen = captured
+    assert trial.in_flight == captured.forward.in_flight

@@ -28,6 +28,8 @@ ACTIVATIONS: dict[type[nn.Module], tuple[str, list[float]]] = {
     nn.Hardswish: ("hardswish", []),
 }
 """What the kernel can do with its result, as the operator calls it."""
+MOST_SHAPES = 4
+"""Of images, for which a layer holds weights."""
 
 
 class FusedConv(nn.Module):
@@ -64,22 +66,24 @@ class FusedConv(nn.Module):
             x_BFHW = F.pad(x_BFHW, (before[1], after[1], before[0], after[0]))
             after, lopsided = [0, 0], False
         geometry = (after, own.stride, own.dilation, own.groups)
-        weight = self._weight(lopsided, *geometry)
+        weight = self._weight(x_BFHW.shape, lopsided, *geometry)
         kind = ACTIVATIONS[type(self.activation)]
         return torch.ops.mkldnn._convolution_pointwise(
             x_BFHW, weight, own.bias, *geometry, *kind, ""
         )
 
-    def _weight(self, lopsided: bool, *geometry: Any) -> Tensor:
-        """As the kernel wants it; for as long as the weights stay what they are."""
+    def _weight(self, shape: torch.Size, lopsided: bool, *geometry: Any) -> Tensor:
+        """As the kernel for this shape wants it; for as long as the weights stay what they are."""
         weight = self.convolution.weight
         version = 0 if weight.is_inference() else weight._version
-        key = (weight.data_ptr(), version, lopsided, *geometry[0])
+        key = (weight.data_ptr(), version, lopsided, shape)
         if key not in self._packed:
+            if len(self._packed) == MOST_SHAPES:
+                self._packed.clear()
             if lopsided:  # one pixel more after the image than before: one of the kernel before it
                 weight = F.pad(weight, (1, 0, 1, 0))
             pack = torch.ops.mkldnn._reorder_convolution_weight
-            self._packed = {key: pack(weight.detach().contiguous(), *geometry)}
+            self._packed[key] = pack(weight.detach().contiguous(), *geometry, list(shape))
         return self._packed[key]
 
     def _apply(self, *args: Any, **options: Any) -> Self:

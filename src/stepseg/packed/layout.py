@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stepseg.packed.segments import Segments, upload
+from stepseg.packed.segments import Segments, constant, upload
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ class TokenLayout:
             image_strides[window] = height * width if images > 1 else 0
             offset = offset + images * height * width  # a tracer's sizes are tensors: not in place
         side = self.window_T0
-        start, width, image_stride = upload(table, torch.int64, side.device)[:, side]
+        start, width, image_stride = _on_device(table, side)[:, side]
         index = start + image * image_stride + (y // side) * width + x // side
         return torch.cat([level.flatten(0, 2) for level in levels.values()]).index_select(0, index)
 
@@ -102,3 +102,11 @@ class TokenLayout:
         if self.is_full_grid:
             return values_T0D.view(*self.cell_to_token_BYX.shape, *values_T0D.shape[1:])
         return values_T0D[self.cell_to_token_BYX]
+
+
+def _on_device(table: list[list[int]], like: Tensor) -> Tensor:
+    """Small integers beside a tensor; tracers get tensors of their own."""
+    traced = torch.jit.is_tracing() or torch.compiler.is_compiling() or type(like) is not Tensor
+    if traced:
+        return upload(table, torch.int64, like.device)
+    return constant(tuple(map(tuple, table)), torch.int64, like.device)

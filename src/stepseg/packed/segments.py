@@ -5,6 +5,7 @@ Letters in names: B images, T packed rows.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import accumulate
 
 import torch
@@ -17,6 +18,17 @@ def upload(values: Sequence, dtype: torch.dtype, device: torch.device | str) -> 
     # From pageable memory PyTorch waits for the stream; from pinned memory it does not.
     host = torch.tensor(values, dtype=dtype, pin_memory=on_gpu)
     return host.to(device, non_blocking=on_gpu)
+
+
+@cache
+def constant(values: tuple, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """`upload` of numbers that come again: they stay for good.
+
+    CUDA graphs need that. What is uploaded while one is recorded is read from the host's memory in
+    every replay, where PyTorch may have put something else by then.
+    """
+    with torch.inference_mode(False):
+        return upload(values, dtype, device)
 
 
 @dataclass(frozen=True, slots=True)

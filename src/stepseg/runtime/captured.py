@@ -12,6 +12,9 @@ What one graph leaves for the next, and for the result, lies in tensors that are
 belong to nobody else (`Captured.held`). What graphs compute in between may be overwritten by the
 next.
 
+Not here: the map. It is one kernel after the last graph; who wants scores does without, and the
+caller names its type.
+
 Letters: B images, Y x X cells, T rows, P prefix rows of each image, M tokens, T0 tokens after
 merging, C classes.
 """
@@ -37,7 +40,9 @@ from stepseg.runtime.lane import Lane
 from stepseg.runtime.rows import bounds, bucket, padded
 from stepseg.segmentation import HeadOutput, Segmentation
 
-Steps = Generator[cuda.Event | None, None, Segmentation]
+Recorded = tuple[Segmentation, bool]
+"""A result, and whether something had to be recorded for it."""
+Steps = Generator[cuda.Event | None, None, Recorded]
 """Yields what to wait for before going on; None: only the result is missing."""
 
 
@@ -89,17 +94,19 @@ class Captured:
         """Segment a batch; the result is the caller's."""
         self.lane.begin()
         self.lane.write(self.images, images_B3HW)
+        recorded = False
         lengths = [(tokens,) * self.batch for tokens in self.known]
         for part in self.parts:
             rows = 0 if part[0] <= len(self.known) else self._bucket(lengths[part[0] - 1])
-            event = self.lane.run((self, part, rows), partial(self._run, part, rows))
+            event, new = self.lane.run((self, part, rows), partial(self._run, part, rows))
+            recorded |= new
             if part is not self.parts[-1]:
                 yield event
                 numbers = self.counts[part[-1]].diff().tolist()
                 lengths.append(tuple(n - self.prefix * (part[-1] > 0) for n in numbers))
         yield None
-        self.lane.end()
-        return self._result(lengths)
+        with self.lane.reading():
+            return self._result(lengths), recorded
 
     @torch.no_grad()
     def _run(self, part: tuple[int, ...], rows: int) -> None:

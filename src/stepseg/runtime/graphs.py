@@ -1,17 +1,20 @@
 """CUDA graphs in place of `StepSegmenter.forward` (`stepseg.runtime.captured`).
 
-Every new kind of batch (number and size of images, reduction) is recorded at its first use, and its
-first result is compared with the model as it is: what differs, or cannot be recorded, is left to
-the model for good, with one warning.
+Every new kind of batch (number and size of images, reduction) and every new bucket of it is
+recorded at its first use, and a result for which something was recorded is compared with that of
+the model as it is: what differs, or cannot be recorded, is left to the model for good, with one
+warning. That costs a run of the model beside a recording, which takes three of what it records.
 
 What is not captured: reductions that act inside the blocks, decoders that read several depths or
 answer for all tokens at once, merging by labels, several reductions at once, autocast. They go
 through the model as ever.
 """
 
+import copy
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from threading import Lock
 from typing import Any
 
 import torch
@@ -20,56 +23,63 @@ from torch import Tensor, cuda, nn
 from stepseg.dcts.policy import OraclePolicy
 from stepseg.heads.exit import BudgetExit, ConfidenceExit, RandomExit, UniformExit
 from stepseg.model import StepSegmenter
-from stepseg.ops.first_use import FirstUse
 from stepseg.reduction import Reduction
-from stepseg.runtime.agreement import differ
-from stepseg.runtime.captured import Captured, Steps
+from stepseg.runtime.agreement import Rounding, differ
+from stepseg.runtime.captured import Captured, Recorded, Steps
 from stepseg.runtime.lane import Lane
 from stepseg.segmentation import Segmentation
 from stepseg.telling import tell
 
 MOST_KINDS = 4
 """Kinds of batches that a lane holds tensors and graphs for; the least recently used leave."""
+MEASURED = 4
+"""Images of a kind on which rounding is measured."""
 
 
-@dataclass
 class _Run:
-    """A batch on its way: what the host waits for before it goes on; None: for nothing more."""
+    """A batch on its way.
 
-    steps: Steps
-    event: cuda.Event | None
+    Args:
+        steps: what the host does for it.
+        images_B3HW: of the caller; nobody changes them meanwhile.
 
-    @classmethod
-    def of(cls, steps: Steps) -> "_Run":
-        return cls(steps, next(steps))
+    """
+
+    def __init__(self, steps: Steps, images_B3HW: Tensor) -> None:
+        self.images_B3HW, self._steps = images_B3HW, steps
+        self._failed: Exception | None = None
+        self.event: cuda.Event | None = None
+        """What the host waits for before it goes on; None: for nothing more."""
+        self._go_on()
 
     def go_on(self) -> None:
         """Wait, and queue what comes next."""
         if self.event is not None:
-            self.event.synchronize()
-            self.event = next(self.steps)
+            self._go_on()
 
-    def result(self) -> Segmentation:
+    def result(self) -> Recorded:
         """What comes out; waits as often as need be."""
         while self.event is not None:
-            self.go_on()
+            self._go_on()
+        if self._failed is not None:
+            raise self._failed
         try:
-            next(self.steps)
+            next(self._steps)
         except StopIteration as end:
             return end.value
         raise AssertionError("the result comes after None")
 
-
-def _first_of(running: deque[_Run]) -> Segmentation:
-    """Finish the first; the others go on meanwhile."""
-    while running[0].event is not None:
-        for run in running:
-            run.go_on()
-    return running.popleft().result()
+    def _go_on(self) -> None:
+        try:
+            if self.event is not None:
+                self.event.synchronize()
+            self.event = next(self._steps)
+        except Exception as error:  # of this batch alone: others are on their way
+            self._failed, self.event = error, None
 
 
 class Graphs:
-    """Stands in for `StepSegmenter.forward`; one caller at a time.
+    """Stands in for `StepSegmenter.forward`; several callers take turns.
 
     Args:
         model: prepared for inference, on a CUDA device; it answers where graphs do not.
@@ -83,6 +93,7 @@ class Graphs:
     ) -> None:
         self.model, self.underneath = model, underneath
         self._told: set[str] = set()
+        self._lock = Lock()  # what graphs read and write is there once
         self._weights: list[nn.Parameter] = []
         self._seen: list[tuple[int, int]] | None = None
 
@@ -96,7 +107,9 @@ class Graphs:
         reduction = reduction or self.model.reduction
         if not self._takes(images_B3HW, reduction):
             return StepSegmenter.forward(self.model, images_B3HW, labels_BHW, reduction)
-        return self._first_use(_kind(images_B3HW, reduction), images_B3HW, reduction)
+        with self._lock:
+            run = _Run(self._steps(images_B3HW, reduction, 0), images_B3HW)
+            return self._proved(run, reduction)
 
     @torch.no_grad()
     def in_flight(
@@ -108,17 +121,44 @@ class Graphs:
         """
         reduction, running, count = reduction or self.model.reduction, deque[_Run](), 0
         for images_B3HW in batches:
-            go = self._takes(images_B3HW, reduction)
-            go = go and self._first_use.verdicts.get(_kind(images_B3HW, reduction), False)
-            while running and (len(running) == lanes or not go):
-                yield _first_of(running)
-            if go:
-                running.append(_Run.of(self._steps(images_B3HW, reduction, count % lanes)))
-                count += 1
-            else:
-                yield self(images_B3HW, None, reduction)
+            takes = self._takes(images_B3HW, reduction)
+            while running and (len(running) == lanes or not takes):
+                yield self._first_of(running, reduction)
+            if not takes or self._given_up:
+                yield self._plain(images_B3HW, reduction)
+                continue
+            steps = self._steps(images_B3HW, reduction, count % lanes)
+            running.append(_Run(steps, images_B3HW))
+            count += 1
         while running:
-            yield _first_of(running)
+            yield self._first_of(running, reduction)
+
+    def _first_of(self, running: deque[_Run], reduction: Reduction) -> Segmentation:
+        """Finish the first; the others go on meanwhile."""
+        while running[0].event is not None:
+            for run in running:
+                run.go_on()
+        return self._proved(running.popleft(), reduction)
+
+    def _proved(self, run: _Run, reduction: Reduction) -> Segmentation:
+        """The result of a run, or of the model where graphs turn out to be wrong."""
+        images_B3HW = run.images_B3HW
+        if not self._given_up:
+            try:
+                result, recorded = run.result()
+                reason = self._differ(result, images_B3HW, reduction) if recorded else None
+                if reason is None:
+                    return result
+            except torch.OutOfMemoryError:  # without graphs there may be enough
+                self._captured.clear()
+                self._lanes.clear()
+                reason = "graphs of these batches do not fit into the memory"
+            except Exception as error:
+                reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            self._given_up = True
+            kind = _kind(images_B3HW, reduction)
+            warnings.warn(f"runtime=graphs is not used for {kind}: {reason}", stacklevel=4)
+        return self._plain(images_B3HW, reduction)
 
     def _takes(self, images_B3HW: Tensor, reduction: Reduction) -> bool:
         """Whether a batch is for graphs; says once why not."""
@@ -126,7 +166,7 @@ class Graphs:
             return False
         if self._versions() != self._seen:
             self._begin()
-        if False in self._first_use.verdicts.values():
+        if self._given_up:
             return False  # and has been warned of
         self.model.check(reduction)
         self.model.check_images(images_B3HW)
@@ -147,21 +187,27 @@ class Graphs:
         self._recorded: StepSegmenter | None = None
         self._lanes: list[Lane] = []
         self._captured: dict[tuple[Any, ...], Captured] = {}  # the least recently used first
-        self._first_use = FirstUse("runtime=graphs", self._replay, self._plain, self._differ)
+        self._given_up = False
+        self._rounding: dict[str, Rounding] = {}
 
     def _plain(self, images_B3HW: Tensor, reduction: Reduction) -> Segmentation:
         return StepSegmenter.forward(self.model, images_B3HW, None, reduction)
 
-    def _replay(self, images_B3HW: Tensor, reduction: Reduction) -> Segmentation:
-        try:
-            return _Run.of(self._steps(images_B3HW, reduction, 0)).result()
-        except torch.OutOfMemoryError as error:  # without graphs there may be enough
-            self._captured.clear()
-            self._lanes.clear()
-            raise RuntimeError("graphs of these batches do not fit into the memory") from error
+    def _differ(self, ours: Segmentation, images_B3HW: Tensor, reduction: Reduction) -> str | None:
+        """How a result differs from the model's, in words."""
+        kind = _kind(images_B3HW, reduction)
+        if kind not in self._rounding:
+            self._rounding[kind] = self._measure(images_B3HW[:MEASURED], reduction)
+        return differ(ours, self._plain(images_B3HW, reduction), self._rounding[kind])
 
-    def _differ(self, ours: Segmentation, expected: Segmentation) -> str | None:
-        return differ(ours, expected, self._weights[0].dtype)
+    def _measure(self, images_B3HW: Tensor, reduction: Reduction) -> Rounding:
+        """What rounding changes in the model's results for these images."""
+        dtype = self._weights[0].dtype
+        if dtype.itemsize >= 4:
+            return Rounding()
+        exact = copy.deepcopy(self.model).float()
+        with_exact = StepSegmenter.forward(exact, images_B3HW.float(), None, reduction)
+        return Rounding.between(self._plain(images_B3HW, reduction), with_exact, dtype)
 
     def _steps(self, images_B3HW: Tensor, reduction: Reduction, lane: int) -> Steps:
         key = (lane, images_B3HW.shape, images_B3HW.dtype, reduction)
@@ -212,7 +258,7 @@ def why_not(model: StepSegmenter, reduction: Reduction) -> str | None:
 
 
 def _kind(images_B3HW: Tensor, reduction: Reduction) -> str:
-    """What is compared once, in words for the warning."""
+    """A batch in words, for the warning."""
     batch, _, height, width = images_B3HW.shape
     where = f"{images_B3HW.dtype} on {images_B3HW.device}".removeprefix("torch.")
     return f"{batch} x {height} x {width} px, {reduction.label}, {where}"

@@ -5,7 +5,8 @@ by one. A replay repeats the same kernels on the same addresses with the same nu
 only what lies at these addresses may change.
 """
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, cuda
@@ -37,11 +38,15 @@ class Lane:
         """Come after what the caller has queued so far."""
         self.stream.wait_stream(cuda.current_stream(self.device))
 
-    def end(self) -> None:
-        """Let the caller come after what is queued here."""
-        cuda.current_stream(self.device).wait_stream(self.stream)
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """While the caller queues copies of what is here: after all of it, before what comes."""
+        caller = cuda.current_stream(self.device)
+        caller.wait_stream(self.stream)
+        yield
+        self.stream.wait_stream(caller)  # who comes next may be another caller
 
-    def run(self, key: Hashable, work: Work) -> cuda.Event:
+    def run(self, key: Hashable, work: Work) -> tuple[cuda.Event, bool]:
         """Replay what is recorded under this key, recording it first if need be.
 
         Args:
@@ -50,16 +55,19 @@ class Lane:
                 nothing and asks the host for nothing that may change.
 
         Returns:
-            What to wait for.
+            What to wait for, and whether this was the first time.
 
         """
-        graph = self._graphs.pop(key, None) or self._record(work)
+        graph = self._graphs.pop(key, None)
+        new = graph is None
+        if graph is None:
+            graph = self._record(work)
         self._graphs[key] = graph
         event = cuda.Event()
         with cuda.stream(self.stream):
             graph.replay()
             event.record(self.stream)
-        return event
+        return event, new
 
     def write(self, target: Tensor, values: Tensor) -> None:
         """Copy values of the caller here, before what runs next."""

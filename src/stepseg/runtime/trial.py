@@ -1,7 +1,7 @@
 """`runtime=auto` on a GPU: whichever runtime is the fastest on the user's first batch."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from statistics import median
 from typing import Any
@@ -42,6 +42,12 @@ class Trial:
         if self.chosen is None:
             self.chosen = self._choose(images_B3HW, others, named)
         return self.chosen(images_B3HW, *others, **named)
+
+    @property
+    def in_flight(self) -> Callable[..., Iterator[Segmentation]]:
+        """Of the chosen runtime; none has it before there is one, nor has every runtime."""
+        forward: Any = getattr(self.chosen, "forward", None)
+        return forward.in_flight
 
     def _choose(self, images_B3HW: Tensor, others: Any, named: Any) -> StepSegmenter:
         made, seconds, said = {}, {}, []
