@@ -9,7 +9,8 @@ the published configurations for Base and Large.
 import math
 import re
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -72,59 +73,113 @@ def read_mmseg(state: Mapping[str, Tensor], content: Mapping[str, Any], source: 
             have no place, or do not fit.
 
     """
-    cascaded = "decode_head.input_proj_1.weight" in state
-    depth = 1 + max(_numbers(state, r"backbone\.layers\.(\d+)\."), default=-1)
-    dim = state["backbone.patch_embed.projection.weight"].shape[0]
-    blocks, exits = DEPTHS.get(depth), _numbers(state, r"auxiliary_head\.(\d+)\.q\.weight")
-    if blocks is None or (exits and len(exits) != len(blocks)) or (cascaded and exits):
-        raise ValueError(
-            f"{source} has {depth} blocks and {len(exits)} heads besides the decoder: known are "
-            f"SegViT and DToP of 12 or 24 blocks, the latter with two"
-        )
-    classes, head_dim = state["decode_head.q.weight"].shape
-    side = math.isqrt(state["backbone.pos_embed"].shape[1])
-    patch = state["backbone.patch_embed.projection.weight"].shape[2]
-    mean, std = (HALF, HALF) if cascaded or depth == 24 else IMAGENET
-    heads = HeadConfig(
-        num_layers=1 + max(_numbers(state, r"decode_head\.decoder(?:_1)?\.layers\.(\d+)\.")),
-        dim=head_dim,
-        num_heads=dim // 64 if cascaded else atm_heads(dim),
-        cascade=blocks if cascaded else None,
-        among_all=cascaded,
-    )
-    config = ModelConfig(
-        classes,
-        BackboneConfig(
-            name="segvit" if cascaded else "dtop",
-            mean=mean,
-            std=std,
-            architecture=Architecture(
-                dim=dim,
-                depth=depth,
-                num_heads=max(1, dim // 64),
-                hidden_dim=state["backbone.layers.0.ffn.layers.0.0.weight"].shape[0],
-                patch_size=patch,
-                pos_grid=side,
-            ),
-            patch_size=patch,
-        ),
-        policy=None,
-        heads=heads,
-        reduction=ReductionConfig(
-            exit=ExitConfig(blocks=blocks, threshold=0.9 if depth == 12 else 0.95)
-            if exits
-            else None
-        ),
-    )
-    ours = our_names(state, blocks, heads.num_layers)
-    names = _class_names(content) or [f"LABEL_{index}" for index in range(classes)]
-    data = describe_classes(names, KNOWN_CLASSES.get(classes, "mmsegmentation"))
-    crop = (side * patch, side * patch)
+    model = Published.of(state, source)
+    names = _class_names(content) or [f"LABEL_{index}" for index in range(model.classes)]
     foreign = Foreign(
-        config, ours, data, Protocol("slide", crop=crop), {"source": "mmsegmentation"}
+        model.config(),
+        our_names(state, model.blocks, model.layers),
+        describe_classes(names, KNOWN_CLASSES.get(model.classes, "mmsegmentation")),
+        Protocol("slide", crop=(model.side * model.patch, model.side * model.patch)),
+        {"source": "mmsegmentation"},
     )
-    foreign.check(f"{source} does not fit {config.backbone.name} of {depth} blocks")
+    foreign.check(f"{source} does not fit {model.name} of {model.depth} blocks")
     return foreign
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """One of the published models, by the names and shapes of its weights."""
+
+    cascaded: bool
+    """SegViT: three modules of one decoder; otherwise DToP: a head at each depth."""
+    exits: bool
+    """Of DToP: whether the heads before the last are there."""
+    classes: int
+    dim: int
+    """Channels of the encoder."""
+    depth: int
+    hidden: int
+    patch: int
+    side: int
+    """Of the grid of positions."""
+    head_dim: int
+    layers: int
+    """Of a module of a head."""
+
+    @classmethod
+    def of(cls, state: Mapping[str, Tensor], source: str) -> Self:
+        """Read it off.
+
+        Raises:
+            ValueError: none of them.
+
+        """
+        cascaded = "decode_head.input_proj_1.weight" in state
+        depth = 1 + max(_numbers(state, r"backbone\.layers\.(\d+)\."), default=-1)
+        blocks, exits = DEPTHS.get(depth), _numbers(state, r"auxiliary_head\.(\d+)\.q\.weight")
+        if blocks is None or (exits and len(exits) != len(blocks)) or (cascaded and exits):
+            raise ValueError(
+                f"{source} has {depth} blocks and {len(exits)} heads besides the decoder: known "
+                f"are SegViT and DToP of 12 or 24 blocks, the latter with two"
+            )
+        dim, _, patch, _ = state["backbone.patch_embed.projection.weight"].shape
+        classes, head_dim = state["decode_head.q.weight"].shape
+        return cls(
+            cascaded=cascaded,
+            exits=bool(exits),
+            classes=classes,
+            dim=dim,
+            depth=depth,
+            hidden=state["backbone.layers.0.ffn.layers.0.0.weight"].shape[0],
+            patch=patch,
+            side=math.isqrt(state["backbone.pos_embed"].shape[1]),
+            head_dim=head_dim,
+            layers=1 + max(_numbers(state, r"decode_head\.decoder(?:_1)?\.layers\.(\d+)\.")),
+        )
+
+    @property
+    def name(self) -> str:
+        """Of its encoder."""
+        return "segvit" if self.cascaded else "dtop"
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """That are read besides the last."""
+        return DEPTHS[self.depth]
+
+    def config(self) -> ModelConfig:
+        """The same in our words; it has no policy."""
+        leaving = ExitConfig(blocks=self.blocks, threshold=0.9 if self.depth == 12 else 0.95)
+        return ModelConfig(
+            self.classes,
+            self._backbone(),
+            policy=None,
+            heads=self._heads(),
+            reduction=ReductionConfig(exit=leaving if self.exits else None),
+        )
+
+    def _backbone(self) -> BackboneConfig:
+        mean, std = (HALF, HALF) if self.cascaded or self.depth == 24 else IMAGENET
+        numbers = Architecture(
+            dim=self.dim,
+            depth=self.depth,
+            num_heads=max(1, self.dim // 64),
+            hidden_dim=self.hidden,
+            patch_size=self.patch,
+            pos_grid=self.side,
+        )
+        return BackboneConfig(
+            name=self.name, mean=mean, std=std, architecture=numbers, patch_size=self.patch
+        )
+
+    def _heads(self) -> HeadConfig:
+        return HeadConfig(
+            num_layers=self.layers,
+            dim=self.head_dim,
+            num_heads=self.dim // 64 if self.cascaded else atm_heads(self.dim),
+            cascade=self.blocks if self.cascaded else None,
+            among_all=self.cascaded,
+        )
 
 
 def our_names(
