@@ -15,7 +15,7 @@ from torch import Tensor
 
 from stepseg.heads.atm import Answer
 from stepseg.heads.temperature import tempered
-from stepseg.ops.query_masks import QueryMasks
+from stepseg.ops.query_masks import Early, QueryMasks
 from stepseg.packed import PackedTokens, TokenLayout
 from stepseg.segmentation import HeadOutput, Segmentation
 
@@ -39,6 +39,8 @@ class Board:
     """int64; the token that stands for each; None: each for itself."""
     masks: QueryMasks | None = None
     """Of a decoder with queries of its own."""
+    read_T0D: Tensor | None = None
+    """What the last head to see each token read of it, for a decoder that reads the whole grid."""
 
     @classmethod
     def empty(cls, layout: TokenLayout, *, own_presence: bool) -> Self:
@@ -84,8 +86,19 @@ class Board:
             root_T0=None if tokens.size_T is None else tokens.root_T0,
         )
 
+    def keep_read(self, tokens: PackedTokens) -> Self:
+        """Note what is read of the active tokens; those that leave keep it."""
+        return replace(self, read_T0D=tokens.spread(tokens.values_TD, self.read_T0D))
+
     def draw(self, block: int, tokens: PackedTokens, masks: QueryMasks) -> Self:
-        """Record what a decoder with queries of its own says of the whole grid."""
+        """Record what a decoder with queries of its own says of the whole grid.
+
+        Where a token had left, what the exit head said of it stays.
+        """
+        if self.exits:
+            left_BYX = self.layout.unmerge(self.exit_T0 < self.exits)
+            p_BYXC = self.layout.unmerge(self.heads[-1].mask_logits_T0C.sigmoid())
+            masks = replace(masks, early=Early(left_BYX, p_BYXC.permute(0, 3, 1, 2)))
         nothing = masks.class_logits_BQC.new_zeros(0)
         head = HeadOutput(block, nothing, None, tokens.segments.lengths, exits=self.exits)
         presence_BC = masks.class_logits_BQC.softmax(2)[..., :-1].amax(1)

@@ -86,11 +86,12 @@ class StepSegmenter(nn.Module):
                     f"{backbone.depth} blocks and the decoder follows the last"
                 )
         check_cascade(decoder.earlier_blocks, backbone.depth, self.exit_head_blocks)
-        if decoder.among_all and self.exit_head_blocks:
+        if isinstance(decoder, EomtHead):
+            decoder.check_exits(exit_heads or {})
+        elif decoder.among_all and self.exit_head_blocks:
             raise ValueError(
-                f"this decoder (EoMT's or SegViT's own) answers for all tokens at once, and exit "
-                f"heads after blocks {self.exit_head_blocks} let some leave: choose a reduction "
-                f"without exits (dcts)"
+                f"SegViT's own decoder answers for all tokens at once, and exit heads after blocks "
+                f"{self.exit_head_blocks} let some leave: choose a reduction without exits (dcts)"
             )
         self.reduction = reduction or Reduction()
         self.check(self.reduction)
@@ -246,10 +247,12 @@ class StepSegmenter(nn.Module):
             tokens, seen = self._run_blocks(tokens, start, block, board.layout.grid, group)
             head = self.head(block)
             if isinstance(head, EomtHead) or head.among_all:
-                here.arrive(board.draw(block, seen, self._masks(tokens, seen, board.layout)))
+                here.arrive(board.draw(block, seen, self._masks(tokens, seen, board)))
                 continue
             answers = head.answers(seen)
             written = board.write(block, seen, answers, head.temperature)
+            if isinstance(self.decoder, EomtHead):
+                written = written.keep_read(seen)
             start = block
             if block == self.backbone.depth:
                 here.arrive(written)
@@ -290,14 +293,16 @@ class StepSegmenter(nn.Module):
         values = [read.values_TD for read in seen[::-1]]
         return tokens, seen[-1].with_values(torch.cat(values, dim=1))
 
-    def _masks(self, tokens: PackedTokens, seen: PackedTokens, layout: TokenLayout) -> QueryMasks:
+    def _masks(self, tokens: PackedTokens, seen: PackedTokens, board: Board) -> QueryMasks:
         """What the decoder's queries, not one per class, say of every cell of the grid."""
-        decoder = self.decoder
+        decoder, layout = self.decoder, board.layout
         if isinstance(decoder, AtmHead):
             mask_logits_TC, class_logits = decoder(seen)
             return QueryMasks(layout.unmerge(mask_logits_TC).permute(0, 3, 1, 2), class_logits)
         query_BQD = self.backbone.norm(tokens.first(decoder.numbers.queries))
-        return decoder(query_BQD, layout.unmerge(seen.values_TD))
+        read_T0D = board.keep_read(seen).read_T0D
+        assert read_T0D is not None
+        return decoder(query_BQD, layout.unmerge(read_T0D))
 
     def check_images(self, images_B3HW: Tensor) -> None:
         """Refuse a batch of another shape, or without an image.

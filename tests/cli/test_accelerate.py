@@ -9,8 +9,11 @@ from transformers import EomtConfig, EomtForUniversalSegmentation, EomtImageProc
 from commands import compose_config, write_camvid
 from stepseg import Segmenter
 from stepseg.accelerate.judge import smaller_of_cost
+from stepseg.card.text import card_text
 from stepseg.checkpoint import read_checkpoint
 from stepseg.cli.accelerate.job import accelerate
+from stepseg.heads.exit import ConfidenceExit
+from stepseg.model import Reduction
 
 SMALL = [
     "policy=lcnet_050", "policy.windows=[2,4]", "thresholds=[0.5,0.5]", "learn.steps=3",
@@ -63,6 +66,11 @@ def test_a_checkpoint_for_every_command(output, model, photos):
     checkpoint, before = read_checkpoint(output), read_checkpoint(model)
     assert checkpoint.config.to_dict()["reduction"]["merge"] == result["reduction"]["merge"]
     assert checkpoint.about["systems"] == result["rows"]
+    card = card_text(checkpoint, "fast", {})
+    assert f"the weights are those of {model.name} (EomtForUniversalSegmentation of tr" in card
+    assert "| system | same pixels | GMACs | tokens by stage |" in card
+    assert "learned from the model's own label maps of 3 images" in card
+    assert "## Training" not in card
     assert checkpoint.about["accelerated"]["source"] == model.name
     assert (checkpoint.protocol, checkpoint.data) == (before.protocol, before.data)
     kept = {k: v for k, v in checkpoint.state.items() if not k.startswith("policy.")}
@@ -124,6 +132,27 @@ def test_other_targets(target, output, model, photos):
         assert (said["n"], said["certified"]) == (4, len(result["sequence"]))
         assert checkpoint.about["tuned"] == {"certificate": said}
         assert result["sequence"][said["chosen"]]["changed_mean"] <= 0.9
+
+
+def test_exits_are_learned_and_left_out_where_they_do_not_pay(
+    output, model, photos, monkeypatch, tmp_path
+):
+    monkeypatch.setattr("stepseg.accelerate.exits.STEPS", 30)
+    folder = output / "exits"
+    run(folder, model, photos, "learn.steps=0", "exits=[1]", "lose=99")
+    result, checkpoint = json.loads((folder / "result.json").read_text()), read_checkpoint(folder)
+    assert checkpoint.config.heads.exit == "linear"
+    assert checkpoint.config.reduction.exit.head_blocks == (1,)
+    assert {"no exits", "exits after 1"} <= {point["family"] for point in result["tried"]}
+    leaving = Reduction(exit=ConfidenceExit(0.0, 0), exit_blocks=(1,))
+    segmenter = Segmenter.from_pretrained(folder, reduction=leaving)
+    assert segmenter.predict(next(photos.glob("*.png"))).tokens[-1] == 0
+    with pytest.raises(
+        ValueError, match=r"exits=\[1\]: the model has exit heads after blocks \[1\]"
+    ):
+        run(tmp_path, folder, photos, "exits=[1]")
+    with pytest.raises(ValueError, match="up to block 1, after which its queries enter"):
+        run(tmp_path / "late", model, photos, "exits=[2]")
 
 
 def test_a_smaller_input_costs_no_less(output):

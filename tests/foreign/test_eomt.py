@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from transformers import (
     Dinov2Config,
@@ -21,17 +22,25 @@ from stepseg.checkpoint import read_checkpoint, write_inference_checkpoint
 from stepseg.checkpoint.checkpoint import of_foreign
 from stepseg.dcts.merge import MergeRule
 from stepseg.foreign.eomt import translate
+from stepseg.heads.exit import ConfidenceExit
 from stepseg.macs import total_macs
 from stepseg.model import Reduction
 from stepseg.profile.parts import profile_parts
 from stepseg.protocol import Protocol
-from toys import CLASSES, SYSTEMS, toy_eomt_segmenter, toy_images
+from toys import CLASSES, DCTS, SYSTEMS, light_heads, toy_eomt_segmenter, toy_images
 
 SIDE = 64
 NUMBERS = {
     "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": SIDE,
     "num_queries": 7, "num_blocks": 2, "num_register_tokens": 2, "num_labels": CLASSES,
 }  # fmt: skip
+LEAVING = {
+    "dtop": Reduction(exit=ConfidenceExit(0.6, 1), exit_blocks=(1, 2)),
+    "step": Reduction(merge=DCTS, exit=ConfidenceExit(0.6, 1), exit_blocks=(1, 2)),
+    "all leave": Reduction(exit=ConfidenceExit(0.0, 0), exit_blocks=(2,)),
+    "nobody leaves": Reduction(exit=ConfidenceExit(1.0), exit_blocks=(1, 2)),
+}
+"""On a model whose queries enter after block 2."""
 UNIFORM = Reduction(merge=MergeRule(windows=(2,), thresholds=None, by="uniform"))
 
 
@@ -71,7 +80,8 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
-    return toy_eomt_segmenter()
+    heads = light_heads()
+    return toy_eomt_segmenter(exit_heads={1: heads[1], 2: heads[3]})
 
 
 @pytest.mark.parametrize(
@@ -152,30 +162,53 @@ def test_other_folders_are_refused(folder, tmp_path):
         read_checkpoint(tmp_path)
 
 
-@pytest.mark.parametrize("system", ["dense", "dcts", "cts"])
+@pytest.mark.parametrize("system", ["dense", "dcts", "cts", *LEAVING])
 @torch.no_grad()
 def test_a_batch_equals_its_images_alone(model, system):
     torch.manual_seed(1)
-    images, reduction = toy_images(3), SYSTEMS[system]
+    images, reduction = toy_images(3), {**SYSTEMS, **LEAVING}[system]
     together = model(images, reduction=reduction)
-    assert system == "dense" or sum(together.tokens_per_stage[0]) < 3 * 35
+    fewer = system not in ("dense", "nobody leaves")
+    assert (sum(together.tokens_per_stage[-1]) < 3 * 35) == fewer
     for index, image in enumerate(images):
         alone = model(image[None], reduction=reduction)
         torch.testing.assert_close(together.scores()[index], alone.scores()[0])
         assert torch.equal(together.prediction()[index], together.scores()[index].argmax(0))
 
 
-@pytest.mark.parametrize("system", ["dense", "dcts"])
+@torch.no_grad()
+def test_who_has_left_keeps_what_the_exit_head_said(model):
+    torch.manual_seed(1)
+    images = toy_images(2)
+    dense = model(images)
+    stayed = model(images, reduction=LEAVING["nobody leaves"])
+    torch.testing.assert_close(stayed.scores(), dense.scores())
+
+    gone = model(images, reduction=LEAVING["all leave"])
+    assert gone.tokens_per_stage == [(35, 35), (0, 0)]
+    p_BCYX = gone.mask_logits(gone.heads[0]).sigmoid()
+    torch.testing.assert_close(gone.cell_scores().sum(1), torch.ones(2, 5, 7))
+    expected = F.interpolate(p_BCYX, (80, 112), mode="bilinear")
+    torch.testing.assert_close(gone.scores(), expected)
+
+    some = model(images, reduction=LEAVING["dtop"])
+    left = (some.exit_T0 < 2).view(2, 5, 7).repeat_interleave(16, 1).repeat_interleave(16, 2)
+    assert 0 < left.sum() < left.numel()
+    early = F.interpolate(some.mask_logits(some.heads[1]).sigmoid(), (80, 112), mode="bilinear")
+    where = left[:, None].expand_as(early)
+    torch.testing.assert_close(some.scores()[where], early[where])
+    assert not torch.isclose(some.scores(), early)[~where].all()
+
+
+@pytest.mark.parametrize("system", ["dense", "dcts", "step"])
 def test_multiply_accumulates_equal_both_counters(model, system):
-    image, reduction = toy_images(1)[0], SYSTEMS[system]
+    image, reduction = toy_images(1)[0], {**SYSTEMS, **LEAVING}[system]
     parts = counts_of_all_agree(model, image, reduction)
     rows = profile_parts(model, {"it": reduction}, image[None], iterations=1)["it"]
     assert sum(row["gmacs"] or 0 for row in rows) * 1e9 == pytest.approx(total_macs(parts)[0])
 
 
-def test_what_needs_single_tokens_is_refused(model):
-    for system, why in (("dtop", "no exit head"), ("step", "no exit head")):
-        with pytest.raises(ValueError, match=why):
-            model.check(SYSTEMS[system])
-    with pytest.raises(ValueError, match="answers for all tokens at once"):
-        toy_eomt_segmenter(exit_heads={1: toy_eomt_segmenter().decoder})
+@pytest.mark.parametrize("heads", [{3: light_heads()[1]}, {1: light_heads()[2]}])
+def test_exits_beside_queries_or_of_another_kind_are_refused(heads):
+    with pytest.raises(ValueError, match=r"linear ones \(heads.exit=linear\) up to block 2"):
+        toy_eomt_segmenter(exit_heads=heads)

@@ -10,6 +10,7 @@ from typing import Any
 from stepseg import __version__
 from stepseg.card.facts import main_figures
 from stepseg.card.front_matter import front_matter
+from stepseg.card.origin import accelerated_section, origin_of
 from stepseg.card.tuned import tuned_section
 from stepseg.checkpoint import Checkpoint
 from stepseg.files.markdown import code, code_block, escape, table
@@ -39,13 +40,14 @@ def card_text(
     """
     sections = [
         f"# {escape(name)}\n\n{_summary(checkpoint)}",
-        _loading(source),
+        _loading(checkpoint, source),
         _systems(checkpoint),
+        accelerated_section(checkpoint),
         tuned_section(checkpoint),
         _pictures(pictures),
         _classes(checkpoint),
         _model(checkpoint),
-        _training(checkpoint, pictures.get(CURVE)),
+        "" if origin_of(checkpoint) else _training(checkpoint, pictures.get(CURVE)),
         _limits(checkpoint),
     ]
     body = "\n\n".join(section for section in sections if section)
@@ -55,10 +57,12 @@ def card_text(
 def _summary(checkpoint: Checkpoint) -> str:
     data, figures = checkpoint.data, main_figures(checkpoint)
     what = f"{len(data['classes'])} classes ({escape(str(data['name']))})"
+    origin = origin_of(checkpoint)
+    by = f"; the weights are those of {origin}" if origin else ", trained with stepseg"
     text = (
         f"Semantic segmentation of {what} by a plain "
         f"Vision Transformer that merges superpatches and lets confident tokens leave early "
-        f"([STEP](https://arxiv.org/abs/2509.14165)), trained with stepseg."
+        f"([STEP](https://arxiv.org/abs/2509.14165)){by}."
     )
     if "mIoU" not in figures:
         return text
@@ -67,14 +71,15 @@ def _summary(checkpoint: Checkpoint) -> str:
     return f"{text} **{figures['mIoU']:.2f} mIoU**{where}."
 
 
-def _loading(source: str) -> str:
+def _loading(checkpoint: Checkpoint, source: str) -> str:
     example = f"""from stepseg.predict.segmenter import Segmenter
 
 segmenter = Segmenter.from_checkpoint({json.dumps(source)})
 prediction = segmenter.predict("photo.jpg")  # .labels, .overlay(), .picture("exits"), ..."""
     example = code_block(example, "python")
     command = f"stepseg-eval ckpt_path={source} data=... data.root=..."
-    return f"## Use\n\n{example}\n\n{code(command)} repeats the figures below."
+    does = "repeats the figures below" if "mIoU" in main_figures(checkpoint) else "measures mIoU"
+    return f"## Use\n\n{example}\n\n{code(command)} {does}."
 
 
 def _systems(checkpoint: Checkpoint) -> str:
@@ -83,7 +88,8 @@ def _systems(checkpoint: Checkpoint) -> str:
         return ""
     columns = {
         "mIoU": "mIoU", "mAcc": "mAcc", "aAcc": "aAcc", "boundary IoU": "boundary_IoU",
-        "GMACs": "gmacs_mean", "images/s": "images_per_s", "speed-up": "speedup",
+        "same pixels": "agreement", "GMACs": "gmacs_mean", "images/s": "images_per_s",
+        "speed-up": "speedup",
     }  # fmt: skip
     columns = {head: key for head, key in columns.items() if any(_is_number(r, key) for r in rows)}
     lines = [["system", *columns, "tokens by stage"]]
@@ -144,6 +150,7 @@ def _model(checkpoint: Checkpoint) -> str:
     side = numbers.patch_size
     parameters = sum(v.numel() for v in checkpoint.state.values() if v.is_floating_point())
     pretrained = config.backbone.pretrained or "no (random weights, or a local file)"
+    pretrained = origin_of(checkpoint) or pretrained
     rows = [
         ["part", "value"],
         ["backbone", f"{config.backbone.name}, {numbers.depth} blocks, patches of {side} pixels"],

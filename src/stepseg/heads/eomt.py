@@ -6,12 +6,15 @@ that it has none, and features of the patches, on their full grid and upscaled, 
 the masks. Published checkpoints anneal masked attention away in training; here is none.
 
 The scores of a token depend on its neighbours through the upscaling: such a decoder answers for
-whole grids (`stepseg.ops.query_masks`) and not token by token, as ATM heads do.
+whole grids (`stepseg.ops.query_masks`) and not token by token, as ATM heads do. Tokens may leave
+before the queries enter: in their cells the exit head's answer stays, and what it read of them
+stands in the grid for the neighbours' sake.
 
 Letters: B images, Q queries, Y x X cells of the patch grid, y x x of the upscaled one, C classes,
 D channels.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
 
@@ -19,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stepseg.heads.linear import ExitHead, LinearHead
 from stepseg.ops.query_masks import QueryMasks
 from stepseg.packed import PackedTokens
 
@@ -88,6 +92,20 @@ class EomtHead(nn.Module):
         self.classifier = nn.Linear(dim, num_classes + 1)
         self.upscale = nn.ModuleList(Upscale(dim) for _ in range(numbers.upscale))
         nn.init.normal_(self.query_QD)
+
+    def check_exits(self, heads: Mapping[int, ExitHead]) -> None:
+        """Refuse exit heads beside queries, or that speak of classes in other words.
+
+        Raises:
+            ValueError: says which blocks and what kind there may be.
+
+        """
+        late = [block for block in heads if block > self.start]
+        if late or not all(isinstance(head, LinearHead) for head in heads.values()):
+            raise ValueError(
+                f"exit heads after blocks {sorted(heads)} of an EoMT: linear ones (heads.exit="
+                f"linear) up to block {self.start}, after which its queries enter"
+            )
 
     def join(self, tokens: PackedTokens) -> PackedTokens:
         """The rows with queries before them, for the blocks after `start`."""

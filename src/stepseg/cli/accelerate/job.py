@@ -9,6 +9,7 @@ import torch
 from omegaconf import DictConfig
 from rich.table import Table
 
+from stepseg.accelerate.exits import distil, with_heads, with_untrained_heads
 from stepseg.accelerate.judge import compare, search_for, smaller_of_cost
 from stepseg.accelerate.learn import Lesson, teach
 from stepseg.accelerate.samples import Samples
@@ -35,6 +36,8 @@ from stepseg.telling import counted, show_table, tell
 from stepseg.weights.hub import address_of
 
 FILE = "model.safetensors"
+OF_ITS_POLICY = ("systems", "images", "per_class_IoU", "timed_on", "tuned")
+"""What a checkpoint says of itself with a policy that is no longer its own."""
 
 
 def accelerate(cfg: DictConfig) -> None:
@@ -55,6 +58,8 @@ def accelerate(cfg: DictConfig) -> None:
     ) as result:
         torch.manual_seed(values["seed"])
         checkpoint = read_checkpoint(address_of(values["model"]))
+        if values["exits"]:
+            checkpoint = with_untrained_heads(checkpoint, values["exits"])
         segmenter = _segmenter(checkpoint, values, Reduction())
         files = _run_densely(segmenter, checkpoint, files, values, result)
         learned, chosen_on, held_out = wish.deal(files, OutputFolder(output_dir() / "dense"))
@@ -65,14 +70,17 @@ def accelerate(cfg: DictConfig) -> None:
         base = replace(checkpoint.config.reduction, merge=merge, inside=None)
         fast = with_policy(checkpoint, policy_config, policy, base)
         segmenter = _segmenter(fast, values, base.build())
+        if values["exits"]:
+            tell(f"stepseg-accelerate: heads learn after blocks {values['exits']}")
+            fast = with_heads(fast, distil(segmenter, merge, learned, values["seed"]))
+            segmenter = _segmenter(fast, values, base.build())
         chosen = _choose(wish, segmenter, base, chosen_on, result)
         rows = _compare(segmenter, chosen.build(), held_out)
-        about = {
-            "accelerated": {"source": checkpoint.path.name, "images": len(learned)},
-            "systems": rows,
-        }
+        kept = {k: v for k, v in checkpoint.about.items() if k not in OF_ITS_POLICY}
+        about = {"accelerated": {"source": checkpoint.path.name, "images": len(learned)}}
+        fast = replace(fast, about={**kept, **about, "systems": rows})
         tuned = {k: result.values[k] for k in ("certificate",) if k in result.values}
-        write_inference_checkpoint(output_dir() / FILE, with_choice(fast, chosen, tuned), about)
+        write_inference_checkpoint(output_dir() / FILE, with_choice(fast, chosen, tuned))
         result.update({"rows": rows, "reduction": asdict(chosen), "checkpoint": FILE})
         result.update({"device": str(segmenter.device)})
         _tell(rows)
@@ -209,6 +217,9 @@ def _compare(segmenter: Segmenter, chosen: Reduction, samples: Samples) -> list[
     tell(f"stepseg-accelerate: comparing on {counted(len(samples), 'image')} held out")
     rows = [{"name": "dense", **compare(segmenter, Reduction(), samples)}]
     rows.append({"name": "accelerated", **compare(segmenter, chosen, samples)})
+    if chosen.exit:
+        stay = replace(chosen, exit=None, exit_blocks=())
+        rows.insert(1, {"name": "without exits", **compare(segmenter, stay, samples)})
     sizes = [read_pixels(file.path).shape[:2] for file in samples.files]
     smaller = smaller_of_cost(segmenter, rows[-1]["gmacs_mean"], sizes)
     uniform = Reduction(merge=MergeRule(windows=(2,), thresholds=None, by="uniform"))
