@@ -3,7 +3,7 @@
 Minutes on a CPU, from random weights. Not the authors' recipe: without masked attention and without
 matching of queries, the loss is the likelihood of the labels under the semantic scores.
 
-    python benchmarks/eomt_scenes.py outputs/eomt --steps 1200
+    python benchmarks/eomt_scenes.py outputs/eomt --steps 800
     stepseg-accelerate model=outputs/eomt data=PLACE hydra.run.dir=outputs/fast  # it is told
     stepseg-eval ckpt_path=outputs/fast data.root=outputs/eomt/cache 'data.image_size=[256,256]'
 """
@@ -40,7 +40,7 @@ def main() -> None:
     """Train and write a folder of transformers."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("output", type=Path)
-    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--scenes", type=int, default=400)
     given = parser.parse_args()

@@ -21,6 +21,8 @@ from stepseg import Segmenter, from_eomt
 from stepseg.checkpoint import read_checkpoint, write_inference_checkpoint
 from stepseg.checkpoint.checkpoint import of_foreign
 from stepseg.dcts.merge import MergeRule
+from stepseg.explorer.plan import make_plan
+from stepseg.export.static import StaticSegmenter
 from stepseg.foreign.eomt import translate
 from stepseg.heads.exit import ConfidenceExit
 from stepseg.macs import total_macs
@@ -212,3 +214,11 @@ def test_multiply_accumulates_equal_both_counters(model, system):
 def test_exits_beside_queries_or_of_another_kind_are_refused(heads):
     with pytest.raises(ValueError, match=r"linear ones \(heads.exit=linear\) up to block 2"):
         toy_eomt_segmenter(exit_heads=heads)
+
+
+def test_what_is_not_there_yet_is_told_for_what_it_is(model):
+    """And not for the thresholds, which a user would change in vain."""
+    with pytest.raises(ValueError, match="not exported yet"):
+        StaticSegmenter(model, SYSTEMS["dcts"], (80, 112))
+    with pytest.raises(ValueError, match="answer token by token"):
+        make_plan(model)

@@ -82,7 +82,8 @@ def make_plan(
     """
     if model.decoder.among_all:
         raise ValueError(
-            "the explorer replays heads that answer token by token, not those of EoMT and SegViT"
+            "the explorer replays heads that answer token by token, not those of EoMT and SegViT: "
+            "pictures=[superpatches,dense] show what merging does"
         )
     reduction = reduction or model.reduction
     chosen = reduction.merge is None or reduction.merge.by == "policy"

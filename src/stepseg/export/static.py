@@ -100,14 +100,14 @@ class StaticSegmenter(nn.Module):
     ) -> None:
         super().__init__()
         model.check(reduction)
-        check_static(reduction)
-        if min(image_size) < 1:
-            raise ValueError(f"image_size must be positive, got {image_size}")
         if model.decoder.among_all:
             raise ValueError(
                 "an EoMT decoder and SegViT's own are not exported yet: run such a checkpoint by "
                 "stepseg-predict or stepseg.Segmenter, or export the original"
             )
+        check_static(reduction)
+        if min(image_size) < 1:
+            raise ValueError(f"image_size must be positive, got {image_size}")
         if model.decoder.earlier_blocks:
             raise ValueError(
                 f"a decoder that reads blocks {list(model.decoder.earlier_blocks)} besides the "
