@@ -105,6 +105,7 @@ def test_it_goes_on_where_the_dense_runs_were(output, model, photos):
         (["lose=0"], "lose=0: a number above 0"),
         (["gmacs=1"], "exactly one target of .*: lose=50, gmacs=1"),
         (["lose=null", "certify=0.05"], r"2 images certify .*; 2 are left of 8"),
+        (["exits=1"], r"exits=1: blocks after which tokens may leave, such as"),
         (["learn.crop=8"], "learn.crop is at least 32"),
     ],
 )

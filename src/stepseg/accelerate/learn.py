@@ -2,15 +2,17 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch.optim import AdamW
 
 from stepseg.accelerate.samples import Samples
+from stepseg.checkpoint import Checkpoint
 from stepseg.dcts.policy import PolicyNetwork
 from stepseg.dcts.targets import HomogeneityRule
 from stepseg.losses import local_count, policy_loss
 from stepseg.metrics.calibration import correct_policy
+from stepseg.model_config import PolicyConfig, ReductionConfig
 from stepseg.protocol import Protocol
 
 
@@ -88,6 +90,16 @@ def teach(
         step = max(1, len(samples) // lesson.calibration_images)
         some = Samples(samples.files[::step], samples.dense)
         correct_policy(policy, some.tensors(), rule, protocol)
+
+
+def with_policy(
+    checkpoint: Checkpoint, config: PolicyConfig, policy: PolicyNetwork, reduction: ReductionConfig
+) -> Checkpoint:
+    """A checkpoint with another policy and reduction; the other weights are the same."""
+    kept = {k: v for k, v in checkpoint.state.items() if not k.startswith("policy.")}
+    learned = {f"policy.{k}": v.detach().cpu() for k, v in policy.state_dict().items()}
+    model = replace(checkpoint.config, policy=config, reduction=reduction)
+    return replace(checkpoint, config=model, state={**kept, **learned}, rule=HomogeneityRule())
 
 
 def _share(step: int, steps: int) -> float:

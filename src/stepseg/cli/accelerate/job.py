@@ -11,7 +11,7 @@ from rich.table import Table
 
 from stepseg.accelerate.exits import distil, with_heads, with_untrained_heads
 from stepseg.accelerate.judge import compare, search_for, smaller_of_cost
-from stepseg.accelerate.learn import Lesson, teach
+from stepseg.accelerate.learn import Lesson, teach, with_policy
 from stepseg.accelerate.samples import Samples
 from stepseg.accelerate.wish import LEAST, Wish
 from stepseg.build import build_policy
@@ -24,7 +24,6 @@ from stepseg.cli.result import Result
 from stepseg.data.files import read_pixels
 from stepseg.dcts.merge import MergeRule
 from stepseg.dcts.policy import PolicyNetwork
-from stepseg.dcts.targets import HomogeneityRule
 from stepseg.model import Reduction
 from stepseg.model_config import PolicyConfig, ReductionConfig
 from stepseg.plain_types import from_values
@@ -63,17 +62,9 @@ def accelerate(cfg: DictConfig) -> None:
         segmenter = _segmenter(checkpoint, values, Reduction())
         files = _run_densely(segmenter, checkpoint, files, values, result)
         learned, chosen_on, held_out = wish.deal(files, OutputFolder(output_dir() / "dense"))
-        policy = build_policy(policy_config, patch_size=segmenter.model.patch_size)
-        assert isinstance(policy, PolicyNetwork)
-        _teach(policy.to(segmenter.device), segmenter, learned, lesson, values, result)
-        merge = MergeRule(policy.windows, tuple(values["thresholds"]))
-        base = replace(checkpoint.config.reduction, merge=merge, inside=None)
-        fast = with_policy(checkpoint, policy_config, policy, base)
+        fast = _learn(checkpoint, segmenter, learned, lesson, policy_config, values, result)
+        base = fast.config.reduction
         segmenter = _segmenter(fast, values, base.build())
-        if values["exits"]:
-            tell(f"stepseg-accelerate: heads learn after blocks {values['exits']}")
-            fast = with_heads(fast, distil(segmenter, merge, learned, values["seed"]))
-            segmenter = _segmenter(fast, values, base.build())
         chosen = _choose(wish, segmenter, base, chosen_on, result)
         rows = _compare(segmenter, chosen.build(), held_out)
         kept = {k: v for k, v in checkpoint.about.items() if k not in OF_ITS_POLICY}
@@ -106,16 +97,9 @@ def check_options(values: Mapping[str, Any], policy: PolicyConfig) -> None:
         raise ValueError(
             f"thresholds={values['thresholds']}: one for each of policy.windows={policy.windows}"
         )
-
-
-def with_policy(
-    checkpoint: Checkpoint, config: PolicyConfig, policy: PolicyNetwork, reduction: ReductionConfig
-) -> Checkpoint:
-    """A checkpoint with another policy and reduction; the other weights are the same."""
-    kept = {k: v for k, v in checkpoint.state.items() if not k.startswith("policy.")}
-    learned = {f"policy.{k}": v.detach().cpu() for k, v in policy.state_dict().items()}
-    model = replace(checkpoint.config, policy=config, reduction=reduction)
-    return replace(checkpoint, config=model, state={**kept, **learned}, rule=HomogeneityRule())
+    exits = values["exits"] or []
+    if not isinstance(exits, list) or not all(type(block) is int for block in exits):
+        raise ValueError(f"exits={exits}: blocks after which tokens may leave, such as [8,16]")
 
 
 def _images(values: Mapping[str, Any]) -> list[File]:
@@ -170,14 +154,16 @@ def _run_densely(
     return left
 
 
-def _teach(
-    policy: PolicyNetwork,
+def _learn(
+    checkpoint: Checkpoint,
     segmenter: Segmenter,
     samples: Samples,
     lesson: Lesson,
+    config: PolicyConfig,
     values: Mapping[str, Any],
     result: Result,
-) -> None:
+) -> Checkpoint:
+    """The checkpoint with a policy, and with exit heads where any are asked for."""
     tell(
         f"stepseg-accelerate: the policy learns from {counted(len(samples), 'image')}, "
         f"{counted(lesson.steps, 'step')}"
@@ -186,10 +172,21 @@ def _teach(
     def progress(step: int, loss: float) -> None:
         tell(f"stepseg-accelerate: step {step}/{lesson.steps}, loss {loss:.3f}")
 
-    start = time.perf_counter()
-    teach(policy, samples, segmenter.protocol, lesson, seed=values["seed"], progress=progress)
+    start, seed = time.perf_counter(), values["seed"]
+    policy = build_policy(config, patch_size=segmenter.model.patch_size)
+    assert isinstance(policy, PolicyNetwork)
+    policy.to(segmenter.device)
+    teach(policy, samples, segmenter.protocol, lesson, seed=seed, progress=progress)
+    merge = MergeRule(policy.windows, tuple(values["thresholds"]))
+    base = replace(checkpoint.config.reduction, merge=merge, inside=None)
+    fast = with_policy(checkpoint, config, policy, base)
+    if values["exits"]:
+        tell(f"stepseg-accelerate: heads learn after blocks {values['exits']}")
+        segmenter = _segmenter(fast, values, base.build())
+        fast = with_heads(fast, distil(segmenter, merge, samples, seed))
     result.update({"learn": asdict(lesson), "learn_images": len(samples)})
     result.update({"learn_seconds": round(time.perf_counter() - start, 1)})
+    return fast
 
 
 def _choose(
