@@ -97,6 +97,24 @@ def test_a_drop_is_kept_and_nothing_cheaper_is_left():
     assert search.used <= 10
 
 
+def test_a_drop_is_kept_where_nothing_is_cheap_enough_to_compare():
+    """By agreement; most of the cost is not reduced, so that 60 % of it is out of reach."""
+
+    def walk(_, reductions):
+        rows = [invented(r) for r in reductions]
+        return [
+            {"gmacs_mean": 20 + row["gmacs_mean"], "agreement": row["mIoU"] + 20, "images": 3}
+            for row in rows
+        ]
+
+    found = families(STEP, [2, 4], 16, 1024)
+    search = Search(found, walk, cost=lambda row: row["gmacs_mean"], share=0.1, score="agreement")
+    search.scout()
+    chosen = search.keep(1.0)
+    assert chosen.row["agreement"] >= 99
+    assert chosen.row["gmacs_mean"] < 26
+
+
 def test_a_small_limit_is_kept():
     search, walked = search_for(limit=4.0)
     search.meet(4.5, "GMACs")

@@ -55,7 +55,6 @@ def accelerate(cfg: DictConfig) -> None:
     with Result(
         output_dir(), command="stepseg-accelerate", overrides=overrides(), config=recorded(cfg)
     ) as result:
-        torch.manual_seed(values["seed"])
         checkpoint = read_checkpoint(address_of(values["model"]))
         if values["exits"]:
             checkpoint = with_untrained_heads(checkpoint, values["exits"])
@@ -173,6 +172,7 @@ def _learn(
         tell(f"stepseg-accelerate: step {step}/{lesson.steps}, loss {loss:.3f}")
 
     start, seed = time.perf_counter(), values["seed"]
+    torch.manual_seed(seed)  # here: the same policy with exits and without
     policy = build_policy(config, patch_size=segmenter.model.patch_size)
     assert isinstance(policy, PolicyNetwork)
     policy.to(segmenter.device)
