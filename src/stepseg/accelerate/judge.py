@@ -83,6 +83,7 @@ def search_for(segmenter: Segmenter, base: ReductionConfig, samples: Samples) ->
         score="agreement",
     )
     search.scout()
+    search.limit += search.used  # of a handful of images one is a large share
     return search
 
 
