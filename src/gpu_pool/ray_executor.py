@@ -139,15 +139,16 @@ class RayExecutor:
         except errors.RayTaskError as error:  # the node is there, and says why
             event = Event(job, code=1, why=f"{type(error.cause).__name__}: {error.cause}")
         except (errors.TaskCancelledError, errors.OutOfMemoryError) as error:
-            event = Event(job, code=1, why=_first_line(error))
+            event = Event(job, code=1, why=_briefly(error))
         except (errors.RayError, StopIteration) as error:
-            event = Event(job, why=f"lost with its node: {_first_line(error)}")
+            event = Event(job, why=f"lost with its node: {_briefly(error)}")
         del self.tasks[task]
         return event
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]
+def _briefly(error: Exception) -> str:
+    """Its first sentence."""
+    return str(error).partition("\n")[0].partition(". ")[0]
 
 
 def _tell(message: str) -> None:

@@ -162,13 +162,11 @@ def test_six_trainings_a_kill_a_lost_node_and_a_lost_launcher(cluster, tmp_path)
     jobs = [folder / str(number) for number in range(6)]
     assert [status(job) for job in jobs] == ["completed"] * 6
     tries = {job.name: len(attempts(job)) for job in jobs}
-    print("attempts", tries)
     assert tries["1"] >= 2  # killed
     assert tries[lost.name] >= 2
-    assert sum(tries.values()) <= 6 + 1 + 1 + 2  # a kill, a node, and what two nodes were doing
+    assert sum(tries.values()) <= 6 + 1 + 1 + 2  # a kill, a node, and what two nodes were at
     for job in jobs:
         made = read_diary(job / "diary")
-        print(job.name, made)
         assert made[-1][-1] == steps
         for before, after in pairwise(made):  # from the last checkpoint, which is of every step
             assert after[0] in (before[-1], before[-1] + 1)
