@@ -152,7 +152,7 @@ def test_exits_are_learned_and_left_out_where_they_do_not_pay(
         ValueError, match=r"exits=\[1\]: the model has exit heads after blocks \[1\]"
     ):
         run(tmp_path, folder, photos, "exits=[1]")
-    with pytest.raises(ValueError, match="up to block 1, after which its queries enter"):
+    with pytest.raises(ValueError, match=r"exit block 2 is outside 1\.\.1"):
         run(tmp_path / "late", model, photos, "exits=[2]")
 
 

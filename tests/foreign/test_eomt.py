@@ -25,8 +25,9 @@ from stepseg.explorer.plan import make_plan
 from stepseg.export.static import StaticSegmenter
 from stepseg.foreign.eomt import translate
 from stepseg.heads.exit import ConfidenceExit
-from stepseg.macs import total_macs
+from stepseg.macs import macs_of_stages, total_macs
 from stepseg.model import Reduction
+from stepseg.profile.break_even import break_even
 from stepseg.profile.parts import profile_parts
 from stepseg.protocol import Protocol
 from toys import CLASSES, DCTS, SYSTEMS, light_heads, toy_eomt_segmenter, toy_images
@@ -208,6 +209,18 @@ def test_multiply_accumulates_equal_both_counters(model, system):
     parts = counts_of_all_agree(model, image, reduction)
     rows = profile_parts(model, {"it": reduction}, image[None], iterations=1)["it"]
     assert sum(row["gmacs"] or 0 for row in rows) * 1e9 == pytest.approx(total_macs(parts)[0])
+
+
+@pytest.mark.parametrize("block", [1, 2])
+def test_an_exit_pays_from_its_break_even_on(model, block):
+    def products(*stages):
+        parts = macs_of_stages(model, stages)
+        return sum(macs for part, macs in parts.items() if part != "norms")
+
+    leaving = round(break_even(model, block, 35) * 35)
+    assert 0 < leaving < 35
+    assert products((block, 35), (4, 35 - leaving)) <= products((4, 35))
+    assert products((block, 35), (4, 36 - leaving)) > products((4, 35))
 
 
 @pytest.mark.parametrize("heads", [{3: light_heads()[1]}, {1: light_heads()[2]}])

@@ -10,8 +10,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Any
 
-from stepseg.heads.atm import AtmHead
-from stepseg.macs import block_macs, head_cost, head_macs
+from stepseg.macs import block_macs, head_cost, queries
 from stepseg.model import StepSegmenter
 
 
@@ -25,11 +24,12 @@ def break_even(model: StepSegmenter, block: int, tokens: int) -> float:
 
     """
     vit, decoder = model.backbone, model.decoder
-    assert isinstance(decoder, AtmHead)  # others answer for all tokens, and have no exits
+    remaining = range(block + 1, vit.depth + 1)
 
     def rest(left: int) -> int:
         """Products of the remaining blocks and the decoder on the tokens that are left."""
-        return (vit.depth - block) * block_macs(vit, left) + head_macs(decoder, left, vit.dim)
+        blocks = sum(block_macs(vit, left, queries=queries(model, b)) for b in remaining)
+        return blocks + head_cost(vit, decoder, left, tokens)[0]
 
     def saved(leaving: int) -> int:
         return rest(tokens) - rest(tokens - leaving)
