@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -144,6 +145,20 @@ def test_who_loses_the_folder_ends_at_once(tmp_path, monkeypatch):
 
     run(tmp_path, [(one, cfg)], monkeypatch, Status(taken_over), grace_seconds=600)
     assert one.message == "killed by signal 9"
+
+
+@pytest.mark.parametrize(("said", "code"), [(b".", 7), (b"..", 137), (b"", 7)])
+def test_a_supervisor_is_asked_by_bytes_twice_means_at_once(said, code):
+    """And by the end of its launcher, which is never more than one request."""
+    patient = "trap 'sleep 1; exit 7' TERM; echo on; while :; do sleep 0.1; done"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gpu_pool.supervise", "600", "sh", "-c", patient],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout.readline() == b"on\n"
+    process.stdin.write(said)
+    process.stdin.close()
+    assert process.wait(60) == code
 
 
 def around(folder):
