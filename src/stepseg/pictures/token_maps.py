@@ -44,7 +44,8 @@ class View:
     @classmethod
     def of_batch(cls, output: Segmentation, windows: Mapping[int, Window | None]) -> "list[View]":
         """Read images of a batch back from the device, each with its window (None: all of it)."""
-        confidence_BYX = output.cell_scores().amax(1).float().cpu().numpy()
+        # several queries of an EoMT may claim a cell for one class: their sum is above 1
+        confidence_BYX = output.cell_scores().amax(1).clamp(max=1).float().cpu().numpy()
         height, width = output.image_size
         return [
             cls(
