@@ -25,3 +25,11 @@ def test_commands_and_groups_exist():
         for choice in re.findall(r"`([\w.]+)`", choices):
             known = (conf / group / f"{choice}.yaml").is_file()
             assert known or "." in choice, f"README offers {group}={choice}"
+
+
+def test_the_quickstart_shows_the_same_figures():
+    quickstart = (README.parent / "docs" / "quickstart.md").read_text()
+    figures = re.findall(r"^\| ((?:dense|dCTS|STEP\S+) \|.*) \|$", quickstart, re.MULTILINE)
+    assert len(figures) == 3
+    for line in figures:
+        assert f"| {line} |" in README.read_text(), "the main job's figures come from one run"
