@@ -2,7 +2,7 @@
 
 import pytest
 
-from stepseg.plain_types import choices, nearest
+from stepseg.plain_types import choices, flat, nearest
 
 
 @pytest.mark.parametrize(
@@ -29,3 +29,9 @@ def test_of_many_names_only_the_first_level_is_listed():
     names = ["data", "trainer", *(f"data.key_{i}" for i in range(60))]
     assert nearest("xyz", names) == "; known: data, trainer"
     assert nearest("data.key_60", names).startswith("; did you mean 'data.key_")
+
+
+def test_nested_values_as_one_mapping():
+    values = {"a": 1, "b": {"c": [2], "d": {"e": None}}, "f": {}}
+    assert flat(values) == {"a": 1, "b.c": [2], "b.d.e": None}
+    assert list(flat(values, "/")) == ["a", "b/c", "b/d/e"]

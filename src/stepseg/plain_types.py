@@ -77,6 +77,17 @@ def _did_you_mean(word: object, known: Iterable[str]) -> str:
     return f"did you mean {near[0]!r}?" if near else ""
 
 
+def flat(values: Mapping[str, Any], separator: str = ".") -> dict[str, Any]:
+    """Nested mappings as one, with keys such as ``optim.lr``."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            found |= {f"{key}{separator}{k}": v for k, v in flat(value, separator).items()}
+        else:
+            found[key] = value
+    return found
+
+
 def check_count(value: Any, most: int, what: str) -> None:
     """Refuse what is endless when it is written out: the lists of a pickle may hold one another.
 

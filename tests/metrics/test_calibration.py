@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from stepseg.metrics.calibration import CalibrationMetric, errors_by_size
+from stepseg.metrics.calibration import CalibrationMetric, calibration_errors
 
 
 def logits_of(*scores: float) -> torch.Tensor:
@@ -24,7 +24,8 @@ def test_by_hand():
     assert bins[0] == {"count": 0, "confidence": None, "accuracy": None}
     assert figures["4"]["ece"] == pytest.approx(0.7)
     assert figures["8"]["ece"] is None
-    assert list(errors_by_size(figures)) == ["ece_2x2", "ece_4x4"]
+    errors = calibration_errors({"policy_calibration": figures, "exit_calibration": figures})
+    assert list(errors) == ["ece_2x2", "ece_4x4", "ece_exit_2", "ece_exit_4"]
 
 
 def test_certain_scores_have_a_bin_and_batches_add_up():

@@ -8,7 +8,6 @@ from stepseg.pictures.figures import (
     change_figure,
     class_entries,
     confidence_figure,
-    describe_image,
     error_figure,
     exit_figure,
     label_figure,
@@ -39,17 +38,6 @@ def scene():
         output = toy_segmenter()(images, reduction=SYSTEMS["step"])
     picture = (images[0].permute(1, 2, 0).numpy() * 255).astype(np.uint8)
     return picture, output, output.prediction()[0].numpy().astype(np.uint8)
-
-
-def test_one_row_for_trackers(scene):
-    picture, output, _ = scene
-    row = describe_image(picture, output, PALETTE, np.zeros((75, 101), np.uint8))
-    # image, superpatches, two exits, prediction, label
-    assert row.shape[1] == 6 * 101 + 7 * 6
-    caption = row.shape[0] - 2 * 6 - 75
-    assert (row[6 + caption : -6, 6 : 6 + 101] == picture).all()
-    thin = describe_image(picture, output, PALETTE, thin=2)
-    assert thin.shape[1] == 5 * 51 + 6 * 6
 
 
 def test_figures_hold_their_panels_at_whole_factors(scene):

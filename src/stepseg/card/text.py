@@ -15,6 +15,7 @@ from stepseg.card.tuned import tuned_section
 from stepseg.checkpoint import Checkpoint
 from stepseg.files.markdown import code, code_block, escape, table
 from stepseg.model_config import ReductionConfig
+from stepseg.report.values import is_number
 from stepseg.vit.licence import licence_of
 
 CURVE = "the curve of the training"
@@ -91,11 +92,11 @@ def _systems(checkpoint: Checkpoint) -> str:
         "same pixels": "agreement", "GMACs": "gmacs_mean", "images/s": "images_per_s",
         "speed-up": "speedup",
     }  # fmt: skip
-    columns = {head: key for head, key in columns.items() if any(_is_number(r, key) for r in rows)}
+    columns = {head: key for head, key in columns.items() if any(is_number(r, key) for r in rows)}
     lines = [["system", *columns, "tokens by stage"]]
     for row in rows:
         tokens = row.get("tokens_per_stage") or []
-        shown = [f"{row[k]:.2f}" if _is_number(row, k) else "" for k in columns.values()]
+        shown = [f"{row[k]:.2f}" if is_number(row, k) else "" for k in columns.values()]
         lines.append([str(row["name"]), *shown, ", ".join(f"{count:.0f}" for count in tokens)])
     notes = ["Accuracy in percent; GMACs are multiply-accumulates."]
     if len(rows) > 1:
@@ -236,7 +237,3 @@ def _limits(checkpoint: Checkpoint) -> str:
 def _listed(values: Sequence[Any]) -> str:
     words = [str(value) for value in values]
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
-
-
-def _is_number(row: Mapping[str, Any], key: str) -> bool:
-    return isinstance(row.get(key), int | float)

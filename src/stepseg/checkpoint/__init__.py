@@ -1,7 +1,6 @@
 """Checkpoints: reading, writing and sharing them. The names that everybody needs are here."""
 
 from stepseg.checkpoint.checkpoint import (
-    KEY,
     Checkpoint,
     check_data,
     describe,
@@ -9,6 +8,7 @@ from stepseg.checkpoint.checkpoint import (
     without_local_paths,
     write_inference_checkpoint,
 )
+from stepseg.checkpoint.entry import KEY
 
 __all__ = [
     "KEY", "Checkpoint", "check_data", "describe", "read_checkpoint", "without_local_paths",

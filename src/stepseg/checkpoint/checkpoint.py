@@ -32,11 +32,6 @@ from stepseg.weights.place import find_checkpoint
 from stepseg.weights.read import WeightFile, read_weights
 from stepseg.weights.safetensors_file import write_safetensors
 
-__all__ = [
-    "KEY", "Checkpoint", "check_data", "describe", "read_checkpoint", "without_local_paths",
-    "write_inference_checkpoint",
-]  # fmt: skip
-
 PREFIX = "model."
 
 

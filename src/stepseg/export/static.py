@@ -28,6 +28,22 @@ from stepseg.vit.patch_embed import shrink_image
 from stepseg.vit.rotary import Rotation
 
 
+def _static_decoder(model: StepSegmenter) -> AtmHead:
+    decoder = model.decoder
+    if decoder.among_all:
+        raise ValueError(
+            "an EoMT decoder and SegViT's own are not exported yet: run such a checkpoint by "
+            "stepseg-predict or stepseg.Segmenter, or export the original"
+        )
+    if decoder.earlier_blocks:
+        raise ValueError(
+            f"a decoder that reads blocks {list(decoder.earlier_blocks)} besides the last "
+            f"(heads.cascade) cannot be exported: train one with heads.cascade=null"
+        )
+    assert isinstance(decoder, AtmHead)
+    return decoder
+
+
 def check_static(reduction: Reduction) -> None:
     """Refuse a reduction whose token numbers depend on the image.
 
@@ -100,21 +116,10 @@ class StaticSegmenter(nn.Module):
     ) -> None:
         super().__init__()
         model.check(reduction)
-        if model.decoder.among_all:
-            raise ValueError(
-                "an EoMT decoder and SegViT's own are not exported yet: run such a checkpoint by "
-                "stepseg-predict or stepseg.Segmenter, or export the original"
-            )
+        self.backbone, self.decoder = model.backbone, _static_decoder(model)
         check_static(reduction)
         if min(image_size) < 1:
             raise ValueError(f"image_size must be positive, got {image_size}")
-        if model.decoder.earlier_blocks:
-            raise ValueError(
-                f"a decoder that reads blocks {list(model.decoder.earlier_blocks)} besides the "
-                f"last (heads.cascade) cannot be exported: train one with heads.cascade=null"
-            )
-        assert isinstance(model.decoder, AtmHead)
-        self.backbone, self.decoder = model.backbone, model.decoder
         self.exit_heads = nn.ModuleDict(
             {str(block): model.exit_heads[str(block)] for block in reduction.exit_blocks}
         )

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from stepseg.files.spreadsheet import csv_text
 from stepseg.files.writing import write_text
-from stepseg.metrics.calibration import errors_by_exit, errors_by_size
+from stepseg.metrics.calibration import calibration_errors
 from stepseg.report.pareto import pareto_front
 from stepseg.telling import show_table
 
@@ -82,10 +82,8 @@ def _cells(key: str, value: Any, row: Row, classes: Sequence[str]) -> dict[str, 
         return dict(zip(names, value or [None] * len(names), strict=True))
     if key == "per_class_IoU":
         return {f"IoU_{name}": number for name, number in zip(classes, value, strict=True)}
-    if key == "policy_calibration":
-        return errors_by_size(value)
-    if key == "exit_calibration":
-        return errors_by_exit(value)
+    if key in ("policy_calibration", "exit_calibration"):
+        return calibration_errors({key: value})
     if key == "exits":
         return {
             f"exit_{e['block']}_{what}": e[what] for e in value for what in e if what != "block"

@@ -5,12 +5,16 @@ from such a checkpoint would miss them. Here a step's row is written before its 
 """
 
 from collections.abc import Mapping
+from typing import Any, TypeVar
 
 import lightning as L
+import torch
 from torch import Tensor
 from torchmetrics import Metric
 
 from stepseg.metrics.joining import join_ranks
+
+Value = TypeVar("Value")
 
 
 def is_logging_step(module: L.LightningModule, batch_index: int) -> bool:
@@ -25,6 +29,15 @@ def write_metrics(module: L.LightningModule, values: Mapping[str, float]) -> Non
     """Hand a step's figures to all loggers, now."""
     for logger in module.trainer.loggers:
         logger.log_metrics(dict(values), step=module.global_step)
+
+
+def of_all_ranks(value: Value) -> list[Value]:
+    """The value of every process, which can be anything; all processes call this."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return [value]
+    gathered: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(gathered, value)
+    return gathered
 
 
 def sum_over_ranks(metric: Metric) -> dict[str, Tensor]:

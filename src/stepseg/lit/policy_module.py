@@ -19,7 +19,7 @@ from stepseg.lit.callbacks.non_finite import poison
 from stepseg.lit.metrics import is_logging_step, write_metrics
 from stepseg.lit.optim import OptimConfig, adamw, lr_factor
 from stepseg.losses import LossWeights, local_count, mean_over_ranks, policy_loss
-from stepseg.metrics.calibration import CalibrationMetric, errors_by_size, judge
+from stepseg.metrics.calibration import CalibrationMetric, calibration_errors, judge
 from stepseg.metrics.loss import LossMetric
 from stepseg.protocol import Protocol
 
@@ -89,9 +89,8 @@ class PolicyModule(L.LightningModule):
             figures[f"AP_{window}x{window}"] = float(self._metric(window).compute())
             self._metric(window).reset()
         figures["mAP"] = sum(figures.values()) / len(figures)
-        calibration = self.calibration.compute()
-        self.results = {**figures, "policy_calibration": calibration}
-        logged = {**figures, **errors_by_size(calibration), **self.val_loss.compute()}
+        self.results = {**figures, "policy_calibration": self.calibration.compute()}
+        logged = {**figures, **calibration_errors(self.results), **self.val_loss.compute()}
         self.log_dict({f"val/{name}": value for name, value in logged.items()}, sync_dist=True)
         self.calibration.reset()
         self.val_loss.reset()

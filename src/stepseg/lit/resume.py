@@ -1,6 +1,6 @@
 """Finding the checkpoint to go on with, and whether the run that wrote it was the same run."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ import lightning as L
 import torch
 
 from stepseg.lit.stopping import LAST, NEXT, PREVIOUS
-from stepseg.plain_types import check_count
+from stepseg.plain_types import check_count, flat
 from stepseg.weights.read import read_weights
 from stepseg.weights.safetensors_file import is_safetensors
 
@@ -107,17 +107,13 @@ def newest_point(folder: Path) -> tuple[ResumePoint | None, list[str]]:
         folder: `checkpoints/` of a run.
 
     """
-    points, problems = [], []
-    for name in (NEXT, LAST, PREVIOUS):
-        if (folder / name).is_file():
-            try:
-                points.append(read_point(folder / name))
-            except ValueError as error:
-                problems.append(str(error))
-    best = folder / "best.ckpt"
-    if not points and best.is_file():
+    points: list[ResumePoint] = []
+    problems = []
+    for name in (NEXT, LAST, PREVIOUS, "best.ckpt"):
+        if not (folder / name).is_file() or (points and name == "best.ckpt"):
+            continue
         try:
-            points.append(read_point(best))
+            points.append(read_point(folder / name))
         except ValueError as error:
             problems.append(str(error))
     return max(points, key=lambda point: point.step, default=None), problems
@@ -125,7 +121,7 @@ def newest_point(folder: Path) -> tuple[ResumePoint | None, list[str]]:
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Keys whose change alters the course of a training, with the old and the new value."""
-    old, new = dict(_flat(before)), dict(_flat(now))
+    old, new = flat(before), flat(now)
     keys = [key for key in {**old, **new} if not _is_neutral(key)]
     absent = "(absent)"
     return {
@@ -137,11 +133,3 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tupl
 
 def _is_neutral(key: str) -> bool:
     return any(key == neutral or key.startswith(f"{neutral}.") for neutral in NEUTRAL)
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value

@@ -39,7 +39,7 @@ from stepseg.losses import (
     policy_loss,
 )
 from stepseg.merging.scorer import scorer_loss
-from stepseg.metrics.calibration import errors_by_exit, errors_by_size
+from stepseg.metrics.calibration import calibration_errors
 from stepseg.metrics.loss import LossMetric
 from stepseg.metrics.tokens import TokenMetric
 from stepseg.model import HeadOutput, Reduction, Segmentation, StepSegmenter
@@ -241,8 +241,7 @@ def logged_figures(split: str, figures: Mapping[str, Any]) -> dict[str, float]:
     """What loggers get of an evaluation."""
     names = ("mIoU", "mAcc", "aAcc", "fwIoU", "boundary_IoU")
     values = {name: figures[name] for name in names}
-    values |= errors_by_size(figures.get("policy_calibration") or {})
-    values |= errors_by_exit(figures.get("exit_calibration") or {})
+    values |= calibration_errors(figures)
     return {f"{split}/{name}": v for name, v in values.items()} | logged_tokens(split, figures)
 
 

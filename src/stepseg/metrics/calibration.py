@@ -217,19 +217,15 @@ def _reliability(
     return {"ece": gaps / total if total else None, "bins": bins}
 
 
-def errors_by_exit(calibration: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    """``ece_exit_8`` and so on, of the exits that saw a token with a label."""
-    return {
-        f"ece_exit_{block}": figures["ece"]
-        for block, figures in calibration.items()
-        if figures["ece"] is not None
-    }
+def calibration_errors(figures: Mapping[str, Any]) -> dict[str, float]:
+    """``ece_2x2`` of window sizes, ``ece_exit_8`` of exits and so on, where anything was seen.
 
+    Args:
+        figures: with ``policy_calibration`` and ``exit_calibration``, or without.
 
-def errors_by_size(calibration: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    """``ece_2x2`` and so on, of the sizes of which there were windows."""
-    return {
-        f"ece_{side}x{side}": figures["ece"]
-        for side, figures in calibration.items()
-        if figures["ece"] is not None
-    }
+    """
+    sizes = figures.get("policy_calibration") or {}
+    exits = figures.get("exit_calibration") or {}
+    errors = {f"ece_{side}x{side}": of_size["ece"] for side, of_size in sizes.items()}
+    errors |= {f"ece_exit_{block}": of_exit["ece"] for block, of_exit in exits.items()}
+    return {name: error for name, error in errors.items() if error is not None}

@@ -39,11 +39,10 @@ from stepseg.pictures.panels import (
     legend,
 )
 from stepseg.pictures.token_maps import TokenMaps
-from stepseg.segmentation import Segmentation
 
 __all__ = [
     "Labels", "Palette", "Picture", "change_figure", "class_entries", "confidence_figure",
-    "describe_image", "error_figure", "exit_figure", "superpatch_figure",
+    "error_figure", "exit_figure", "superpatch_figure",
 ]  # fmt: skip
 
 IGNORED = (45, 45, 45)
@@ -84,32 +83,6 @@ def exit_figure(
     shown = [labels_HW] if truth_HW is None else [labels_HW, truth_HW]
     windows = _window_entries(maps) if _merged(maps) else []
     return _figure(panels, [*windows, *class_entries(shown, classes, palette)])
-
-
-def describe_image(
-    image_HW3: Picture,
-    output: Segmentation,
-    palette: Palette,
-    label_HW: Labels | None = None,
-    *,
-    thin: int = 1,
-) -> Picture:
-    """One row of captioned panels for the only image of a batch that was shown whole.
-
-    Image, superpatches, what remains after each exit, prediction and, if given, the label; of
-    large images only every `thin`-th pixel, where `thin` divides the patch size.
-    """
-    prediction = output.prediction()[0].cpu().numpy().astype(np.uint8)
-    blocks = [head.block for head in output.heads[:-1]]
-    panels = _exit_panels(
-        image_HW3[::thin, ::thin],
-        TokenMaps.of(output).thinned(thin),
-        blocks,
-        prediction[::thin, ::thin],
-        palette,
-        None if label_HW is None else label_HW[::thin, ::thin],
-    )
-    return np.asarray(arrange([captioned(picture, text) for text, picture in panels], len(panels)))
 
 
 def confidence_figure(maps: TokenMaps, threshold: float | None = None) -> Image.Image:

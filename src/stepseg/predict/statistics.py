@@ -47,11 +47,6 @@ def token_statistics(records: Sequence[Record]) -> list[dict[str, Any]]:
     return rows
 
 
-def write_statistics(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write the rows as CSV, atomically."""
-    write_text(path, csv_text(COLUMNS, rows))
-
-
 def plot_statistics(records: Sequence[Record]) -> Figure:
     """Histograms over images, one panel per count: superpatch sizes, stages, exit heads.
 
@@ -78,9 +73,14 @@ def plot_statistics(records: Sequence[Record]) -> Figure:
     return figure
 
 
-def save_plot(path: Path, figure: Figure) -> None:
-    """Write a figure as PNG, atomically."""
-    write_atomically(path, lambda file: figure.savefig(file, dpi=150, format="png"))
+def write_statistics(folder: Path, records: Sequence[Record]) -> list[dict[str, Any]]:
+    """Write ``statistics.csv`` and the histograms beside it; returns `token_statistics`."""
+    rows, figure = token_statistics(records), plot_statistics(records)
+    write_text(folder / "statistics.csv", csv_text(COLUMNS, rows))
+    write_atomically(
+        folder / "statistics.png", lambda file: figure.savefig(file, dpi=150, format="png")
+    )
+    return rows
 
 
 def _histogram(axis: Axes, values: NDArray[np.int64], colour: str) -> None:

@@ -3,10 +3,11 @@
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from stepseg.plain_types import flat
 from stepseg.report.runs import Run, read_run
 from stepseg.report.values import mapping, number, plain, size_words
 
@@ -17,6 +18,26 @@ PLACES |= {"logger", "callbacks", "compare", "ckpt_path", "monitor", "best_by", 
 
 PARTS = ("merge", "exit", "inside", "input", "budget")
 """Of a reduction."""
+COLUMNS = {
+    "merge_by": ("merge", "by"),
+    "inside": ("inside", "rule"),
+    "inside_r": ("inside", "r"),
+    "inside_threshold": ("inside", "threshold"),
+    "cell": ("input", "cell"),
+    "budget": ("budget", "gmacs_per_image"),
+    "merge_windows": ("merge", "windows"),
+    "merge_thresholds": ("merge", "thresholds"),
+    "top_k": ("merge", "top_k"),
+    "top_k_cells": ("merge", "top_k_cells"),
+    "edge_weight": ("merge", "edge_weight"),
+    "merge_resize": ("merge", "resize"),
+    "exit_blocks": ("exit", "blocks"),
+    "exit_threshold": ("exit", "threshold"),
+    "exit_rule": ("exit", "rule"),
+    "keep_per_class": ("exit", "keep_per_class"),
+    "exit_tokens": ("exit", "tokens"),
+}
+"""What rows of results call a reduction's numbers, and where these stand in a configuration."""
 
 
 def reduction_of_entry(entry: Mapping[str, Any], run: Run) -> dict[str, Any]:
@@ -31,22 +52,9 @@ def reduction_of_entry(entry: Mapping[str, Any], run: Run) -> dict[str, Any]:
             reduction["exit"] = None
         if entry.get("name") == "dense":
             reduction |= dict.fromkeys(("merge", "inside", "input", "budget"))
-    for part, key, source in (
-        ("merge", "windows", "merge_windows"),
-        ("merge", "thresholds", "merge_thresholds"),
-        ("merge", "top_k", "top_k"),
-        ("merge", "by", "merge_by"),
-        ("inside", "rule", "inside"),
-        ("inside", "r", "inside_r"),
-        ("inside", "threshold", "inside_threshold"),
-        ("input", "cell", "cell"),
-        ("budget", "gmacs_per_image", "budget"),
-        ("exit", "blocks", "exit_blocks"),
-        ("exit", "threshold", "exit_threshold"),
-        ("exit", "rule", "exit_rule"),
-    ):
-        if entry.get(source) not in (None, []):
-            reduction[part] = {**(reduction[part] or {}), key: entry[source]}
+    for column, (part, key) in COLUMNS.items():
+        if entry.get(column) not in (None, []):
+            reduction[part] = {**(reduction[part] or {}), key: entry[column]}
     if not mapping(reduction["exit"]).get("blocks"):
         reduction["exit"] = None
     return reduction
@@ -76,28 +84,13 @@ def without_thresholds(reduction: Mapping[str, Any]) -> dict[str, Any]:
 
 def reduction_fields(reduction: Mapping[str, Any]) -> dict[str, Any]:
     """The parts of a reduction, one by one."""
-    merge, leave = mapping(reduction.get("merge")), mapping(reduction.get("exit"))
-    inside, by = mapping(reduction.get("inside")), merge.get("by")
     fields = {
-        "merge_by": None if by == "policy" else by,
-        "inside": inside.get("rule"),
-        "inside_r": inside.get("r"),
-        "inside_threshold": inside.get("threshold"),
-        "cell": mapping(reduction.get("input")).get("cell"),
-        "budget": mapping(reduction.get("budget")).get("gmacs_per_image"),
-        "merge_windows": merge.get("windows"),
-        "merge_thresholds": merge.get("thresholds"),
-        "top_k": merge.get("top_k"),
-        "top_k_cells": merge.get("top_k_cells"),
-        "edge_weight": merge.get("edge_weight") or None,
-        "merge_resize": merge.get("resize"),
-        "exit_blocks": leave.get("blocks"),
-        "exit_threshold": leave.get("threshold"),
-        "exit_rule": leave.get("rule"),
-        "keep_per_class": leave.get("keep_per_class"),
-        "exit_tokens": leave.get("tokens") or None,
+        column: mapping(reduction.get(part)).get(key) for column, (part, key) in COLUMNS.items()
     }
-    if leave.get("rule") == "budget":
+    fields |= {name: fields[name] or None for name in ("edge_weight", "exit_tokens")}
+    if fields["merge_by"] == "policy":
+        fields["merge_by"] = None
+    if fields["exit_rule"] == "budget":
         fields |= {"exit_threshold": None, "keep_per_class": None}
     return fields
 
@@ -139,21 +132,15 @@ def weights_of(run: Run, training: Run | None) -> tuple[dict[str, Any], str]:
             run.values.get("seed")
         )
     config = training.config
-    flat = {f"train.{key}": value for key, value in _flat(config, PLACES)}
-    text = json.dumps([str(item) for item in sorted(flat.items())])
+    recipe = {
+        f"train.{key}": plain(value)
+        for key, value in flat(config).items()
+        if PLACES.isdisjoint(key.split("."))
+    }
+    text = json.dumps([str(item) for item in sorted(recipe.items())])
     backbone = backbone_name(mapping(config.get("backbone")))
-    fields = {"backbone": backbone, "recipe": hashlib.sha1(text.encode()).hexdigest()[:8], **flat}
+    fields = {"backbone": backbone, "recipe": hashlib.sha1(text.encode()).hexdigest()[:8], **recipe}
     return fields, str(training.values.get("seed"))
-
-
-def _flat(values: Mapping[str, Any], leave_out: set[str], prefix: str = "") -> Iterator[Any]:
-    for key, value in values.items():
-        if key in leave_out:
-            continue
-        if isinstance(value, Mapping):
-            yield from _flat(value, leave_out, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", plain(value)
 
 
 def model_of(run: Run, training: Run | None) -> Mapping[str, Any]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stepseg.report.values import mapping
+from stepseg.report.values import is_number, mapping
 
 KINDS = (
     "dense", "smaller input", "uniform", "random", "CTS", "dCTS", "ToMe", "ALGM", "Cropr", "DToP",
@@ -58,10 +58,10 @@ def system_of(reduction: Mapping[str, Any], *, prescribed: bool = False) -> Syst
         raise ValueError(f"exit blocks are whole numbers, got {list(blocks)}")
     fixed = bool(merge) and merge.get("thresholds") is None and merge.get("top_k") is not None
     inside, cell = mapping(reduction.get("inside")), mapping(reduction.get("input")).get("cell")
-    amounts = [f"{key}={inside[key]:g}" for key in ("r", "threshold") if _is_number(inside, key)]
+    amounts = [f"{key}={inside[key]:g}" for key in ("r", "threshold") if is_number(inside, key)]
     amounts += [f"{cell} px"] if isinstance(cell, int) else []
     bound = mapping(reduction.get("budget"))
-    if _is_number(bound, "gmacs_per_image"):
+    if is_number(bound, "gmacs_per_image"):
         amounts.append(f"at most {bound['gmacs_per_image']:g} GMACs")
     if inside.get("rule") in INSIDE:
         kind = INSIDE[str(inside["rule"])]
@@ -78,10 +78,6 @@ def system_of(reduction: Mapping[str, Any], *, prescribed: bool = False) -> Syst
     if thresholds and not fixed and not prescribed:
         tau = short_thresholds(merge.get("windows") or WINDOWS, thresholds)
     return System(kind, blocks, tau, ", ".join(amounts))
-
-
-def _is_number(values: Mapping[str, Any], key: str) -> bool:
-    return isinstance(values.get(key), int | float)
 
 
 def short_thresholds(windows: Sequence[int], thresholds: Sequence[float]) -> str:

@@ -20,6 +20,11 @@ def number(values: Mapping[str, Any], key: str) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
+def is_number(values: Mapping[str, Any], key: str) -> bool:
+    """Whether there is one."""
+    return isinstance(values.get(key), int | float)
+
+
 def numbers(values: Mapping[str, Any], key: str) -> list[float]:
     """The finite numbers of a list."""
     items = values.get(key) or []

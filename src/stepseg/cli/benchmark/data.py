@@ -15,6 +15,7 @@ from torch import Tensor
 
 from stepseg.build import build_segmenter
 from stepseg.checkpoint import Checkpoint
+from stepseg.cli.benchmark.options import Options
 from stepseg.data.speed import measure_loader
 from stepseg.lit.datamodule import SegmentationDataModule
 from stepseg.lit.optim import adamw
@@ -24,6 +25,7 @@ from stepseg.model import Reduction
 from stepseg.model_config import ModelConfig
 from stepseg.profile.speed import speedup, time_interleaved
 from stepseg.reduction import label_of
+from stepseg.telling import show_table
 
 LOADER_BATCHES = 12
 
@@ -33,23 +35,22 @@ def measure_data(
     config: ModelConfig,
     checkpoint: Checkpoint | None,
     reductions: Mapping[str, Reduction],
+    options: Options,
     *,
-    device: torch.device,
-    dtype: torch.dtype,
     iterations: int,
 ) -> dict[str, Any]:
-    """Images per second of the loader and of training steps; plain values for `result.json`.
+    """Images per second of the loader and of training steps, shown and for `result.json`.
 
     Args:
         datamodule: crops, batches and workers as in a training.
         config: of the model.
         checkpoint: its weights; None: random ones.
         reductions: systems by name, with token counts for the grid of the crop.
-        device: of the training steps.
-        dtype: bf16 trains under autocast, fp32 without.
+        options: with device and dtype; bf16 trains under autocast, fp32 without.
         iterations: timed steps of every system.
 
     """
+    device, dtype = options.device, options.dtype
     datamodule.prepare_data()
     loader = datamodule.train_dataloader()
     ahead = 2 * max(1, datamodule.num_workers)  # empty what the workers fetched ahead
@@ -64,13 +65,15 @@ def measure_data(
         row["system"] = label_of(row["name"], reductions[row["name"]].exit_blocks)
         needed = row["images_per_s"] / loading["images_per_s_per_worker"]
         row["workers_needed"] = math.ceil(needed)
-    return {
+    figures = {
         "name": datamodule.spec.name,
         "crop_size": list(datamodule.crop_size),
         "batch_size": datamodule.batch_size,
         "loader": loading,
         "training": training,
     }
+    show_table(_table(figures))
+    return figures
 
 
 def _training_rows(
@@ -97,8 +100,7 @@ def _training_rows(
     return rows
 
 
-def table_of_data(figures: Mapping[str, Any]) -> Table:
-    """The figures as a table."""
+def _table(figures: Mapping[str, Any]) -> Table:
     loader = figures["loader"]
     height, width = figures["crop_size"]
     title = (

@@ -49,7 +49,7 @@ def run(cfg: DictConfig) -> None:
         datamodule = None
         if values.get("data"):
             # here, with Lightning, which nothing else needs
-            from stepseg.cli.benchmark.data import measure_data, table_of_data
+            from stepseg.cli.benchmark.data import measure_data
             from stepseg.cli.trainer import make_datamodule
 
             datamodule = make_datamodule(values)
@@ -74,17 +74,11 @@ def run(cfg: DictConfig) -> None:
         _publish(_rows(model, reductions, images, options, values, place), values, result)
         if datamodule is not None:
             crop = replace(options, image_size=datamodule.crop_size)
+            trained = with_tokens(built, crop, config.backbone.patch_size)
             figures = measure_data(
-                datamodule,
-                config,
-                checkpoint,
-                with_tokens(built, crop, config.backbone.patch_size),
-                device=options.device,
-                dtype=options.dtype,
-                iterations=values["iterations"],
+                datamodule, config, checkpoint, trained, crop, iterations=values["iterations"]
             )
             result.update({"data": figures})
-            show_table(table_of_data(figures))
         if values["parts"]:
             result.update({"parts": _parts(model, reductions, images, options)})
 

@@ -26,12 +26,7 @@ from stepseg.predict.inputs import File
 from stepseg.predict.outputs import OutputFolder
 from stepseg.predict.runner import Runner
 from stepseg.predict.segmenter import Segmenter
-from stepseg.predict.statistics import (
-    plot_statistics,
-    save_plot,
-    token_statistics,
-    write_statistics,
-)
+from stepseg.predict.statistics import write_statistics
 from stepseg.predict.submission import check_file_names, published_ids, write_submission
 from stepseg.predict.summary import summarise, write_table
 from stepseg.predict.truth import TruthFolder
@@ -205,7 +200,7 @@ def _beside(
         figures["videos"] = _join_videos(files, runner, values["frames"])
         figures["failed"] = runner.failures
     if values["statistics"] and runner.records:
-        figures["statistics"] = _write_statistics(runner)
+        figures["statistics"] = write_statistics(output_dir(), runner.records)
     if ids is not None:
         path = output_dir() / "submission.zip"
         write_submission(path, _label_maps(runner), ids)
@@ -248,13 +243,6 @@ def _label_maps(runner: Runner) -> Iterator[tuple[str, Labels]]:
 
 def _overlays(runner: Runner, names: Sequence[str]) -> Iterator[Pixels]:
     return (read_pixels(runner.outputs.path("overlay", name)) for name in names)
-
-
-def _write_statistics(runner: Runner) -> list[dict[str, Any]]:
-    rows = token_statistics(runner.records)
-    write_statistics(output_dir() / "statistics.csv", rows)
-    save_plot(output_dir() / "statistics.png", plot_statistics(runner.records))
-    return rows
 
 
 def _tell(runner: Runner, problems: Sequence[str]) -> None:

@@ -4,8 +4,8 @@ from collections import Counter
 from typing import Any
 
 import lightning as L
-import torch
 
+from stepseg.lit.metrics import of_all_ranks
 from stepseg.telling import tell
 
 LISTED = 100
@@ -38,11 +38,7 @@ class BrokenImages(L.Callback):
 
     def all_ranks(self) -> Counter[str]:
         """Counts over all ranks; all ranks call this."""
-        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-            return self.counts
-        gathered: list[Any] = [None] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(gathered, self.counts)
-        return sum(gathered, Counter())
+        return sum(of_all_ranks(self.counts), Counter())
 
     def figures(self) -> dict[str, Any]:
         """For `result.json`; empty where all images were read."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from stepseg.lit.metrics import of_all_ranks
 from stepseg.telling import tell
 
 
@@ -86,7 +87,7 @@ class SkipNonFinite(L.Callback):
         step = trainer.global_step
         if not self.steps or self.steps[-1] != step:
             self.steps.append(step)
-        names = _of_all_ranks(self._names)
+        names = [name for rank in of_all_ranks(self._names) for name in rank]
         what = f"loss or gradient is not finite in step {step} (images: {', '.join(names)})"
         if trainer.is_global_zero:
             tell(f"{what}: step skipped, {len(self.steps)} so far")
@@ -115,11 +116,3 @@ def _statistics(module: nn.Module) -> list[Tensor]:
         if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.training
         for buffer in part.buffers()
     ]
-
-
-def _of_all_ranks(names: list[str]) -> list[str]:
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return names
-    gathered: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(gathered, names)
-    return [name for rank in gathered for name in rank]

@@ -7,7 +7,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 
 from stepseg.lit.tracking.record import log_summary, log_table
-from stepseg.metrics.calibration import errors_by_exit, errors_by_size
+from stepseg.metrics.calibration import calibration_errors
 from stepseg.reduction import Reduction
 
 Rows = Mapping[str, Mapping[str, Any]]
@@ -72,8 +72,7 @@ def shown_figures(row: Mapping[str, Any]) -> dict[str, Any]:
     """The figures of one system that trackers show; what is None is left out."""
     shown = {ours: row[theirs] for theirs, ours in SHOWN.items() if row.get(theirs) is not None}
     shown |= {key: value for key, value in row.items() if key.startswith("AP_")}
-    shown |= errors_by_size(row.get("policy_calibration") or {})
-    shown |= errors_by_exit(row.get("exit_calibration") or {})
+    shown |= calibration_errors(row)
     if stages := row.get("tokens_per_stage"):
         shown |= {"tokens_in": stages[0], "tokens_out": stages[-1]}
     return shown

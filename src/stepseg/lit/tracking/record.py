@@ -7,6 +7,7 @@ tracker. Call these on the first process only.
 import csv
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from stepseg.files.markdown import table
 from stepseg.files.spreadsheet import csv_lines
 from stepseg.files.writing import write_png, write_text
 from stepseg.pictures.example import Snapshot
+from stepseg.plain_types import flat
 
 Row = Sequence[Any]
 
@@ -80,9 +82,10 @@ def log_snapshots(
             for index, shot in enumerate(snapshots):
                 logger.experiment.add_image(f"{key}/{index}", shot.row, step, dataformats="HWC")
     pictures = folder / "pictures"
-    for index, shot in enumerate(snapshots):
-        name = f"{index}_{shot.name.replace('/', '_')}.png"
-        write_png(pictures / f"step_{step:07d}" / name, shot.row)
+    names = [f"{i}_{shot.name.replace('/', '_')}.png" for i, shot in enumerate(snapshots)]
+    paths = [pictures / f"step_{step:07d}" / name for name in names]
+    with ThreadPoolExecutor() as pool:  # Pillow compresses without Python's lock
+        list(pool.map(write_png, paths, [shot.row for shot in snapshots]))
     for old in sorted(pictures.glob("step_*"))[:-keep]:
         shutil.rmtree(old)
 
@@ -125,17 +128,10 @@ def _tensorboard_hparams(
     """The page that compares runs; Lightning's own call would log the figures at step 0 too."""
     from torch.utils.tensorboard.summary import hparams
 
-    flat = {key: v for key, v in _flat(config) if isinstance(v, bool | int | float | str)}
-    for summary in hparams(flat, dict(numbers)):
+    told = {k: str(v) if isinstance(v, list) else v for k, v in flat(config, "/").items()}
+    told = {key: v for key, v in told.items() if isinstance(v, bool | int | float | str)}
+    for summary in hparams(told, dict(numbers)):
         logger.experiment.file_writer.add_summary(summary)
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}/")
-        else:
-            yield f"{prefix}{key}", str(value) if isinstance(value, list) else value
 
 
 def _markdown(columns: Sequence[str], rows: Sequence[Row]) -> str:
