@@ -131,7 +131,7 @@ CUDA = SimpleNamespace(
 def install(monkeypatch: Any) -> None:
     """Let runtimes find this in place of `torch.cuda`, and models these kernels."""
     monkeypatch.setattr("stepseg.runtime.lane.cuda", CUDA)
-    for module in ("packed.segments", "packed.layout", "profile.spread"):
+    for module in ("packed.segments", "packed.layout"):
         monkeypatch.setattr(f"stepseg.{module}.upload", upload)
     constant.cache_clear()
     monkeypatch.setenv("STEPSEG_ATTENTION", "masked")

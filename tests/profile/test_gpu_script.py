@@ -102,6 +102,26 @@ def test_tables_hold_what_was_measured(gpu, toy, tmp_path, capsys):
     assert "toy run" in capsys.readouterr().err
 
 
+def test_own_tests_are_those_that_want_a_gpu(gpu, tmp_path, monkeypatch):
+    """Not all: the others import what is missing where only the library is."""
+    run_all, _ = gpu
+    asked = []
+
+    def answer(command, **options):
+        asked.append(command)
+        assert options["timeout"] < 120
+        return SimpleNamespace(returncode=0, stdout="4 passed")
+
+    monkeypatch.setattr(run_all.truth.subprocess, "run", answer)
+    setting = SimpleNamespace(device=torch.device("cuda"))
+    found = []
+    run_all.truth.own_tests(setting, SimpleNamespace(add=lambda **row: found.append(row)))
+    files = {Path(argument).name for argument in asked[0] if argument.endswith(".py")}
+    assert {"test_attention.py", "test_upsample.py", "test_speed.py"} <= files
+    assert "test_train.py" not in files
+    assert found == [{"passed": True, "last_lines": ["4 passed"]}]
+
+
 def test_a_section_that_fails_stops_no_other(gpu, tmp_path, monkeypatch):
     run_all, _ = gpu
 

@@ -28,7 +28,15 @@ def constant(values: tuple, dtype: torch.dtype, device: torch.device) -> Tensor:
     every replay, where PyTorch may have put something else by then.
     """
     with torch.inference_mode(False):
-        return upload(values, dtype, device)
+        made = upload(values, dtype, device)
+    settle(made)
+    return made
+
+
+def settle(kept: Tensor) -> None:
+    """Wait until a tensor is there that stays: other streams read it, and would not wait for it."""
+    if kept.is_cuda:
+        torch.cuda.current_stream(kept.device).synchronize()  # host sync: once for what is kept
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,6 @@ the prescribed counts: 1 for the first of a batch, then spread evenly around it.
 """
 
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Any
 
 import torch
@@ -15,7 +14,8 @@ from stepseg.dcts.merge import MergeRule, highest
 from stepseg.heads.exit import BudgetExit
 from stepseg.model import Reduction
 from stepseg.ops.segment import rank_in_group
-from stepseg.packed import PackedTokens, upload
+from stepseg.packed import PackedTokens
+from stepseg.packed.segments import constant
 from stepseg.profile.tokens import merged_windows, tokens_after
 
 IMAGES = 64
@@ -97,13 +97,12 @@ def spread_tokens(reduction: Reduction, grid: tuple[int, int], spread: float) ->
     return replace(reduction, merge=merge, exit=exit_)
 
 
-@cache
 def _counts(
     by_image: tuple[tuple[int, ...], ...], column: int, batch: int, device: torch.device
 ) -> Tensor:
-    """Of every image of a batch, int64 ``[B]``; kept, because graphs know where it lies."""
-    counts = [by_image[b % len(by_image)][column] for b in range(batch)]
-    return upload(counts, torch.int64, device)
+    """Of every image of a batch, int64 ``[B]``."""
+    counts = tuple(by_image[b % len(by_image)][column] for b in range(batch))
+    return constant(counts, torch.int64, device)
 
 
 def _windows_near(

@@ -30,8 +30,9 @@ from stepseg.runtime.lane import Lane
 from stepseg.segmentation import Segmentation
 from stepseg.telling import tell
 
-MOST_KINDS = 4
-"""Kinds of batches that a lane holds tensors and graphs for; the least recently used leave."""
+MOST_KINDS = 16
+"""Kinds of batches that a lane holds tensors and graphs for; the least recently used leave. More
+than systems that a benchmark times in turns, or all would be recorded in every round."""
 MEASURED = 4
 """Images of a kind on which rounding is measured."""
 
@@ -150,12 +151,12 @@ class Graphs:
                 if reason is None:
                     return result
             except torch.OutOfMemoryError:  # without graphs there may be enough
-                self._captured.clear()
-                self._lanes.clear()
                 reason = "graphs of these batches do not fit into the memory"
             except Exception as error:
                 reason = f"{type(error).__name__}: {error}".splitlines()[0]
             self._given_up = True
+            self._captured.clear()
+            self._lanes.clear()
             kind = _kind(images_B3HW, reduction)
             warnings.warn(f"runtime=graphs is not used for {kind}: {reason}", stacklevel=4)
         return self._plain(images_B3HW, reduction)

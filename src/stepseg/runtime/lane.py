@@ -13,8 +13,9 @@ from torch import Tensor, cuda
 
 WARM_UPS = 2
 """Runs before recording, in which kernels are chosen, compiled and given their workspaces."""
-MOST_GRAPHS = 64
-"""Of a lane, at a time; the least recently used leave. Each holds its kernels' arguments."""
+MOST_GRAPHS = 256
+"""Of a lane, at a time; the least recently used leave. Each holds its kernels' arguments, about a
+MiB; systems that take turns have some four each, and as many again for every further bucket."""
 
 Work = Callable[[], None]
 

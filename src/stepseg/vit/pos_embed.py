@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stepseg.ops.first_use import is_capturing
+from stepseg.packed.segments import settle
 
 Levels = dict[int, Tensor]
 """By window side s what windows on a grid have, ``[1, Y // s, X // s, D]``."""
@@ -41,6 +42,7 @@ class KeptLevels:
             levels = make()
             if any(type(level) is not Tensor for level in levels.values()):
                 return levels  # of a tracer
+            settle(next(iter(levels.values())))
             if len(self._levels) == MOST_GRIDS:
                 del self._levels[next(iter(self._levels))]
         self._levels[key] = levels
