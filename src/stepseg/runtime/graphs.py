@@ -97,6 +97,7 @@ class Graphs:
         self._lock = Lock()  # what graphs read and write is there once
         self._weights: list[nn.Parameter] = []
         self._seen: list[tuple[int, int]] | None = None
+        self._given_up = False
 
     def __call__(
         self,
