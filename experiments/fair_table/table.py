@@ -27,11 +27,14 @@ def table(rows: list[Row], runs: Path) -> None:
         return [row for row in rows if row["how"] == how]
 
     for how in ("plugged in", "trained in", "1024", "pixels", "camvid"):
+        if not of(how):
+            continue
         clock = {row["row"]: row for row in of(f"time, {how}")}
         print(f"\n{how}\n\n{markdown(of(how), clock)}")
         if how in ("plugged in", "pixels"):
             draw(of(how), clock, runs / f"{how.replace(' ', '_')}.png")
-    print(f"\ncorrupted\n\n{by_corruption(rows)}")
+    if corrupted := [row for row in rows if row["how"].split()[0] in CORRUPTIONS]:
+        print(f"\ncorrupted\n\n{by_corruption(corrupted)}")
 
 
 def markdown(rows: list[Row], clock: dict[str, Row]) -> str:
@@ -54,7 +57,6 @@ def markdown(rows: list[Row], clock: dict[str, Row]) -> str:
 
 def by_corruption(rows: list[Row]) -> str:
     """mIoU by method and corruption, means over seeds; the last two columns: the mean of all."""
-    rows = [row for row in rows if row["how"].split()[0] in CORRUPTIONS]
     kinds, seeds = (list(dict.fromkeys(row[key] for row in rows)) for key in ("how", "seed"))
     found = {(row["row"], row["how"], row["seed"]): row["mIoU"] for row in rows}
     lines = [
@@ -90,9 +92,9 @@ def draw(rows: list[Row], clock: dict[str, Row], path: Path) -> None:
     axes = figure.subplots()
     axes.set_xlabel("ms an image" if clock else "GMACs")
     axes.set_ylabel("mIoU over dense of the same seed")
-    for method in dict.fromkeys(row["row"].split()[0] for row in rows):
+    for method in dict.fromkeys(_line(row) for row in rows):
         xs, ys, bars = [], [], []
-        for name in dict.fromkeys(r["row"] for r in rows if r["row"].split()[0] == method):
+        for name in dict.fromkeys(row["row"] for row in rows if _line(row) == method):
             own = [row for row in rows if row["row"] == name]
             values = [row["mIoU"] - dense[row["seed"]] for row in own]
             cost = statistics.fmean(row["gmacs_mean"] for row in own)
@@ -103,3 +105,9 @@ def draw(rows: list[Row], clock: dict[str, Row], path: Path) -> None:
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     figure.savefig(path, dpi=150)
+
+
+def _line(row: Row) -> str:
+    """Which points are joined: those of a method, and of larger inputs at one size."""
+    method, _, cost = row["row"].partition(" as ")
+    return method if cost else method.split()[0]

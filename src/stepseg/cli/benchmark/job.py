@@ -222,7 +222,7 @@ def _publish(rows: list[Row], values: Mapping[str, Any], result: Result) -> None
     """The rows in `result.json`, as a table, as files, and to the loggers, if there are any."""
     result.update({"rows": rows})
     show_table(table_of_rows(rows))
-    for name, line in {row["name"]: unpaid(row.get("exits", ())) for row in rows}.items():
+    for name, line in {row["system"]: unpaid(row.get("exits", ())) for row in rows}.items():
         if line:
             tell(f"{name}: {line}")
     write_csv(rows, output_dir() / "benchmark.csv")

@@ -87,7 +87,7 @@ def _show(rows: Sequence[Mapping[str, Any]], points: Sequence[Point], title: str
         print_comparison({points[0].label: rows[0]}, title)
     for row in rows:
         if line := unpaid(row.get("exits", ())):
-            tell(f"{row['name']}: {line}")
+            tell(f"{row['system']}: {line}")
 
 
 def _points(values: Mapping[str, Any], checkpoint: Checkpoint, model: StepSegmenter) -> list[Point]:
