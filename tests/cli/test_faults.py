@@ -60,8 +60,8 @@ def test_a_step_that_is_not_finite_leaves_no_trace(value, run, tmp_path, monkeyp
     run("callbacks.last.every_n_steps=1", "trainer.max_steps=4", "trainer.val_check_interval=4")
     after, before = load(tmp_path / "run"), load(tmp_path / "run", "previous.ckpt")
     assert (after["global_step"], before["global_step"]) == (4, 3)
-    # the validation after the last step corrects the policy's scores, whatever the step was
-    other = ("num_batches_tracked", "correction")
+    # the validation after the last step calibrates policy and heads, whatever the step was
+    other = ("num_batches_tracked", "correction", "temperature")
     learned = [
         {key: value for key, value in state["state_dict"].items() if not key.endswith(other)}
         for state in (after, before)

@@ -114,7 +114,9 @@ def test_a_job_whose_node_died_goes_on_elsewhere(tmp_path, monkeypatch):
     assert status.told == ["0 started", "0 failed again", "0 started", "0 completed"]
     first, second = (one.folder / "attempts").read_text().splitlines()
     assert (first, second) == ("", f'ckpt_path="{one.folder}/checkpoints/last.ckpt"')
-    gone, cfg = job(tmp_path, 1, trains)
+    gone, cfg = job(
+        tmp_path, 1, "mkdir -p $0/checkpoints; touch $0/checkpoints/last.ckpt; sleep 60"
+    )
     run(tmp_path, [(gone, cfg)], monkeypatch, None, Losing(9), node_retries=1, retries=5)
     assert (gone.attempts, gone.state) == (2, State.FAILED)
     assert gone.message == "lost with its node: the node died"

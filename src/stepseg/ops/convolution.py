@@ -3,7 +3,8 @@
 PyTorch's own way writes the result and goes over it again for the activation, lays the weights out
 for the kernel in every call, takes a plain matrix product for 1 x 1 convolutions of one thread, and
 copies the whole input to pad it more on one side, as TensorFlow does before strided convolutions.
-For the thin layers of a small CNN that is a quarter of the time, and more where products are fast.
+Of EfficientNet-Lite0 at 512 x 512 that is an eighth of the time (ratios of .88 with one thread and
+.86 with two, in turns on an idle AMD EPYC), of LCNet nothing.
 
 The operator is private to PyTorch, so that it is tried once on a few numbers before it is used.
 Whoever traces, counts, compiles or differentiates sees the two modules.
