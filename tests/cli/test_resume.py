@@ -247,6 +247,7 @@ def test_a_finished_run_says_so_and_stays(run, whole, capfd):
     assert (whole / "result.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_workers_and_accumulation_change_nothing_about_it(run, tmp_path, monkeypatch):
     options = ["trainer.accumulate_grad_batches=2", "trainer.val_check_interval=6"]
     run(tmp_path / "whole", *options)

@@ -45,6 +45,7 @@ def test_traces_of_a_small_model_agree(macs_table):
     assert figures["formula_over_flop_counter_percent"] == 0
 
 
+@pytest.mark.slow
 def test_the_command_writes_all_rows(macs_table, tmp_path, capsys):
     out = tmp_path / "macs" / "results.csv"
     macs_table.main(["--out", str(out)])
