@@ -13,7 +13,6 @@ SIZES = [(64, 64), (80, 112), (64, 64), (75, 101), (160, 33), (80, 112)]
 
 
 def test_the_first_sizes_have_graphs(monkeypatch):
-    monkeypatch.setattr(module, "fuses", lambda images: False)  # as on a GPU
     monkeypatch.setattr(module, "MOST", 2)
     counter = CompileCounter()
     policy = toy_policy().eval().requires_grad_(False)
@@ -25,16 +24,6 @@ def test_the_first_sizes_have_graphs(monkeypatch):
             for batch, logits in zip(images, expected, strict=True):
                 torch.testing.assert_close(policy(batch), logits)
     assert counter.frame_count == 2 < len(set(SIZES))
-
-
-def test_convolutions_that_are_fused_are_not_compiled(monkeypatch):
-    monkeypatch.setattr(module, "fuses", lambda images: True)
-    counter = CompileCounter()
-    policy = toy_policy().eval().requires_grad_(False)
-    stand_in(policy, "last_features", CompiledFeatures(policy, backend=counter))
-    with torch.inference_mode():
-        policy(toy_images(1, 64, 64))
-    assert counter.frame_count == 0
 
 
 def test_gradients_and_counting_take_the_eager_way():

@@ -1,11 +1,9 @@
-"""Fold BatchNorm and activation into the convolution before: the policy network for inference."""
+"""Fold BatchNorm into the convolution before it: the policy network for inference."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils.hooks import RemovableHandle
-
-from stepseg.ops.convolution import FusedConv
 
 
 @torch.no_grad()
@@ -13,9 +11,8 @@ def fold_batch_norm(model: nn.Module, example: Tensor) -> None:
     """Replace every convolution + BatchNorm pair of `model` by one convolution, in place.
 
     Pairs are found by running `example` once: a BatchNorm whose input is exactly a convolution's
-    output, used once each. The activation that timm keeps within a norm goes to the convolution
-    as well, where it is one that a single kernel can do. The result equals the model in evaluation
-    mode up to rounding.
+    output, used once each. timm's fused norm-activation layers keep their activation. The result
+    equals the model in evaluation mode up to rounding.
     """
     pairs = _find_pairs(model, example)
     names: dict[nn.Module, str] = {module: name for name, module in model.named_modules()}
@@ -24,11 +21,8 @@ def fold_batch_norm(model: nn.Module, example: Tensor) -> None:
         folded = fuse_conv_bn_eval(convolution.eval(), norm.eval())
         convolution.weight, convolution.bias = folded.weight, folded.bias
         rest = [child for _, child in norm.named_children() if not isinstance(child, nn.Identity)]
-        after = nn.Sequential(*rest) if len(rest) > 1 else rest[0] if rest else nn.Identity()
-        if FusedConv.takes(convolution, after):
-            model.set_submodule(names[convolution], FusedConv(convolution, after))
-            after = nn.Identity()
-        model.set_submodule(names[norm], after)
+        parent, _, attribute = names[norm].rpartition(".")
+        setattr(model.get_submodule(parent), attribute, nn.Sequential(*rest) or nn.Identity())
 
 
 def _find_pairs(model: nn.Module, example: Tensor) -> dict[nn.BatchNorm2d, nn.Conv2d]:

@@ -2,8 +2,7 @@
 
 Unlike the transformer it gets graphs for fixed sizes: a convolutional network with symbols for its
 sides takes the compiler minutes. Crops and windows come in one size; where every image has its own,
-the first few sizes are compiled and the others are not. Not on x86 CPUs, where convolutions are
-fused already (`stepseg.ops.convolution`): a compiled CNN takes as long there.
+the first few sizes are compiled and the others are not.
 
 Letters: B images, H x W pixels, F features.
 """
@@ -14,7 +13,6 @@ import torch
 from torch import Tensor
 
 from stepseg.dcts.policy import PolicyNetwork
-from stepseg.ops.convolution import fuses
 from stepseg.runtime.graph import Backend, Compiled
 
 MOST = 4
@@ -40,7 +38,7 @@ class CompiledFeatures(Compiled):
         """As the method."""
         size = tuple(images_B3HW.shape)
         full = len(self._graphs) == MOST and size not in self._graphs
-        if torch.is_grad_enabled() or full or fuses(images_B3HW):
+        if torch.is_grad_enabled() or full:
             return self.features(images_B3HW)[-1]
         return self.graph(size)(images_B3HW)
 
