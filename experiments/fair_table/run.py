@@ -20,12 +20,13 @@ import json
 import os
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
-from points import cost, points, tuned
+from points import Scale, cost
 from table import CORRUPTIONS, table
 from torch import Tensor
 
@@ -112,30 +113,38 @@ def learned(module: SegmentationDataModule, count: int = 24) -> list[Tensor]:
 def accuracy(runs: Path, seed: int) -> list[Row]:
     """Plugged in at three points, trained in at the middle one."""
     module = data()
-    images = learned(module)
-    model = load(runs / "dtop" / str(seed))
-    found = accuracy_of(model, points(model, images, POINTS), module)
+    scale = scale_of(runs, "dtop", seed, module)
+    found = accuracy_of(scale.model, scale.points(POINTS), module)
     rows = [{"how": "plugged in", "seed": seed, **row} for row in found]
     for name in TRAINED:
-        model = load(runs / name / str(seed))
-        found = accuracy_of(model, {name: middle(model, name, images)}, module)
+        model, reduction = middle(runs, name, seed, module)
+        found = accuracy_of(model, {name: reduction}, module)
         rows += [{"how": "trained in", "seed": seed, **row} for row in found]
     return rows
 
 
-def middle(model: StepSegmenter, name: str, images: list[Tensor]) -> Reduction:
+def scale_of(
+    runs: Path, name: str, seed: int, module: SegmentationDataModule, images: int = 24
+) -> Scale:
+    """Methods are set on training images, for every model anew."""
+    model = load(runs / name / str(seed))
+    return Scale(model, name, learned(module, images), runs / f"points-{seed}.json")
+
+
+def middle(
+    runs: Path, name: str, seed: int, module: SegmentationDataModule
+) -> tuple[StepSegmenter, Reduction]:
     """A trained method at the middle point."""
-    if name in ("none", "dtop"):
-        return Reduction()
-    return tuned(model, name, [POINTS[62]], images)[0]
+    scale = scale_of(runs, name, seed, module)
+    dense = name in ("none", "dtop")
+    return scale.model, Reduction() if dense else scale.tuned(name, [POINTS[62]])[0]
 
 
 def corruptions(runs: Path, seed: int) -> list[Row]:
     """Trained in, at the middle point that was tuned on clean images."""
-    images, rows = learned(data()), []
+    clean, rows = data(), []
     for name in TRAINED:
-        model = load(runs / name / str(seed))
-        reduction = middle(model, name, images)
+        model, reduction = middle(runs, name, seed, clean)
         for kind, strength in product(CORRUPTIONS, (1, 2)):
             module = data(corruption={"kind": kind, "strength": strength})
             row = accuracy_of(model, {name: reduction}, module)[0]
@@ -145,9 +154,10 @@ def corruptions(runs: Path, seed: int) -> list[Row]:
 
 def large(runs: Path, seed: int) -> list[Row]:
     """Plugged in at 1024 x 1024, at the middle point, 20 scenes."""
-    module, model = data(1024, 20), load(runs / "dtop" / str(seed))
-    found = points(model, learned(module, 3), {62: POINTS[62]})
-    return [{"how": "1024", "seed": seed, **row} for row in accuracy_of(model, found, module)]
+    module = data(1024, 20)
+    scale = replace(scale_of(runs, "dtop", seed, module, 3), name="1024")
+    found = accuracy_of(scale.model, scale.points({62: POINTS[62]}), module)
+    return [{"how": "1024", "seed": seed, **row} for row in found]
 
 
 LARGER = {"1x": 32, "1.5x": 21, "2x": None}
@@ -156,33 +166,33 @@ LARGER = {"1x": 32, "1.5x": 21, "2x": None}
 
 def pixels(runs: Path, seed: int) -> list[Row]:
     """Plugged in: a larger input, reduced to the operations of dense on a smaller one."""
-    module, model = data(1024, 20), load(runs / "dtop" / str(seed))
-    found = larger(model, learned(module, 8))
-    return [{"how": "pixels", "seed": seed, **row} for row in accuracy_of(model, found, module)]
+    module = data(1024, 20)
+    scale = replace(scale_of(runs, "dtop", seed, module, 8), name="pixels")
+    found = accuracy_of(scale.model, larger(scale), module)
+    return [{"how": "pixels", "seed": seed, **row} for row in found]
 
 
-def larger(model: StepSegmenter, images: list[Tensor]) -> dict[str, Reduction]:
+def larger(scale: Scale) -> dict[str, Reduction]:
     """Dense at all inputs; the methods at larger inputs, for what dense costs at smaller ones."""
     dense = {name: Reduction(cell=side) for name, side in LARGER.items()}
-    shown = [images[0].float() / 255]
-    costs = {name: cost(model, reduction, shown) for name, reduction in dense.items()}
+    shown = [scale.images[0].float() / 255]
+    costs = {name: cost(scale.model, reduction, shown) for name, reduction in dense.items()}
     rows = {f"dense {name}": reduction for name, reduction in dense.items()}
     for method in ("algm", "dcts", "step"):
         for name, side in LARGER.items():
             cheaper = [n for n in LARGER if costs[n] < costs[name]]
             shares = [costs[n] / costs["2x"] for n in cheaper]
-            chosen = tuned(model, method, shares, images, side)
+            chosen = scale.tuned(method, shares, side)
             rows |= {f"{method} {name} as {n}": r for n, r in zip(cheaper, chosen, strict=True)}
     return rows
 
 
 def time(runs: Path, seed: int) -> list[Row]:
     """Plugged in and trained in, in turns on one clock, from pixels to class ids; peak memory."""
-    module, model = data(), load(runs / "dtop" / str(seed))
-    images = learned(module)
-    plugged = {name: (model, r) for name, r in points(model, images, POINTS).items()}
-    models = {name: load(runs / name / str(seed)) for name in TRAINED}
-    trained = {name: (own, middle(own, name, images)) for name, own in models.items()}
+    module = data()
+    scale = scale_of(runs, "dtop", seed, module)
+    plugged = {name: (scale.model, r) for name, r in scale.points(POINTS).items()}
+    trained = {name: middle(runs, name, seed, module) for name in TRAINED}
     return clocked("time, plugged in", plugged, module, seed, "none") + clocked(
         "time, trained in", trained, module, seed, "none"
     )
@@ -190,8 +200,9 @@ def time(runs: Path, seed: int) -> list[Row]:
 
 def pixels_time(runs: Path, seed: int) -> list[Row]:
     """The larger inputs on one clock."""
-    module, model = data(1024, 20), load(runs / "dtop" / str(seed))
-    rows = {name: (model, r) for name, r in larger(model, learned(module, 8)).items()}
+    module = data(1024, 20)
+    scale = replace(scale_of(runs, "dtop", seed, module, 8), name="pixels")
+    rows = {name: (scale.model, r) for name, r in larger(scale).items()}
     return clocked("time, pixels", rows, module, seed, "dense 1x")
 
 
@@ -223,17 +234,12 @@ def clocked(
 
 def camvid(runs: Path, seed: int) -> list[Row]:
     """Plugged into a model of photographs: `runs`/camvid, as of experiments/camvid."""
-    module, model = photographs(runs)
-    found = points(model, learned(module), POINTS)
-    return [{"how": "camvid", "seed": seed, **row} for row in accuracy_of(model, found, module)]
-
-
-def photographs(runs: Path) -> tuple[SegmentationDataModule, StepSegmenter]:
-    """CamVid, where `STEPSEG_DATA` says, and the model."""
     root = Path(os.environ.get("STEPSEG_DATA", "data")) / "camvid"
     module = SegmentationDataModule("camvid", root, val_batch_size=4)
     module.prepare_data()
-    return module, load(runs / "camvid")
+    scale = Scale(load(runs / "camvid"), "camvid", learned(module), runs / f"points-{seed}.json")
+    found = accuracy_of(scale.model, scale.points(POINTS), module)
+    return [{"how": "camvid", "seed": seed, **row} for row in found]
 
 
 MEASURED: dict[str, Callable[[Path, int], list[Row]]] = {
