@@ -1,7 +1,8 @@
 """Which tokens should leave? Measures of confidence against chance, at equal numbers per image.
 
     python benchmarks/who_leaves.py runs/apart/dtop-0 runs/apart/dtop-1 --json rows.json
-    python benchmarks/who_leaves.py runs/camvid --data camvid --root data/camvid
+    python benchmarks/who_leaves.py runs/camvid/dense-0 --data camvid --root data/camvid \\
+        --settings '{"evaluation": {"resize_short": 720}}'
 
 At one exit head a share of every image's tokens leaves, chosen in ten ways. Twice: they are gone
 from the later blocks (``gone``), or their answers are frozen and they go on as context
@@ -25,11 +26,11 @@ from torch import Tensor
 from stepseg.checkpoint import read_checkpoint
 from stepseg.files.writing import write_json
 from stepseg.group import Group
-from stepseg.heads.atm import presence_probability
 from stepseg.lit.datamodule import SegmentationDataModule
 from stepseg.metrics.confusion import SegmentationMetric
 from stepseg.model import Reduction, Segmentation, StepSegmenter
 from stepseg.packed import PackedTokens
+from stepseg.protocol import Protocol, resize, resized_size
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,10 +54,7 @@ def dense_run(model: StepSegmenter, image_13HW: Tensor) -> Segmentation:
 
 def eagerness(run: Segmentation, index: int, seed: int) -> dict[str, Tensor]:
     """By measure, how early each token may go: the highest leave first, ``[T]``."""
-    p_HTC = torch.stack(
-        [head.mask_logits_T0C.sigmoid() * presence_probability(head.class_logits_BC2)
-         for head in run.heads]
-    )  # fmt: skip
+    p_HTC = torch.stack([h.presence_BC[0] * h.mask_logits_T0C.sigmoid() for h in run.heads])
     p_TC, (rows, columns) = p_HTC[index], run.layout.grid
     best_T2, class_T = p_TC.topk(2, dim=1).values, p_TC.argmax(1)
     share_TC = p_TC / p_TC.sum(1, keepdim=True).clamp(min=1e-12)
@@ -121,6 +119,14 @@ def frozen(run: Segmentation, index: int, keep_T: Tensor) -> Segmentation:
     return replace(run, heads=[*run.heads[:-1], mixed])
 
 
+def shown(image_13HW: Tensor, label_1HW: Tensor, protocol: Protocol) -> tuple[Tensor, Tensor]:
+    """The image as an evaluation shows it, and its label in that size."""
+    height, width = label_1HW.shape[1:]
+    size = resized_size(height, width, protocol, protocol.scales[0])
+    image = resize(image_13HW.float() / 255, size, antialias=protocol.antialias)
+    return image, F.interpolate(label_1HW[None].float(), size, mode="nearest")[0].to(torch.uint8)
+
+
 @torch.no_grad()
 def measure(run: Path, options: argparse.Namespace) -> list[dict]:
     """All rows of one checkpoint."""
@@ -138,7 +144,7 @@ def measure(run: Path, options: argparse.Namespace) -> list[dict]:
         counts.setdefault(key, metric).update(result.prediction(), label_1HW)
 
     for number, batch in enumerate(data.test_dataloader()):
-        image, label = batch["image"].float() / 255, batch["label"]
+        image, label = shown(batch["image"], batch["label"], data.protocol)
         dense = dense_run(model, image)
         count(("nobody", 0.0, "gone"), dense, label)
         for name, eager_T in eagerness(dense, index, number).items():
