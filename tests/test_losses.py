@@ -28,6 +28,7 @@ UNUSUAL = LossWeights(
     focal_gamma=1.5,
     dice_smooth=0.5,
     pixel=0.7,
+    class_weights=(0.3, 2.0, 1.0, 5.0, 0.1),
 )
 
 
@@ -169,6 +170,17 @@ class TestHeadLoss:
     def test_a_stride_beside_the_patch_grid(self):
         with pytest.raises(ValueError, match=r"label_stride must divide a patch of 16 px, got 3"):
             LossWeights(label_stride=3)
+
+    @pytest.mark.parametrize(
+        ("given", "said"),
+        [
+            ({"class_weights": (1.0,)}, "loss.pixel=1 asks for it"),
+            ({"class_weights": (1.0, 0.0), "pixel": 1.0}, r"positive numbers, got \[1.0, 0.0\]"),
+        ],
+    )
+    def test_class_weights_that_mean_nothing(self, given, said):
+        with pytest.raises(ValueError, match=said):
+            LossWeights(**given)
 
     def test_one_hot_masks(self):
         labels = torch.tensor([[[0, 2], [255, 1]]])

@@ -11,6 +11,7 @@ Letters: B images, C classes, H x W pixels of the label, Y x X cells.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 import torch.distributed as dist
@@ -30,6 +31,8 @@ class LossWeights:
     pixel: float = 0.0
     """Cross-entropy over classes in every pixel, the mask logits as scores. Not in the literature:
     it also teaches the masks of absent classes, which speeds up training from random weights."""
+    class_weights: tuple[float, ...] | None = None
+    """Of the classes in `pixel`, where rare ones are to weigh more; None: all pixels alike."""
     focal_alpha: float = 0.25
     focal_gamma: float = 2.0
     dice_smooth: float = 1.0
@@ -48,6 +51,16 @@ class LossWeights:
             raise ValueError(
                 f"loss.label_stride must divide a patch of 16 px, got {self.label_stride}"
             )
+        if self.class_weights is not None:
+            object.__setattr__(self, "class_weights", tuple(map(float, self.class_weights)))
+            if not self.pixel:
+                raise ValueError(
+                    "loss.class_weights weigh the pixel term: loss.pixel=1 asks for it"
+                )
+            if min(self.class_weights, default=1) <= 0:
+                raise ValueError(
+                    f"loss.class_weights are positive numbers, got {list(self.class_weights)}"
+                )
         if self.exit_distill is not None and self.exit_distill < 0:
             raise ValueError(f"loss.exit_distill cannot be negative, got {self.exit_distill}")
 
@@ -125,9 +138,8 @@ def head_loss(
     terms["focal"] = weights.focal * (focal_BC * masked_BC).sum() / num_masks
     terms["dice"] = weights.dice * (dice_BC * masked_BC).sum() / num_masks
     if weights.pixel:
-        cost = F.cross_entropy(logits_BCHW, labels_BHW, ignore_index=ignore_index, reduction="sum")
-        num_pixels = divisor(reduce_count(valid_BHW.sum().float()))
-        terms["pixel"] = weights.pixel * cost / num_pixels
+        cost, weight = _pixel_term(logits_BCHW, labels_BHW, ignore_index, weights.class_weights)
+        terms["pixel"] = weights.pixel * cost / divisor(reduce_count(weight))
     return terms
 
 
@@ -225,6 +237,26 @@ def _class_term(
     annotated_B1 = present_BC.any(1, keepdim=True)  # an image without labels says nothing
     weight_BC = torch.where(present_BC, 1.0, absent_weight) * annotated_B1
     return (cost_BC.view_as(weight_BC) * weight_BC).sum(), weight_BC.sum()
+
+
+def _pixel_term(
+    logits_BCHW: Tensor, labels_BHW: Tensor, ignore_index: int, weights: tuple[float, ...] | None
+) -> tuple[Tensor, Tensor]:
+    """Weighted cross-entropy summed over pixels, and the sum of the weights."""
+    weight_C = None if weights is None else _on_device(weights, logits_BCHW.device)
+    cost = F.cross_entropy(
+        logits_BCHW, labels_BHW, weight_C, ignore_index=ignore_index, reduction="sum"
+    )
+    valid_BHW = labels_BHW != ignore_index
+    if weight_C is None:
+        return cost, valid_BHW.sum().float()
+    return cost, (weight_C[torch.where(valid_BHW, labels_BHW, 0)] * valid_BHW).sum()
+
+
+@cache
+def _on_device(weights: tuple[float, ...], device: torch.device) -> Tensor:
+    """Once, since the host waits for a copy."""
+    return torch.tensor(weights, device=device)
 
 
 def _focal(logits: Tensor, target: Tensor, valid: Tensor, weights: LossWeights) -> Tensor:

@@ -56,6 +56,7 @@ BAD = {
     "optim.schedule=step": ["optim.schedule='step': choose one of cosine, poly, constant"],
     "optim.betas=[0.9]": ["optim.betas is (0.9,)"],
     "loss.label_stride=3": ["loss.label_stride must divide a patch"],
+    "loss.class_weights=[1,2]": ["one for each of the 11 classes of camvid, got 2"],
     "schedule.merge_from=2": ["schedule.merge_from is a share in [0, 1], got 2"],
     "heads.dropout=1": ["heads.dropout lies in [0, 1), got 1"],
     "heads.num_layers=0": ["heads.num_layers must be at least 1"],

@@ -29,7 +29,7 @@ def head_loss(
     ).tolist()
     labels = labels_BHW.tolist()
     focal_terms, dice_terms, pixel_terms = [], [], []
-    class_cost = class_weight = 0.0
+    class_cost = class_weight = pixel_weight = 0.0
     for b in range(batch):
         in_image = {label for row in labels[b] for label in row if label != ignore_index}
         for c in range(num_classes if in_image else 0):
@@ -52,13 +52,16 @@ def head_loss(
                 dice_terms.append(dice(pairs, weights.dice_smooth))
         for (i, j), label in sampled.items():
             logits = [logits_BCHW[b][c][i][j] for c in range(num_classes)]
-            pixel_terms.append(cross_entropy(logits, label))
+            share = weights.class_weights[label] if weights.class_weights else 1.0
+            pixel_terms.append(share * cross_entropy(logits, label))
+            pixel_weight += share
     terms = {
         "classes": weights.classes * class_cost / max(class_weight, 1e-9),
         "focal": weights.focal * mean(focal_terms),
         "dice": weights.dice * mean(dice_terms),
     }
-    return terms | ({"pixel": weights.pixel * mean(pixel_terms)} if weights.pixel else {})
+    pixel = weights.pixel * sum(pixel_terms) / max(pixel_weight, 1e-9)
+    return terms | ({"pixel": pixel} if weights.pixel else {})
 
 
 def mean(values: list[float]) -> float:

@@ -13,7 +13,7 @@ from stepseg.merging.scorer import scorer_loss
 from stepseg.metrics.joining import join_ranks
 
 Batch = dict[str, Tensor]
-WEIGHTS = LossWeights(pixel=1.0)
+WEIGHTS = LossWeights(pixel=1.0, class_weights=(0.3, 2.0, 1.0, 5.0, 0.1))
 """All terms."""
 
 

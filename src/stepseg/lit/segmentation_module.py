@@ -79,6 +79,12 @@ class SegmentationModule(L.LightningModule):
         self.config = config if model else resolved(config)
         self.spec, self.protocol = spec, protocol
         self.optim, self.loss = optim or OptimConfig(), loss or LossWeights()
+        given = self.loss.class_weights
+        if given is not None and len(given) != spec.num_classes:
+            raise ValueError(
+                f"loss.class_weights are one for each of the {spec.num_classes} classes of "
+                f"{spec.name}, got {len(given)}"
+            )
         if self.loss.exit_distill is None:
             self.loss = replace(self.loss, exit_distill=float(config.heads.exit != "atm"))
         self.schedule = schedule or ReductionSchedule()
