@@ -11,6 +11,10 @@ from matplotlib.figure import Figure
 REFERENCE = ("none", "dense 1x")
 """Rows that the others are compared with."""
 CORRUPTIONS = ("noise", "blur", "fog", "jpeg")
+NAMES = {"none": "dense", "cts": "CTS", "tome": "ToMe", "algm": "ALGM", "cropr": "Cropr"}
+NAMES |= {"dtop": "DToP", "dcts": "dCTS", "step": "STEP"}
+MARKERS = {"": "o", "1.5x": "s", "2x": "^"}
+"""Of the size of the input."""
 Row = dict[str, Any]
 
 
@@ -92,22 +96,27 @@ def draw(rows: list[Row], clock: dict[str, Row], path: Path) -> None:
     axes = figure.subplots()
     axes.set_xlabel("ms an image" if clock else "GMACs")
     axes.set_ylabel("mIoU over dense of the same seed")
-    for method in dict.fromkeys(_line(row) for row in rows):
+    colours = {name: f"C{i}" for i, name in enumerate(dict.fromkeys(_line(r)[0] for r in rows))}
+    for line in dict.fromkeys(_line(row) for row in rows):
         xs, ys, bars = [], [], []
-        for name in dict.fromkeys(row["row"] for row in rows if _line(row) == method):
+        for name in dict.fromkeys(row["row"] for row in rows if _line(row) == line):
             own = [row for row in rows if row["row"] == name]
             values = [row["mIoU"] - dense[row["seed"]] for row in own]
             cost = statistics.fmean(row["gmacs_mean"] for row in own)
             xs.append(clock[name]["ms"] if clock else cost)
             ys.append(statistics.fmean(values))
             bars.append(statistics.stdev(values) if len(values) > 1 else 0)
-        axes.errorbar(xs, ys, bars, marker="o", markersize=4, capsize=2, linewidth=1, label=method)
+        axes.errorbar(
+            xs, ys, bars, marker=MARKERS[line[1]], color=colours[line[0]], markersize=5,
+            capsize=2, linewidth=1, label=" ".join(line).strip(),
+        )  # fmt: skip
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     figure.savefig(path, dpi=150)
 
 
-def _line(row: Row) -> str:
+def _line(row: Row) -> tuple[str, str]:
     """Which points are joined: those of a method, and of larger inputs at one size."""
-    method, _, cost = row["row"].partition(" as ")
-    return method if cost else method.split()[0]
+    name, _, cost = row["row"].partition(" as ")
+    method, _, size = name.partition(" ")
+    return NAMES.get(method, method), size if cost else ""
