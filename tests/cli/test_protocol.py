@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from commands import compose_config
 from stepseg.checkpoint import Checkpoint
 from stepseg.cli.protocol import choose_protocol
 from stepseg.model_config import ModelConfig
@@ -42,6 +43,14 @@ def test_what_is_not_given_is_the_checkpoint_s(stored, given, expected, capsys):
     }
     said = capsys.readouterr().err
     assert said.count("\n") == (chosen != stored)
+
+
+def test_figure_1_shows_images_as_they_are(tmp_path):
+    """Its oracle merges by labels in their own size, whatever the checkpoint was evaluated with."""
+    command = ["experiment=figure1/eval", "data.root=somewhere", "ckpt_path=a.ckpt"]
+    given = compose_config("eval", command, tmp_path).data.evaluation
+    stored = Protocol("slide", resize_short=(2048, 512), crop=(512, 512))
+    assert choose(stored, **given).is_plain
 
 
 def test_both_protocols_are_told(capsys):
