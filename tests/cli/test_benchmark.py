@@ -185,6 +185,7 @@ def test_real_images_and_measured_counts_of_a_checkpoint(checkpoint, tmp_path):
     # thresholds and exits are the checkpoint's own
     assert [row["exit_blocks"] for row in rows] == [[], [], [2], [1]]
     dense, dcts, step, _ = rows
+    assert dcts["reduction"]["merge"]["thresholds"] == [0.3, 0.6]
     assert dense["gmacs_std"] == 0
     assert dcts["tokens_per_stage"][0] == step["tokens_per_stage"][0] < 48
 

@@ -144,6 +144,16 @@ def test_rows_of_a_benchmark():
     assert str(row.system) == "dCTS τ-6899"
 
 
+def test_a_row_of_a_benchmark_says_what_was_reduced():
+    """A file among the systems, a checkpoint's own thresholds and a budget are in no `systems`."""
+    own = {"merge": {**MERGE, "thresholds": [0.4, 0.9, 0.9, 0.9]}, "exit": EXIT}
+    own |= {"inside": None, "input": {"cell": None}, "budget": {"gmacs_per_image": 60}}
+    entry = benchmark_row("tuned/reduction.yaml", 59.0, 18.0, [8], reduction=own)
+    entry["protocol"]["tokens"] = "measured"
+    (row,), problems = rows_of(benchmark([entry]))
+    assert (str(row.system), problems) == ("STEP@[8] τ-4999 at most 60 GMACs", [])
+
+
 def test_an_unknown_system_of_a_benchmark():
     _, (problem,) = rows_of(benchmark([benchmark_row("magic", 1.0, 1.0, [])]))
     assert "'magic' names no system" in problem.message

@@ -61,15 +61,18 @@ def reduction_of_entry(entry: Mapping[str, Any], run: Run) -> dict[str, Any]:
 
 
 def reduction_of_system(entry: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    """What was reduced in a benchmark: ``step@6+8`` is the system ``step`` with other exits."""
+    """What was reduced in a benchmark: as its row says, else the system that the row is named by.
+
+    ``step@6+8`` is the system ``step`` with other exits.
+    """
     base = str(entry.get("name", "")).partition("@")[0]
-    values = mapping(mapping(config.get("systems")).get(base))
+    configured = mapping(config.get("systems")).get(base)
+    values = mapping(entry.get("reduction")) or mapping(configured)
     if not values and base != "none":
         raise ValueError(f"row {entry.get('name')!r} names no system of the run's configuration")
     blocks = entry.get("exit_blocks")
     leave = {**mapping(values.get("exit")), "blocks": blocks} if blocks else None
-    rest = {part: values.get(part) for part in ("merge", "inside", "input")}
-    return rest | {"exit": leave}
+    return {part: values.get(part) for part in PARTS} | {"exit": leave}
 
 
 def without_thresholds(reduction: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """A benchmark: operations, speed and memory of systems side by side, in turns."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import product
 from typing import Any
 
@@ -19,7 +19,7 @@ from stepseg.cli.config import output_dir, overrides, plain, recorded
 from stepseg.cli.result import Result
 from stepseg.cli.tracking import make_loggers, tracked_result
 from stepseg.model import Reduction, StepSegmenter
-from stepseg.model_config import ModelConfig
+from stepseg.model_config import ModelConfig, ReductionConfig
 from stepseg.profile.benchmark import (
     CLOCKS,
     Rounds,
@@ -63,7 +63,7 @@ def run(cfg: DictConfig) -> None:
         _check(config, reductions, options, values["parts"])
         if not values["speed"] and options.tokens != "measured":
             result.update({"device": None, "dtype": values["dtype"]})
-            _publish(_count(config, reductions, options), values, result)
+            _publish(_count(config, reductions, options), chosen, values, result)
             return
         images = _images(values, options).to(options.device, options.dtype)
         if values["threads"]:
@@ -71,7 +71,8 @@ def run(cfg: DictConfig) -> None:
         model = _model(config, checkpoint, options, values)
         place = environment(options.device, model, options.dtype)
         result.update({"device": place["device"], "dtype": values["dtype"], "environment": place})
-        _publish(_rows(model, reductions, images, options, values, place), values, result)
+        rows = _rows(model, reductions, images, options, values, place)
+        _publish(rows, chosen, values, result)
         if datamodule is not None:
             crop = replace(options, image_size=datamodule.crop_size)
             trained = with_tokens(built, crop, config.backbone.patch_size)
@@ -218,9 +219,14 @@ def _describe(
     }
 
 
-def _publish(rows: list[Row], values: Mapping[str, Any], result: Result) -> None:
+def _publish(
+    rows: list[Row],
+    chosen: Mapping[str, ReductionConfig],
+    values: Mapping[str, Any],
+    result: Result,
+) -> None:
     """The rows in `result.json`, as a table, as files, and to the loggers, if there are any."""
-    result.update({"rows": rows})
+    result.update({"rows": [{**row, "reduction": asdict(chosen[row["name"]])} for row in rows]})
     show_table(table_of_rows(rows))
     for name, line in {row["system"]: unpaid(row.get("exits", ())) for row in rows}.items():
         if line:
