@@ -51,7 +51,7 @@ def make_loggers(
 
     Args:
         values: with the group `logger`.
-        job_type: train, policy, eval or benchmark.
+        job_type: train, policy, eval, tune or benchmark.
         resumes: the checkpoint with which a training goes on.
         tags: beside those in the configuration.
 
