@@ -232,7 +232,12 @@ class Search:
         return [t.family for t in sorted(nearest.values(), key=self._score, reverse=True)[:2]]
 
     def _drop(self, tried: Tried) -> float:
-        return float(self.dense[self.score]) - self._score(tried)
+        """Points below the best of the dense run and of all that costs at least as much.
+
+        Not below the dense run alone: where that is unlucky on these images, the bar would be low.
+        """
+        dearer = [self._score(t) for t in self.tried if self._cost_of(t) >= self._cost_of(tried)]
+        return max(float(self.dense[self.score]), *dearer) - self._score(tried)
 
     def _score(self, tried: Tried) -> float:
         return float(tried.row[self.score])
