@@ -33,8 +33,6 @@ def test_options_named_in_the_text_exist(tmp_path):
     cfg = compose_config("export", [], tmp_path)
     text = (DOCS / "export.md").read_text() + (DOCS / "sharing.md").read_text()
     for name, value in re.findall(r"`(\w+)=(\w+)`", text):
-        if name in ("card", "weights_only"):
-            continue
         assert name in cfg, f"{name}={value}"
     assert "verify=2" in text
     assert job.StaticExport(reduction=OmegaConf.create({})).verify == cfg.verify == 2
