@@ -79,6 +79,13 @@ def test_the_rows_after_a_training_take_their_reduction_from_names():
     values["config"] = {**values["config"], "reduction": numbers}
     rows, _ = rows_of(values)
     assert [str(r.system) for r in rows] == ["dense", "CTS", "CTS & DToP@[6,8]"]
+    inside = {"name": "algm_exit", "inside": {"rule": "algm", "threshold": 0.88}, "exit": EXIT}
+    for entry, name in zip(entries, ("dense", "ALGM", "ALGM@[6,8]"), strict=True):
+        entry |= {"name": name, "exit_blocks": EXIT["blocks"] if "@" in name else None}
+    values["config"] = {**values["config"], "reduction": inside}
+    rows, _ = rows_of(values)
+    found = [str(r.system) for r in rows]
+    assert found == ["dense", "ALGM threshold=0.88", "ALGM@[6,8] threshold=0.88"]
 
 
 def test_plain_columns_of_a_grid_are_read():

@@ -48,7 +48,8 @@ def reduction_of_entry(entry: Mapping[str, Any], run: Run) -> dict[str, Any]:
         reduction = {part: given.get(part) for part in PARTS}
     else:
         reduction = {part: configured.get(part) for part in PARTS}
-        if entry.get("name") in ("dense", "CTS", "dCTS") and reduction["exit"]:
+        stayed = entry.get("exit_blocks", ()) is None
+        if stayed or entry.get("name") in ("dense", "CTS", "dCTS"):
             reduction["exit"] = None
         if entry.get("name") == "dense":
             reduction |= dict.fromkeys(("merge", "inside", "input", "budget"))
