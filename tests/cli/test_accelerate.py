@@ -100,6 +100,7 @@ def test_it_goes_on_where_the_dense_runs_were(output, model, photos):
     [
         (["model=null"], "model= is missing"),
         (["images=null"], "data= is missing"),
+        (["images={photos}/000.png"], r"data='.*000.png' has 1 image: 4 are needed"),
         (["policy=oracle"], "a network that learns"),
         (["thresholds=[0.5]"], "one for each of policy.windows"),
         (["lose=0"], "lose=0: a number above 0"),
@@ -111,7 +112,7 @@ def test_it_goes_on_where_the_dense_runs_were(output, model, photos):
 )
 def test_requests_that_cannot_work(typed, why, model, photos, tmp_path):
     with pytest.raises(ValueError, match=why):
-        run(tmp_path, model, photos, *typed)
+        run(tmp_path, model, photos, *(word.format(photos=photos) for word in typed))
     assert not (tmp_path / "result.json").exists()
 
 

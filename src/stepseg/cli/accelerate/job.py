@@ -105,7 +105,9 @@ def _images(values: Mapping[str, Any]) -> list[File]:
     files = find_files(str(values["images"]), recursive=values["recursive"], output=output_dir())
     images = [file for file in files if not file.is_video]
     if len(images) < LEAST:
-        raise ValueError(f"data={values['data']!r} has {len(images)} images: {LEAST} are needed")
+        raise ValueError(
+            f"data={values['images']!r} has {counted(len(images), 'image')}: {LEAST} are needed"
+        )
     return images
 
 
