@@ -145,6 +145,12 @@ def test_other_shortages_are_explained(error, message):
     assert explain(RuntimeError("a bug"), values) is None
 
 
+def test_a_full_disk_has_another_remedy_for_an_evaluation():
+    full = OSError(errno.ENOSPC, "No space left on device", "rows.json")
+    assert "continue with ckpt_path=last" in explain(full, {"backbone": {}})
+    assert "the same command with the same hydra.run.dir" in explain(full, {"data": {}})
+
+
 def test_a_full_disk_keeps_the_checkpoint_before(run, data, tmp_path, monkeypatch):
     """A limit on the size of files stands for the disk: the same error, at the same place."""
     run(folder=tmp_path / "whole")

@@ -27,9 +27,12 @@ def explain(error: BaseException, values: Mapping[str, Any]) -> str | None:
             f"({workers}) or give more shared memory (docker --shm-size) ({text.splitlines()[0]})"
         )
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        remedy = "give the same command with the same hydra.run.dir"
+        if _is_training(values):
+            remedy = "continue with ckpt_path=last: the checkpoints before it are kept"
         return (
-            f"no space left to write {error.filename or 'a file'}: nothing is half written, the "
-            f"checkpoints before it are kept. Make room and continue with ckpt_path=last"
+            f"no space left to write {error.filename or 'a file'}: nothing is half written. Make "
+            f"room and {remedy}"
         )
     return None
 
@@ -45,17 +48,22 @@ def one_message(error: BaseException) -> str:
 
 
 def _smaller(values: Mapping[str, Any]) -> str:
-    data, trainer, backbone = values["data"], values["trainer"], values.get("backbone")
+    data, trainer = values["data"], values["trainer"]
     advice = [f"data.val_batch_size ({data.get('val_batch_size')})"]
     also = []
     if str(trainer.get("precision")).startswith("32"):
         also.append("trainer.precision=bf16-mixed")
-    if backbone is not None:  # a training
+    if _is_training(values):
         advice[:0] = [
             f"data.batch_size ({data.get('batch_size')}; trainer.accumulate_grad_batches makes up "
             f"for it)",
             f"data.crop_size ({data.get('crop_size')})",
         ]
-        if not backbone.get("checkpoint_blocks"):
+        if not values["backbone"].get("checkpoint_blocks"):
             also.append("backbone.checkpoint_blocks=true")
     return f"lower {', '.join(advice)}" + (f", or set {' or '.join(also)}" if also else "")
+
+
+def _is_training(values: Mapping[str, Any]) -> bool:
+    """The others take the backbone of a checkpoint."""
+    return values.get("backbone") is not None
