@@ -185,6 +185,7 @@ def parts(*milliseconds):
 
 def test_profile_of_parts():
     values = benchmark(parts={"none": parts(1.0, 10.0, 2.0, 0.1, 0.001)})
+    values["config"]["batch_sizes"] = 1  # a command takes it so
     (plot,), problems = plots_of_parts([Run(Path("run/result.json"), values)])
     assert problems == []
     assert plot.tips["parts-1-1-speed-1"] == "block 1: 1 GMACs, 10 ms, 100 images/s"

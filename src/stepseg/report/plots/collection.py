@@ -39,10 +39,10 @@ def plots_of_parts(runs: Sequence[Run]) -> tuple[list[Plot], list[Problem]]:
     problems = []
     for number, run in enumerate((run for run in runs if run.values.get("parts")), start=1):
         try:
-            batch = run.config["batch_sizes"][0]
             for index, (name, parts) in enumerate(run.values["parts"].items()):
                 rows = [row for row in run.values["rows"] if row["name"] == name]
                 system = str(system_of(reduction_of_system(rows[0], run.config), prescribed=True))
+                batch = rows[0]["batch_size"]  # the first of batch_sizes, which may be a number
                 where = f"{rows[0]['resolution']} px, batch {batch}, {run.values.get('device')}"
                 plots.append(
                     layer_profile(system, parts, batch, where, f"parts-{number}-{index + 1}")
