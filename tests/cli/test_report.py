@@ -113,4 +113,4 @@ def test_documented_commands_and_options_exist():
         _parser().parse_args(shlex.split(command))
     documented = set(re.findall(r"(--[a-z][a-z-]+)\b", text)) | {"--help"}
     options = {o for action in _parser()._actions for o in action.option_strings if o[:2] == "--"}
-    assert documented == options - {"--title", "--version"}
+    assert documented == options - {"--version"}
