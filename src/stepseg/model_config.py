@@ -11,7 +11,14 @@ from typing import Any, ClassVar, Self
 from stepseg.dcts.merge import MergeRule
 from stepseg.heads.cascade import check_cascade
 from stepseg.heads.eomt import EomtNumbers
-from stepseg.heads.exit import BudgetExit, ConfidenceExit, ExitRule, RandomExit, UniformExit
+from stepseg.heads.exit import (
+    BudgetExit,
+    ConfidenceExit,
+    ExitRule,
+    MarginExit,
+    RandomExit,
+    UniformExit,
+)
 from stepseg.heads.linear import KINDS
 from stepseg.merging.rules import RULES, Algm, Cropr, ToMe
 from stepseg.plain_types import check_keys, choices, from_values
@@ -30,7 +37,7 @@ BACKBONES: dict[str, dict[str, int]] = {
 
 CALIBRATION_IMAGES = 96
 """Whole training images on which what decides is calibrated."""
-EXIT_RULES = ("confidence", "random", "uniform", "budget")
+EXIT_RULES = ("confidence", "margin", "random", "uniform", "budget")
 
 
 class _Config:
@@ -304,6 +311,8 @@ class ExitConfig(_Config):
         if self.rule == "budget":
             return BudgetExit(self.tokens)
         confidence = ConfidenceExit(self.threshold, self.keep_per_class)
+        if self.rule == "margin":
+            return MarginExit(self.threshold, self.keep_per_class)
         if self.rule == "random":
             return RandomExit(confidence, self.seed)
         return UniformExit(confidence) if self.rule == "uniform" else confidence

@@ -7,12 +7,20 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from reference import exits
-from stepseg.heads.exit import BudgetExit, ConfidenceExit, ExitRule, RandomExit, UniformExit
+from stepseg.heads.exit import (
+    BudgetExit,
+    ConfidenceExit,
+    ExitRule,
+    MarginExit,
+    RandomExit,
+    UniformExit,
+)
 from stepseg.packed import PackedTokens, Segments
 
 CONFIDENCE = ConfidenceExit(threshold=0.6, keep_per_class=2)
 RULES: dict[str, ExitRule] = {
     "confidence": CONFIDENCE,
+    "margin": MarginExit(threshold=0.1, keep_per_class=2),
     "random": RandomExit(CONFIDENCE, seed=1),
     "uniform": UniformExit(CONFIDENCE),
     "budget": BudgetExit((4,)),
@@ -67,6 +75,12 @@ class TestConfidence:
         p = torch.tensor([[0.9, 0.1]] * 6)
         assert keep(CONFIDENCE, p, [6]) == [[True, True, False, False, False, False]]
 
+    def test_margin_by_hand(self):
+        p = torch.tensor([[0.9, 0.8, 0.0], [0.5, 0.1, 0.0], [0.6, 0.1, 0.0], [0.1, 0.0, 0.3]])
+        assert keep(MarginExit(0.25, 0), p, [4]) == [[True, False, False, True]]
+        assert keep(MarginExit(0.25, 1), p, [4]) == [[True, False, True, True]]
+
+    @pytest.mark.parametrize("kind", [ConfidenceExit, MarginExit])
     @given(
         lengths=lengths_strategy,
         classes=st.integers(1, 5),
@@ -75,12 +89,12 @@ class TestConfidence:
         seed=st.integers(0, 2**31),
     )
     def test_equals_a_loop_over_images_and_classes(
-        self, lengths, classes, threshold, keep_per_class, seed
+        self, kind, lengths, classes, threshold, keep_per_class, seed
     ):
-        p = probabilities(sum(lengths), classes, seed)
-        rule = ConfidenceExit(threshold, keep_per_class)
+        p = probabilities(sum(lengths), classes, seed).double()
+        rule = kind(threshold, keep_per_class)
         images = [own.tolist() for own in p.split(lengths)]
-        expected = [exits.confidence(own, threshold, keep_per_class) for own in images]
+        expected = [exits.keep(rule, own, 0) for own in images]
         assert keep(rule, p, lengths) == expected
 
     def test_everybody_leaves(self):

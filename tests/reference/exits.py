@@ -1,6 +1,6 @@
 """Exit rules for one image, one token at a time."""
 
-from stepseg.heads.exit import BudgetExit, ConfidenceExit, ExitRule, UniformExit
+from stepseg.heads.exit import BudgetExit, ConfidenceExit, ExitRule, MarginExit, UniformExit
 
 Rows = list[list[float]]
 """p of every class for every token of one image."""
@@ -8,7 +8,17 @@ Rows = list[list[float]]
 
 def confidence(p: Rows, threshold: float, keep_per_class: int) -> list[bool]:
     """DToP: confident tokens leave, but for the k most confident ones of each predicted class."""
-    best = [max(row) for row in p]
+    return by([max(row) for row in p], p, threshold, keep_per_class)
+
+
+def margin(p: Rows, threshold: float, keep_per_class: int) -> list[bool]:
+    """Likewise, by how far the best class is above the second, or above nothing."""
+    ordered = [sorted([*row, 0.0], reverse=True) for row in p]
+    return by([best - second for best, second, *_ in ordered], p, threshold, keep_per_class)
+
+
+def by(best: list[float], p: Rows, threshold: float, keep_per_class: int) -> list[bool]:
+    """Those above a threshold leave, but for the first k of each predicted class."""
     predicted = [row.index(max(row)) for row in p]
     keep = [value <= threshold for value in best]
     for label in set(predicted):
@@ -36,6 +46,8 @@ def keep(rule: ExitRule, p: Rows, exit_index: int) -> list[bool]:
     match rule:
         case ConfidenceExit(threshold=threshold, keep_per_class=k):
             return confidence(p, threshold, k)
+        case MarginExit(threshold=threshold, keep_per_class=k):
+            return margin(p, threshold, k)
         case UniformExit(base=ConfidenceExit(threshold=threshold, keep_per_class=k)):
             return uniform(p, threshold, k)
         case BudgetExit(tokens=tokens):

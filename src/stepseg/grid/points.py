@@ -35,8 +35,8 @@ the threshold of one window size."""
 ONE_THRESHOLD = "merge_threshold_"
 
 BELONGS = {
-    "threshold": ("confidence", "random", "uniform"),
-    "keep_per_class": ("confidence", "random", "uniform"),
+    "threshold": ("confidence", "margin", "random", "uniform"),
+    "keep_per_class": ("confidence", "margin", "random", "uniform"),
     "tokens": ("budget",),
     "seed": ("random",),
 }

@@ -1,6 +1,7 @@
 """Exit rules: which tokens stay after an exit head. Pure functions of scores.
 
-`ConfidenceExit` is the method (DToP; STEP, Sec. 3.2.2). `RandomExit` and `UniformExit` are
+`ConfidenceExit` is the method (DToP; STEP, Sec. 3.2.2), `MarginExit` asks for distance from the
+second class instead. `RandomExit` and `UniformExit` are
 controls: they release as many tokens per image, chosen without looking at confidence. After several
 exits, what confidence would release depends on who left before; evaluation therefore hands the
 controls the counts of the confident run (`leaving`), so that both release the very same numbers.
@@ -42,16 +43,16 @@ class ExitRule(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class ConfidenceExit:
-    """Confident tokens leave, but for the k most confident of every class in every image.
+class ThresholdExit:
+    """Sure tokens leave, but for the k surest of every class in every image.
 
     The k that stay carry the context of their class through the remaining blocks.
     """
 
     threshold: float = 0.9
-    """Confident means: the highest class probability is strictly greater. 1 turns exits off."""
+    """Sure means: the measure is strictly greater. 1 turns exits off."""
     keep_per_class: int = 5
-    """k, per image and predicted class, among the confident tokens."""
+    """k, per image and predicted class, among the sure tokens."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold <= 1:
@@ -60,15 +61,40 @@ class ConfidenceExit:
             raise ValueError(f"keep_per_class counts tokens and cannot be {self.keep_per_class}")
 
     def keep(self, probabilities_TC: Tensor, tokens: PackedTokens, exit_index: int) -> Tensor:
-        """Boolean ``[T]``: doubtful tokens, and the k most confident of every class."""
-        confidence_T, class_T = probabilities_TC.max(dim=1)
-        confident_T = confidence_T > self.threshold
+        """Boolean ``[T]``: doubtful tokens, and the k surest of every class."""
+        sureness_T, class_T = self.measure(probabilities_TC)
+        sure_T = sureness_T > self.threshold
         num_classes = probabilities_TC.shape[1]
         group_T = tokens.image_ids_T * num_classes + class_T
         num_groups = tokens.segments.num_images * num_classes
-        # Confident tokens rank before the others of their group, hence among themselves.
-        rank_T = rank_in_group(confidence_T, group_T, num_groups)
-        return ~confident_T | (rank_T < self.keep_per_class)
+        # Sure tokens rank before the others of their group, hence among themselves.
+        rank_T = rank_in_group(sureness_T, group_T, num_groups)
+        return ~sure_T | (rank_T < self.keep_per_class)
+
+    def measure(self, probabilities_TC: Tensor) -> tuple[Tensor, Tensor]:
+        """How sure each token is, and of which class, ``[T]``."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True)
+class ConfidenceExit(ThresholdExit):
+    """By the highest class probability."""
+
+    def measure(self, probabilities_TC: Tensor) -> tuple[Tensor, Tensor]:
+        """p of the best class, and that class."""
+        confidence_T, class_T = probabilities_TC.max(dim=1)
+        return confidence_T, class_T
+
+
+@dataclass(frozen=True, slots=True)
+class MarginExit(ThresholdExit):
+    """By the highest class probability less the second. Not in the literature of the method."""
+
+    def measure(self, probabilities_TC: Tensor) -> tuple[Tensor, Tensor]:
+        """How far p of the best class is above that of the next one, and the best class."""
+        best_T, class_T = probabilities_TC.max(dim=1)
+        others_TC = probabilities_TC.scatter(1, class_T[:, None], 0)
+        return best_T - others_TC.amax(dim=1), class_T
 
 
 @dataclass(frozen=True, slots=True)

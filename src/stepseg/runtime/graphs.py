@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, cuda, nn
 
 from stepseg.dcts.policy import OraclePolicy
-from stepseg.heads.exit import BudgetExit, ConfidenceExit, RandomExit, UniformExit
+from stepseg.heads.exit import BudgetExit, RandomExit, ThresholdExit, UniformExit
 from stepseg.model import StepSegmenter
 from stepseg.reduction import Reduction
 from stepseg.runtime.agreement import Rounding, differ
@@ -254,7 +254,7 @@ def why_not(model: StepSegmenter, reduction: Reduction) -> str | None:
         return "the oracle policy merges by labels"
     if isinstance(exit_, RandomExit | UniformExit) and exit_.leaving is not None:
         return "its counts are those of another run"
-    if not isinstance(exit_, ConfidenceExit | BudgetExit | RandomExit | UniformExit | None):
+    if not isinstance(exit_, ThresholdExit | BudgetExit | RandomExit | UniformExit | None):
         return f"nothing is known of the exit rule {type(exit_).__name__}"
     return None
 
