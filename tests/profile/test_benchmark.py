@@ -1,4 +1,5 @@
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from stepseg.profile.benchmark import (
     measured_cost,
     prescribed_cost,
 )
-from stepseg.profile.speed import Timing
+from stepseg.profile.speed import Timing, in_turn
 from stepseg.profile.tokens import prescribe
 from toys import SYSTEMS, toy_images, toy_segmenter
 
@@ -101,7 +102,8 @@ def test_the_calls_go_through_all_batches_and_the_map_is_optional():
     model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     made = []
     for with_map in (True, False):
-        call = module._cycle(model, Reduction(), images.split(1), with_map)
+        segment = partial(module._segment, model, Reduction(), with_map)
+        call = in_turn(segment, images.split(1))
         made.append([call() for _ in range(4)])
     assert [int((images == x).flatten(1).all(1).nonzero()) for x in seen] == [0, 1, 2, 0] * 2
     assert made[0][0].shape == (1, 80, 112)

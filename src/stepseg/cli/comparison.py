@@ -1,6 +1,6 @@
 """Dense, dCTS and STEP on the same weights: accuracy, cost and speed side by side."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from stepseg.dcts.policy import OraclePolicy
 from stepseg.model import Reduction, StepSegmenter
-from stepseg.profile.speed import speedup, time_interleaved
+from stepseg.profile.speed import in_turn, speedup, time_interleaved
 from stepseg.telling import show_table
 
 
@@ -31,9 +31,11 @@ def time_systems(
     """
     if isinstance(model.policy, OraclePolicy):
         return {}
-    calls: dict[str, Callable[[], object]] = {}
-    for name, reduction in reductions.items():
-        calls[name] = _cycle(model, reduction, images_B3HW)
+    images = images_B3HW.split(1)
+    calls = {
+        name: in_turn(lambda image, r=r: model(image, reduction=r).prediction(), images)  # type: ignore[misc]
+        for name, r in reductions.items()
+    }
     timings = time_interleaved(
         calls, warmup=3, iterations=iterations, device=images_B3HW.device, memory=False
     )
@@ -67,16 +69,3 @@ def print_comparison(rows: Mapping[str, Mapping[str, Any]], title: str) -> None:
             cells += [f"{row['images_per_s']:.1f}", f"{row['speedup']:.2f}x"]
         table.add_row(*cells)
     show_table(table)
-
-
-def _cycle(model: StepSegmenter, reduction: Reduction, images_B3HW: Tensor) -> Callable[[], object]:
-    """A call that segments the next image each time."""
-    position = 0
-
-    def call() -> Tensor:
-        nonlocal position
-        image = images_B3HW[position % len(images_B3HW)][None]
-        position += 1
-        return model(image, reduction=reduction).prediction()
-
-    return call

@@ -13,6 +13,7 @@ where the time goes within one system (`stepseg.profile.parts`).
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any
@@ -26,7 +27,7 @@ from stepseg.ops.attention import ragged_backend
 from stepseg.packed import Passed
 from stepseg.profile.break_even import exit_shares
 from stepseg.profile.peak import matmul_peak
-from stepseg.profile.speed import Timing, speedup, time_interleaved
+from stepseg.profile.speed import Timing, in_turn, speedup, time_interleaved
 from stepseg.profile.tokens import stage_tokens
 from stepseg.telling import counted
 
@@ -119,7 +120,7 @@ def benchmark(
     passes = -(-rounds.iterations // len(batches))
     timings = time_interleaved(
         {
-            name: _cycle(model, reduction, batches, rounds.with_map)
+            name: in_turn(partial(_segment, model, reduction, rounds.with_map), batches)
             for name, reduction in reductions.items()
         },
         warmup=rounds.warmup * len(batches),
@@ -166,21 +167,12 @@ def environment(device: torch.device, model: StepSegmenter, dtype: torch.dtype) 
     }
 
 
-def _cycle(
-    model: StepSegmenter, reduction: Reduction, batches: Sequence[Tensor], with_map: bool
-) -> Callable[[], object]:
-    """A call that segments the next batch each time."""
-    position = 0
-
-    @torch.inference_mode()
-    def call() -> Tensor:
-        nonlocal position
-        images_B3HW = batches[position % len(batches)]
-        position += 1
-        output = model(images_B3HW, reduction=reduction)
-        return output.prediction() if with_map else output.cell_scores()
-
-    return call
+def _segment(
+    model: StepSegmenter, reduction: Reduction, with_map: bool, images_B3HW: Tensor
+) -> Tensor:
+    """What is timed."""
+    output = model(images_B3HW, reduction=reduction)
+    return output.prediction() if with_map else output.cell_scores()
 
 
 def _cost(parts: dict[str, list[int]], stages: Sequence[Sequence[int]]) -> Row:

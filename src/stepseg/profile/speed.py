@@ -16,15 +16,19 @@ Not here: what is run, and what its time is worth (`stepseg.profile.benchmark`).
 
 import gc
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import cycle
 from statistics import median
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
+import numpy as np
 import torch
 
 from stepseg.profile.memory import peak_memory_mb
+
+Input = TypeVar("Input")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +52,7 @@ class Timing:
     @property
     def p95_ms(self) -> float:
         """95th percentile in milliseconds."""
-        return 1000 * percentile(self.seconds, 95)
+        return 1000 * float(np.percentile(self.seconds, 95))
 
     @property
     def device_p50_ms(self) -> float | None:
@@ -141,13 +145,10 @@ def speedup(baseline: Timing, other: Timing, group: int = 1, clock: str = "wall"
     return median(sum(theirs[part]) / sum(ours[part]) for part in parts)
 
 
-def percentile(values: tuple[float, ...], percent: float) -> float:
-    """Percentile with linear interpolation between the neighbours, as numpy's default."""
-    ordered = sorted(values)
-    position = (len(ordered) - 1) * percent / 100
-    low = int(position)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (position - low)
+def in_turn(run: Callable[[Input], object], inputs: Iterable[Input]) -> Callable[[], object]:
+    """A call that runs on the next input each time, from the first again after the last."""
+    following = cycle(inputs)
+    return torch.inference_mode()(lambda: run(next(following)))
 
 
 @contextmanager

@@ -7,17 +7,17 @@ device and launch many small kernels. The fit guides the search; its choice is t
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from scipy.optimize import nnls
 from torch import Tensor
 
 from stepseg.label_map import predict_map
 from stepseg.model import StepSegmenter
 from stepseg.model_config import ReductionConfig
-from stepseg.profile.speed import Timing, speedup, time_interleaved
+from stepseg.profile.speed import Timing, in_turn, speedup, time_interleaved
 from stepseg.protocol import Protocol
 from stepseg.reduction import Reduction
 from stepseg.tuning.search import Search, Tried
@@ -60,18 +60,11 @@ class Clock:
         return {name: _figures(first, timing, count) for name, timing in timings.items()}
 
     def _call(self, reduction: Reduction) -> Callable[[], object]:
-        position = 0
-
-        @torch.inference_mode()
-        def call() -> Tensor:
-            nonlocal position
-            image = self.images[position % len(self.images)][None]
-            position += 1
-            return predict_map(
-                lambda x: self.model(x, reduction=reduction), image, self.protocol, None
-            )
-
-        return call
+        segment = partial(self.model, reduction=reduction)
+        return in_turn(
+            lambda image_3HW: predict_map(segment, image_3HW[None], self.protocol, None),
+            self.images,
+        )
 
 
 def _figures(first: Timing, timing: Timing, count: int) -> dict[str, float]:
