@@ -90,18 +90,8 @@ def _drawings(
     drawings: list[tuple[str, str, Callable[[], Image.Image | None]]] = []
     if metrics is not None:
         drawings.append((CURVE, "pictures/curve.png", lambda: training_curve(metrics)))
-    segmenter = cache(lambda: _segmenter(checkpoint))
+    segmenter = cache(lambda: Segmenter.of(checkpoint, device="cpu"))
     for number, example in enumerate(examples, start=1):
         draw = partial(lambda example: example_picture(segmenter(), example), example)
         drawings.append((f"example {number}", f"pictures/example_{number}.png", draw))
     return drawings
-
-
-def _segmenter(checkpoint: Checkpoint) -> Segmenter:
-    return Segmenter(
-        checkpoint.build(),
-        classes=checkpoint.data["classes"],
-        palette=checkpoint.data["palette"],
-        protocol=checkpoint.protocol,
-        device="cpu",
-    )

@@ -78,40 +78,18 @@ class Segmenter:
         self.palette = tuple((int(r), int(g), int(b)) for r, g, b in palette)
 
     @classmethod
-    def from_checkpoint(
-        cls,
-        path: str | Path,
-        *,
-        protocol: Protocol | None = None,
-        reduction: Reduction | str | Path | None = None,
-        device: str = "auto",
-        dtype: str = "fp32",
-        runtime: str = "eager",
-    ) -> Self:
+    def from_checkpoint(cls, path: str | Path, **options: Any) -> Self:
         """Load what `stepseg-train` wrote, or a safetensors file made from it.
 
         Args:
             path: of the checkpoint.
-            protocol: None: the one that the checkpoint was evaluated with, or whole images.
-            reduction: None: the checkpoint's; ``Reduction()``: the dense model; a path: of a file
-                of `stepseg-tune`.
-            device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
-            dtype: ``fp32`` or ``bf16``.
-            runtime: ``eager``, ``compile``, ``graphs`` or ``auto``.
+            options: those of `of`, such as ``reduction`` and ``device``.
 
         Raises:
             ValueError: no such file, or not one of ours; names it.
 
         """
-        checkpoint = read_checkpoint(path)
-        return cls.of(
-            checkpoint,
-            protocol=protocol,
-            reduction=reduction,
-            device=device,
-            dtype=dtype,
-            runtime=runtime,
-        )
+        return cls.of(read_checkpoint(path), **options)
 
     @classmethod
     def from_pretrained(cls, name: str | Path, **options: Any) -> Self:
@@ -135,11 +113,18 @@ class Segmenter:
         *,
         protocol: Protocol | None = None,
         reduction: Reduction | str | Path | None = None,
-        device: str = "auto",
-        dtype: str = "fp32",
-        runtime: str = "eager",
+        **options: Any,
     ) -> Self:
-        """A checkpoint that has been read; arguments as of `from_checkpoint`."""
+        """A checkpoint that has been read.
+
+        Args:
+            checkpoint: as `stepseg.checkpoint.read_checkpoint` gives it.
+            protocol: None: the one that the checkpoint was evaluated with, or whole images.
+            reduction: None: the checkpoint's; ``Reduction()``: the dense model; a path: of a file
+                of `stepseg-tune`.
+            options: ``device``, ``dtype`` and ``runtime``, as of the class.
+
+        """
         if isinstance(reduction, str | Path):
             reduction = read_reduction(reduction).build()
         return cls(
@@ -148,9 +133,7 @@ class Segmenter:
             palette=checkpoint.data["palette"],
             protocol=protocol or checkpoint.protocol,
             reduction=reduction,
-            device=device,
-            dtype=dtype,
-            runtime=runtime,
+            **options,
         )
 
     def with_reduction(self, reduction: Reduction) -> "Segmenter":

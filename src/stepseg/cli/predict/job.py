@@ -92,15 +92,11 @@ def _segmenter(
 ) -> Segmenter:
     keys = ("resize_short", "crop", "stride", "scales", "flip", "window_batch")
     protocol = {"mode": values["protocol"], **{key: values[key] for key in keys}}
-    return Segmenter(
-        checkpoint.build(),
-        classes=checkpoint.data["classes"],
-        palette=checkpoint.data["palette"],
+    return Segmenter.of(
+        checkpoint,
         protocol=choose_protocol("stepseg-predict", checkpoint, protocol),
         reduction=ReductionConfig.from_dict(reduction).build(),
-        device=values["device"],
-        dtype=values["dtype"],
-        runtime=values["runtime"],
+        **{key: values[key] for key in ("device", "dtype", "runtime")},
     )
 
 
