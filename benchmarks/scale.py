@@ -72,7 +72,7 @@ def images_per_core(experiment: str, root: str, split: str, batches: int) -> flo
     loader = datamodule.train_dataloader()
     measure_loader(loader, warmup_batches=1, batches=1)
     began = time.process_time()
-    images = measure_loader(loader, warmup_batches=0, batches=batches).images
+    images = measure_loader(loader, warmup_batches=0, batches=batches)["images"]
     return images / (time.process_time() - began)
 
 

@@ -54,7 +54,7 @@ def measure_data(
     datamodule.prepare_data()
     loader = datamodule.train_dataloader()
     ahead = 2 * max(1, datamodule.num_workers)  # empty what the workers fetched ahead
-    loading = measure_loader(loader, warmup_batches=ahead, batches=LOADER_BATCHES).as_dict()
+    loading = measure_loader(loader, warmup_batches=ahead, batches=LOADER_BATCHES)
     batch = {k: v.to(device) for k, v in next(iter(loader)).items() if isinstance(v, Tensor)}
     steps = {
         name: _TrainingStep(config, checkpoint, reduction, datamodule, batch, dtype)
