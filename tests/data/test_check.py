@@ -7,7 +7,6 @@ from PIL import Image
 from stepseg.cli.data import main
 from stepseg.data.check import check_split
 from stepseg.data.layouts import LayoutError
-from stepseg.data.overlay import colourise
 from stepseg.data.specs import get_spec
 
 
@@ -97,11 +96,3 @@ def test_command_fails_on_faults_and_still_writes(tmp_path, builders, capsys):
 def test_command_reports_a_wrong_root_without_traceback(tmp_path, capsys):
     assert main(["check", "cityscapes", str(tmp_path), "--split", "val"]) == 1
     assert "leftImg8bit/val" in capsys.readouterr().err
-
-
-def test_colourise_stripes_ignored_pixels():
-    label = np.array([[0, 1, 255]], dtype=np.uint8)
-    picture = colourise(label, [(1, 2, 3), (4, 5, 6)])
-    assert picture[0, 0].tolist() == [1, 2, 3]
-    assert picture[0, 1].tolist() == [4, 5, 6]
-    assert len(set(picture[0, 2].tolist())) == 1

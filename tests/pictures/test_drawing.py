@@ -10,6 +10,7 @@ from stepseg.pictures.drawing import (
     WRONG,
     change_picture,
     colour_picture,
+    colourise,
     confidence_picture,
     error_picture,
     overlay_picture,
@@ -102,3 +103,11 @@ def test_confidence_runs_from_dark_to_bright():
     picture = np.asarray(confidence_picture(np.array([[0.0, 0.5, 1.0]])), dtype=int)
     assert picture.shape == (1, 3, 3)
     assert (np.diff(picture.sum(-1)[0]) > 0).all()
+
+
+def test_colourise_stripes_ignored_pixels():
+    label = np.array([[0, 1, 255]], dtype=np.uint8)
+    picture = colourise(label, [(1, 2, 3), (4, 5, 6)])
+    assert picture[0, 0].tolist() == [1, 2, 3]
+    assert picture[0, 1].tolist() == [4, 5, 6]
+    assert len(set(picture[0, 2].tolist())) == 1

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from stepseg.data.labels import IGNORE_INDEX
-from stepseg.data.overlay import colourise
 from stepseg.pictures.looks import DIFFERENCE, window_colour
 
 Picture = NDArray[np.uint8]
@@ -28,6 +27,18 @@ LIGHT, GREY = 255, 60
 """Outlines, on dark and on bright ground."""
 WRONG, REPAIRED, SPOILT = (230, 40, 40), (40, 170, 80), (230, 40, 40)
 CONFIDENCE_COLOURS = "viridis"
+STRIPE = 8
+"""Pixels of a stripe where labels are ignored."""
+
+
+def colourise(labels_HW: Labels, palette: Palette) -> Picture:
+    """The picture of training ids; ignored pixels are striped black and grey."""
+    table = np.zeros((256, 3), dtype=np.uint8)
+    table[: len(palette)] = palette
+    picture = table[labels_HW]
+    rows, columns = np.nonzero(labels_HW == IGNORE_INDEX)
+    picture[rows, columns] = (((rows + columns) // STRIPE) % 2 * 90)[:, None]
+    return picture
 
 
 def colour_picture(labels_HW: Labels, palette: Palette) -> Image.Image:
