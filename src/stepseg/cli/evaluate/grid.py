@@ -5,16 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import lightning as L
-
+from stepseg.cli.evaluate.setting import Setting
 from stepseg.cli.result import Result
 from stepseg.files.confusion import write_confusion
 from stepseg.grid.points import Point
 from stepseg.grid.store import GridStore, point_digest, point_key
 from stepseg.grid.table import pareto
 from stepseg.lit.callbacks.partial_counts import SnapshotCallback
-from stepseg.lit.datamodule import SegmentationDataModule
-from stepseg.lit.segmentation_module import SegmentationModule
 from stepseg.telling import tell
 
 
@@ -22,9 +19,7 @@ class GridRun:
     """One grid on one checkpoint.
 
     Args:
-        trainer: with a `SnapshotCallback`.
-        module: whose model is evaluated.
-        datamodule: on its test images.
+        setting: what is evaluated, on its test images.
         store: of finished rows.
         points: of the grid.
         output: folder of the result.
@@ -34,19 +29,16 @@ class GridRun:
 
     def __init__(
         self,
-        *,
-        trainer: L.Trainer,
-        module: SegmentationModule,
-        datamodule: SegmentationDataModule,
+        setting: Setting,
         store: GridStore,
         points: Sequence[Point],
         output: Path,
         predictions: Path | None = None,
     ) -> None:
-        self.trainer, self.module, self.datamodule = trainer, module, datamodule
-        self.store, self.points, self.predictions = store, list(points), predictions
-        self.output = output
-        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+        self.trainer, self.module = setting.trainer, setting.module
+        self.datamodule, self.store, self.points = setting.datamodule, store, list(points)
+        self.output, self.predictions = output, predictions
+        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
         [self.snapshot] = [c for c in callbacks if isinstance(c, SnapshotCallback)]
 
     def run(self, points_per_pass: int | None, result: Result | None) -> list[dict[str, Any]]:

@@ -33,15 +33,9 @@ def evaluate(cfg: DictConfig) -> float | None:
         spec, trainer = setting.datamodule.spec, setting.trainer
         points = _points(values, setting.checkpoint, setting.model)
         saves = values["save_predictions"]
-        grid = GridRun(
-            trainer=trainer,
-            module=setting.module,
-            datamodule=setting.datamodule,
-            store=setting.store(output_dir() / "grid", [p.name for p in points] if saves else None),
-            points=points,
-            output=output_dir(),
-            predictions=output_dir() / "predictions" if saves else None,
-        )
+        store = setting.store(output_dir() / "grid", [p.name for p in points] if saves else None)
+        predictions = output_dir() / "predictions" if saves else None
+        grid = GridRun(setting, store, points, output_dir(), predictions)
         with clear_failures(values, trainer, result.fail):
             rows = grid.run(values["grid"]["points_per_pass"], result)
         if trainer.is_global_zero:

@@ -43,12 +43,5 @@ class Walks:
         setting, folder = self.setting, output_dir() / "search" / part
         setting.datamodule.test_only(getattr(self.parts, part))
         points = [Point(str(i), asdict(r), axes={}) for i, r in enumerate(reductions)]
-        grid = GridRun(
-            trainer=setting.trainer,
-            module=setting.module,
-            datamodule=setting.datamodule,
-            store=setting.store(folder),
-            points=points,
-            output=folder,
-        )
+        grid = GridRun(setting, setting.store(folder), points, folder)
         return grid.run(setting.values["grid"]["points_per_pass"], None)
