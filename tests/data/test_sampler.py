@@ -1,10 +1,10 @@
-from itertools import islice
+from itertools import islice, product
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stepseg.data.sampler import EvaluationSampler, InfiniteBatchSampler
+from stepseg.data.sampler import EvaluationSampler, InfiniteBatchSampler, mixed_seed
 
 
 def batches(count, **kwargs):
@@ -106,3 +106,10 @@ def test_evaluation_shares_are_a_partition_into_almost_equal_parts(samples, worl
     shares = [list(EvaluationSampler(samples, rank, world)) for rank in range(world)]
     assert [index for share in shares for index in share] == list(range(samples))
     assert {len(share) - samples // world for share in shares} <= {0, 1}
+
+
+def test_seeds_do_not_collide_between_neighbours():
+    seeds = {mixed_seed(seed, position) for seed in range(20) for position in range(500)}
+    assert len(seeds) == 20 * 500
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert len({mixed_seed(*which) for which in product(range(3), repeat=3)}) == 27

@@ -9,14 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from stepseg.data.files import ImageFileError, read_image, read_label
 from stepseg.data.layouts import Pair
-from stepseg.data.sampler import SampleKey
+from stepseg.data.sampler import SampleKey, mixed_seed
 from stepseg.data.specs import DatasetSpec
 
 
@@ -113,7 +112,7 @@ class AugmentedDataset(Dataset[Sample]):
         sample = self._read(key.row)
         # CPU generator only: reseeding all devices would disturb dropout when num_workers=0.
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(augmentation_seed(self.seed, key.position))
+            torch.default_generator.manual_seed(mixed_seed(self.seed, key.position))
             image, label = self.transform(sample["image"], sample["label"])
         return Sample({**sample, "image": image, "label": label})
 
@@ -139,12 +138,6 @@ def choose_on_error(on_error: str) -> None:
     """Refuse what is not one of `ON_ERROR`."""
     if on_error not in ON_ERROR:
         raise ValueError(f"data.on_error={on_error!r}: choose one of {', '.join(ON_ERROR)}")
-
-
-def augmentation_seed(seed: int, position: int) -> int:
-    """A well mixed 63-bit seed for the sample at `position` of the training sequence."""
-    state = np.random.SeedSequence([seed, position]).generate_state(1, np.uint64)
-    return int(state[0] >> np.uint64(1))
 
 
 def load_label(pair: Pair, spec: DatasetSpec, size: tuple[int, int] | None = None) -> Tensor:

@@ -92,3 +92,9 @@ class EvaluationSampler(Sampler[int]):
 
     def __len__(self) -> int:
         return len(self.indices)
+
+
+def mixed_seed(*numbers: int) -> int:
+    """A well mixed 63-bit seed that all numbers have a say in."""
+    state = np.random.SeedSequence(numbers).generate_state(1, np.uint64)
+    return int(state[0] >> np.uint64(1))

@@ -3,8 +3,9 @@
 from typing import Any
 
 import lightning as L
-import numpy as np
 import torch
+
+from stepseg.data.sampler import mixed_seed
 
 
 class BatchRandomness(L.Callback):
@@ -24,10 +25,4 @@ class BatchRandomness(L.Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        torch.manual_seed(batch_seed(self.seed, batch_idx, trainer.global_rank))
-
-
-def batch_seed(seed: int, batch: int, rank: int) -> int:
-    """A well mixed 63-bit seed."""
-    state = np.random.SeedSequence([seed, batch, rank]).generate_state(1, np.uint64)
-    return int(state[0] >> np.uint64(1))
+        torch.manual_seed(mixed_seed(self.seed, batch_idx, trainer.global_rank))
