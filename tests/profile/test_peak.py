@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from stepseg.profile import peak
+from stepseg.profile.speed import Reading
 
 
 def test_the_fastest_call_counts(monkeypatch):
@@ -12,9 +13,9 @@ def test_the_fastest_call_counts(monkeypatch):
 
     def fake(product, device):
         shapes.append(product().numel())
-        return next(seconds)
+        return Reading(next(seconds), 0.0, 0.0)
 
-    monkeypatch.setattr(peak, "_seconds", fake)
+    monkeypatch.setattr(peak, "clock", fake)
     monkeypatch.setattr(peak, "SIDE_ELSEWHERE", 16)
     monkeypatch.setattr(peak, "SECONDS", 5.0)
     found = peak.matmul_peak(torch.device("cpu"), torch.float32)
@@ -28,9 +29,9 @@ def test_both_products_are_one_product(monkeypatch, dtype):
 
     def keep(product, device):
         results.append(product().reshape(-1).float())
-        return 1.0
+        return Reading(1.0, 0.0, 0.0)
 
-    monkeypatch.setattr(peak, "_seconds", keep)
+    monkeypatch.setattr(peak, "clock", keep)
     monkeypatch.setattr(peak, "SIDE_ELSEWHERE", 32)
     peak.matmul_peak(torch.device("cpu"), dtype)
     plain, convolution = results[0].view(32, 32), results[-1].view(32, 32)

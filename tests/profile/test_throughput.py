@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from stepseg.model import Reduction
-from stepseg.profile import throughput as module
 from stepseg.profile.throughput import throughput
 from toys import SYSTEMS, toy_images, toy_segmenter
 
@@ -23,7 +22,7 @@ def test_every_batch_flies_and_nobody_waits_for_a_turn(in_flight, monkeypatch):
             meet.wait(timeout=60)  # so many are in flight at the same time
         seen.append((threading.get_ident(), inputs[0].data_ptr()))
 
-    monkeypatch.setattr(module.time, "perf_counter", iter(range(100)).__next__)
+    monkeypatch.setattr("time.perf_counter", iter(range(100)).__next__)
     model.register_forward_hook(note)
     figures = throughput(model, {"none": Reduction()}, batches, in_flight=in_flight, rounds=2)
     calls = 4 * in_flight

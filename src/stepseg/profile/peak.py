@@ -4,11 +4,12 @@ A peak from a data sheet is reached by no product; the share of what a plain lar
 here and now says how much the rest of the model costs.
 """
 
-import time
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+
+from stepseg.profile.speed import clock
 
 SIDE = {"cuda": 8192}
 """Of the square matrices; elsewhere `SIDE_ELSEWHERE`."""
@@ -34,15 +35,5 @@ def _fastest(product: Callable[[], object], device: torch.device) -> float:
     """Seconds of the fastest call; the first ones load kernels."""
     calls: list[float] = []
     while not calls or sum(calls) < SECONDS:
-        calls.append(_seconds(product, device))
+        calls.append(clock(product, device).wall)
     return min(calls)
-
-
-def _seconds(product: Callable[[], object], device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    start = time.perf_counter()
-    product()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start

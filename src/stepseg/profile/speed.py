@@ -101,13 +101,13 @@ def time_interleaved(
             f"calls, warmup={warmup} and iterations={iterations}"
         )
     device = torch.device(device)
-    clocked: dict[str, list[_Reading]] = {name: [] for name in calls}
+    clocked: dict[str, list[Reading]] = {name: [] for name in calls}
     with torch.no_grad():
         with _collecting_between_rounds() as collect:
             for done in range(warmup + iterations):
                 collect()
                 for name, call in calls.items():
-                    clocked[name].append(_clock(call, device))
+                    clocked[name].append(clock(call, device))
                 if progress is not None:
                     progress(done + 1, warmup + iterations)
         peaks = {
@@ -169,7 +169,7 @@ def _collecting_between_rounds() -> Iterator[Callable[[], object]]:
             gc.enable()
 
 
-class _Reading(NamedTuple):
+class Reading(NamedTuple):
     """Seconds of one call by three clocks; events are 0 off CUDA."""
 
     wall: float
@@ -177,13 +177,14 @@ class _Reading(NamedTuple):
     events: float
 
 
-def _clock(call: Callable[[], object], device: torch.device) -> _Reading:
+def clock(call: Callable[[], object], device: torch.device) -> Reading:
+    """Clock one call, with the wait for what it queues."""
     if device.type != "cuda":
         start, cpu = time.perf_counter(), time.process_time()
         call()
         if device.type == "mps":
             torch.mps.synchronize()
-        return _Reading(time.perf_counter() - start, time.process_time() - cpu, 0.0)
+        return Reading(time.perf_counter() - start, time.process_time() - cpu, 0.0)
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     with torch.cuda.device(device):
         torch.cuda.synchronize()
@@ -193,4 +194,4 @@ def _clock(call: Callable[[], object], device: torch.device) -> _Reading:
         end.record()
         torch.cuda.synchronize()
         wall, cpu = time.perf_counter() - start, time.process_time() - cpu
-        return _Reading(wall, cpu, begin.elapsed_time(end) / 1000)
+        return Reading(wall, cpu, begin.elapsed_time(end) / 1000)

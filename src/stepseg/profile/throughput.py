@@ -9,10 +9,10 @@ Not here: latency (`stepseg.profile.speed`).
 """
 
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from functools import partial
 from itertools import count
 from statistics import median
 from typing import Any
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from stepseg.model import Reduction, Segmentation, StepSegmenter
+from stepseg.profile.speed import clock
 
 
 def throughput(
@@ -54,12 +55,10 @@ def throughput(
 
     for round_ in range(1 + rounds):
         for name, reduction in reductions.items():
-            _wait_for(batches[0].device)
-            begin = time.perf_counter()
-            _fly(model, reduction, queue, in_flight, finish)
-            _wait_for(batches[0].device)
+            call = partial(_fly, model, reduction, queue, in_flight, finish)
+            reading = clock(call, batches[0].device)
             if round_:
-                seconds[name].append(time.perf_counter() - begin)
+                seconds[name].append(reading.wall)
     return {name: images / median(list_) for name, list_ in seconds.items()}
 
 
@@ -102,8 +101,3 @@ def _by_threads(call: Callable[[Tensor], object], queue: Sequence[Tensor], threa
     with ThreadPoolExecutor(threads) as pool:
         for future in [pool.submit(work) for _ in range(threads)]:
             future.result()
-
-
-def _wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
