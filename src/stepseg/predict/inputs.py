@@ -92,19 +92,20 @@ def items_of(files: Sequence[File], frames: int = 1) -> Iterator[Item]:
     """
     for file in files:
         if file.is_video:
-            stamp = _stamp(file.path)
+            stamp = stamp_of(file.path)
             for index, pixels in video.read_frames(file.path, frames):
                 name = f"{file.name}/frame_{index:06d}"
                 yield Item(file, name, (*stamp, index), partial(_same, pixels))
         else:
-            yield Item(file, file.name, _stamp(file.path), partial(read_pixels, file.path))
+            yield Item(file, file.name, stamp_of(file.path), partial(read_pixels, file.path))
 
 
 def _same(pixels: Pixels) -> Pixels:
     return pixels
 
 
-def _stamp(path: Path) -> tuple[int, int]:
+def stamp_of(path: Path) -> tuple[int, int]:
+    """Size and time of a file: when they change, so has its content."""
     status = path.stat()
     return status.st_size, status.st_mtime_ns
 

@@ -18,16 +18,17 @@ from stepseg.build import build_policy
 from stepseg.card.tuned import with_choice
 from stepseg.checkpoint import Checkpoint, read_checkpoint, write_inference_checkpoint
 from stepseg.cli.certified import publish
-from stepseg.cli.config import output_dir, overrides, plain, recorded
+from stepseg.cli.config import output_dir, plain, recorded
 from stepseg.cli.predict.progress import Progress
 from stepseg.cli.result import Result
+from stepseg.cli.tracking import tracked_result
 from stepseg.data.files import read_pixels
 from stepseg.dcts.merge import MergeRule
 from stepseg.dcts.policy import PolicyNetwork
 from stepseg.model import Reduction
 from stepseg.model_config import PolicyConfig, ReductionConfig
 from stepseg.plain_types import from_values
-from stepseg.predict.inputs import File, find_files
+from stepseg.predict.inputs import File, find_files, stamp_of
 from stepseg.predict.outputs import OutputFolder
 from stepseg.predict.runner import Runner
 from stepseg.predict.segmenter import Segmenter
@@ -52,9 +53,7 @@ def accelerate(cfg: DictConfig) -> None:
     check_options(values, policy_config)
     wish, files = Wish.of(values), _images(values)
     wish.check(len(files))
-    with Result(
-        output_dir(), command="stepseg-accelerate", overrides=overrides(), config=recorded(cfg)
-    ) as result:
+    with tracked_result("stepseg-accelerate", recorded(cfg)) as result:
         checkpoint = read_checkpoint(address_of(values["model"]))
         if values["exits"]:
             checkpoint = with_untrained_heads(checkpoint, values["exits"])
@@ -126,9 +125,8 @@ def _run_densely(
     result: Result,
 ) -> list[File]:
     """Label maps of all images, but for those that an earlier run has made; returns the rest."""
-    status = checkpoint.path.stat()
     settings = {
-        "checkpoint": [str(checkpoint.path.resolve()), status.st_size, status.st_mtime_ns],
+        "checkpoint": [str(checkpoint.path.resolve()), *stamp_of(checkpoint.path)],
         "protocol": segmenter.protocol.as_dict(),
         "dtype": values["dtype"],
     }

@@ -14,12 +14,11 @@ from stepseg.cli.config import (
     checkpoint_reduction,
     given_checkpoint,
     output_dir,
-    overrides,
     plain,
     recorded,
 )
-from stepseg.cli.result import Result
 from stepseg.cli.share import known_facts
+from stepseg.cli.tracking import tracked_result
 from stepseg.data.files import read_image
 from stepseg.export.job import StaticExport, export_static
 from stepseg.model_config import ReductionConfig
@@ -33,9 +32,7 @@ SUFFIXES = {"safetensors": ".safetensors", "onnx": ".onnx", "torch": ".pt2"}
 def export(cfg: DictConfig) -> None:
     """Write the file and a `result.json` about it."""
     values = plain(cfg)
-    with Result(
-        output_dir(), command="stepseg-export", overrides=overrides(), config=recorded(cfg)
-    ) as result:
+    with tracked_result("stepseg-export", recorded(cfg)) as result:
         target = _target(values["format"], values["output"])
         if values["push_to"]:
             check_push(values["push_to"])

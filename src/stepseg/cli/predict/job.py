@@ -22,7 +22,7 @@ from stepseg.model import Reduction
 from stepseg.model_config import ReductionConfig
 from stepseg.pictures.drawing import Labels
 from stepseg.predict import video
-from stepseg.predict.inputs import File
+from stepseg.predict.inputs import File, stamp_of
 from stepseg.predict.outputs import OutputFolder
 from stepseg.predict.runner import Runner
 from stepseg.predict.segmenter import Segmenter
@@ -130,9 +130,8 @@ def _outputs(
     segmenter: Segmenter,
     reduction: Mapping[str, Any],
 ) -> OutputFolder:
-    status = checkpoint.path.stat()
     settings = {
-        "checkpoint": [str(checkpoint.path.resolve()), status.st_size, status.st_mtime_ns],
+        "checkpoint": [str(checkpoint.path.resolve()), *stamp_of(checkpoint.path)],
         "reduction": reduction,
         "protocol": segmenter.protocol.as_dict(),
         "dtype": values["dtype"],
