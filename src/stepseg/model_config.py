@@ -35,8 +35,9 @@ BACKBONES: dict[str, dict[str, int]] = {
 }
 """Plain ViTs, without class token and final norm, as in SegViT and DToP."""
 
-CALIBRATION_IMAGES = 96
-"""Whole training images on which what decides is calibrated."""
+CALIBRATION_IMAGES, TEMPERATURE_IMAGES = 96, 32
+"""Whole training images on which a policy gets a correction per window size, and an exit head its
+temperature, a single number."""
 EXIT_RULES = ("confidence", "margin", "random", "uniform", "budget")
 
 
@@ -228,7 +229,7 @@ class HeadConfig(_Config):
     """Of what kind exit heads are, one of `stepseg.heads.linear.KINDS`."""
     calibration_images: int | None = None
     """Whole training images on which exit heads get a temperature before every validation; 0: none,
-    as published; None: as many as of the policy for light heads, 0 for ``atm``."""
+    as published; None: 32 for light heads, 0 for ``atm``."""
     frozen_decoder: bool = False
     """The decoder learns nothing; with a frozen encoder and policy exit heads learn alone."""
 
@@ -237,7 +238,7 @@ class HeadConfig(_Config):
         """`calibration_images` as a number."""
         if self.calibration_images is not None:
             return self.calibration_images
-        return 0 if self.exit == "atm" else CALIBRATION_IMAGES
+        return 0 if self.exit == "atm" else TEMPERATURE_IMAGES
 
     among_all: bool = False
     """Queries of the decoder are classified among all classes, as in checkpoints of SegViT."""

@@ -111,7 +111,7 @@ def test_trainers(name, tmp_path):
     values = plain(compose_config("train", [f"trainer={name}"], tmp_path))
     assert fit_to_length(values) == []
     trainer = instantiate(values["trainer"])
-    assert (trainer.max_steps, trainer.val_check_interval) == (450, 90)
+    assert (trainer.max_steps, trainer.val_check_interval) == (340, 85)
     assert trainer.num_devices == (2 if name == "ddp_cpu" else 1)
 
 
