@@ -1,7 +1,7 @@
 """Which tokens should leave? Measures of confidence against chance, at equal numbers per image.
 
     python benchmarks/who_leaves.py runs/apart/dtop-0 runs/apart/dtop-1 --json rows.json
-    python benchmarks/who_leaves.py runs/camvid/dense-0 --data camvid --root data/camvid \\
+    python benchmarks/who_leaves.py runs/camvid --data camvid --root data/camvid \\
         --settings '{"evaluation": {"resize_short": 720}}'
 
 At one exit head a share of every image's tokens leaves, chosen in ten ways. Twice: they are gone
