@@ -37,7 +37,7 @@ def short(output, data, *overrides):
         (
             ["trainer.max_steps=100", "optim=eomt"],
             ["optim.warmup_steps=500", "shortened to 3", "optim.encoder_warmup_steps=1000", "to 6"],
-            (3, 20, 25),
+            (3, 25, 25),
         ),
         (["trainer.max_steps=30", "trainer.val_check_interval=0.5"], ["to 3"], (3, 15, 25)),
         (
@@ -51,7 +51,7 @@ def short(output, data, *overrides):
             (40, 30, 25),
         ),
         (["+trainer.fast_dev_run=true"], ["trainer.fast_dev_run=1"], (0, 1, 1)),
-        (["trainer.accumulate_grad_batches=4"], [], (40, 360, 25)),
+        (["trainer.accumulate_grad_batches=4"], [], (40, 340, 25)),
     ],
 )
 def test_the_recipe_is_cut_to_the_length(overrides, told, kept, tmp_path):
