@@ -27,10 +27,11 @@ from stepseg.checkpoint import read_checkpoint
 from stepseg.files.writing import write_json
 from stepseg.group import Group
 from stepseg.lit.datamodule import SegmentationDataModule
+from stepseg.metrics.calibration import resize_labels
 from stepseg.metrics.confusion import SegmentationMetric
 from stepseg.model import Reduction, Segmentation, StepSegmenter
 from stepseg.packed import PackedTokens
-from stepseg.protocol import Protocol, resize, resized_size
+from stepseg.protocol import Protocol, show_first
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,10 +122,8 @@ def frozen(run: Segmentation, index: int, keep_T: Tensor) -> Segmentation:
 
 def shown(image_13HW: Tensor, label_1HW: Tensor, protocol: Protocol) -> tuple[Tensor, Tensor]:
     """The image as an evaluation shows it, and its label in that size."""
-    height, width = label_1HW.shape[1:]
-    size = resized_size(height, width, protocol, protocol.scales[0])
-    image = resize(image_13HW.float() / 255, size, antialias=protocol.antialias)
-    return image, F.interpolate(label_1HW[None].float(), size, mode="nearest")[0].to(torch.uint8)
+    image = show_first(image_13HW, protocol)
+    return image, resize_labels(label_1HW, (image.shape[2], image.shape[3]))
 
 
 @torch.no_grad()

@@ -198,6 +198,12 @@ def resized_size(height: int, width: int, protocol: Protocol, scale: float = 1.0
     return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
 
 
+def show_first(images_B3HW: Tensor, protocol: Protocol) -> Tensor:
+    """Whole uint8 images as floats in 0..1, in the size in which they are shown first."""
+    size = resized_size(images_B3HW.shape[2], images_B3HW.shape[3], protocol, protocol.scales[0])
+    return resize(images_B3HW.float() / 255, size, antialias=protocol.antialias)
+
+
 def check_work(height: int, width: int, protocol: Protocol) -> None:
     """Refuse a protocol that would not end, or not fit, on an image of this size.
 

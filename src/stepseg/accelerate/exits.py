@@ -27,7 +27,7 @@ from stepseg.metrics.calibration import EPS, resize_labels
 from stepseg.model_config import ExitConfig
 from stepseg.packed import TokenLayout
 from stepseg.predict.segmenter import Segmenter
-from stepseg.protocol import resize, resized_size
+from stepseg.protocol import show_first
 
 THRESHOLD = 0.95
 """Confidence above which tokens leave, in the middle of what is searched."""
@@ -107,8 +107,8 @@ def gather(
     values: dict[int, list[Tensor]] = {block: [] for block in model.exit_head_blocks}
     shares = []
     for index, (image, label) in enumerate(samples.tensors()):
-        size = resized_size(label.shape[1], label.shape[2], protocol, protocol.scales[0])
-        shown = resize(image.to(segmenter.device) / 255, size, antialias=protocol.antialias)
+        shown = show_first(image.to(segmenter.device), protocol)
+        size = (shown.shape[2], shown.shape[3])
         label = resize_labels(label.to(segmenter.device), size)
         windows = protocol.windows(*size)
         for w in windows:

@@ -16,7 +16,7 @@ from stepseg.metrics.calibration import resize_labels
 from stepseg.pictures.drawing import Labels
 from stepseg.predict.inputs import File, items_of
 from stepseg.predict.outputs import OutputFolder
-from stepseg.protocol import Protocol, resize, resized_size
+from stepseg.protocol import Protocol, show_first
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +73,8 @@ class Samples:
         self, index: int, protocol: Protocol, side: int, draw: random.Random
     ) -> tuple[Tensor, Tensor]:
         image, label = _tensors(*self.read(index))
-        size = resized_size(label.shape[1], label.shape[2], protocol, protocol.scales[0])
-        image = resize(image.float() / 255, size, antialias=protocol.antialias)
+        image = show_first(image, protocol)
+        size = (image.shape[2], image.shape[3])
         label = resize_labels(label, size)
         top, left = (draw.randint(0, max(0, edge - side)) for edge in size)
         image, label = (x[0, ..., top : top + side, left : left + side] for x in (image, label))

@@ -17,7 +17,7 @@ from torchmetrics import Metric
 from stepseg.dcts.classifier import fit_corrections
 from stepseg.dcts.policy import PolicyNetwork
 from stepseg.dcts.targets import HomogeneityRule, pad_to_multiple
-from stepseg.protocol import Protocol, resize, resized_size
+from stepseg.protocol import Protocol, resized_size, show_first
 from stepseg.segmentation import Segmentation
 
 EPS = 1e-6
@@ -58,8 +58,7 @@ def judge(
     height, width = labels_BHW.shape[1:]
     size = resized_size(height, width, protocol, protocol.scales[0])
     if not logits:
-        shown_B3HW = resize(images_B3HW.float() / 255, size, antialias=protocol.antialias)
-        logits = policy.decide(shown_B3HW)
+        logits = policy.decide(show_first(images_B3HW, protocol))
     labels_BHW = resize_labels(labels_BHW, size)
     return dict(logits), rule.windows(labels_BHW, policy.patch_size, policy.windows)
 

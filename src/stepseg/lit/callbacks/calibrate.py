@@ -20,7 +20,7 @@ from stepseg.lit.segmentation_module import SegmentationModule
 from stepseg.metrics.calibration import correct_policy, judge_exits
 from stepseg.metrics.joining import join_ranks
 from stepseg.model import StepSegmenter
-from stepseg.protocol import Protocol, resize, resized_size
+from stepseg.protocol import Protocol, show_first
 
 
 class Calibrate(L.Callback):
@@ -95,10 +95,7 @@ def temper(
     model.eval()
     for batch in datamodule.whole_train_images(images):
         image, label = (batch[key].to(device) for key in ("image", "label"))
-        height, width = label.shape[1:]
-        size = resized_size(height, width, protocol, protocol.scales[0])
-        shown = resize(image.float() / 255, size, antialias=protocol.antialias)
-        output = model(shown, reduction=listening)
+        output = model(show_first(image, protocol), reduction=listening)
         said, true = judge_exits(output, label, ignore_index)
         for block in blocks:
             logits[block].append(said[block])
