@@ -12,7 +12,7 @@ REFERENCE = ("none", "dense 1x")
 """Rows that the others are compared with."""
 CORRUPTIONS = ("noise", "blur", "fog", "jpeg")
 NAMES = {"none": "dense", "cts": "CTS", "tome": "ToMe", "algm": "ALGM", "cropr": "Cropr"}
-NAMES |= {"dtop": "DToP", "dcts": "dCTS", "step": "STEP"}
+NAMES |= {"dtop": "dense, DToP's weights", "dcts": "dCTS", "step": "STEP"}
 MARKERS = {"": "o", "1.5x": "s", "2x": "^"}
 """Of the size of the input."""
 Row = dict[str, Any]
@@ -55,7 +55,7 @@ def markdown(rows: list[Row], clock: dict[str, Row]) -> str:
         shown = f"{fast:.2f}x | {fast / saved:.2f}" if fast else "| "
         accuracy, edges = (spread([row[k] for row in own]) for k in ("mIoU", "boundary_IoU"))
         gmacs = spread([row["gmacs_mean"] for row in own])
-        lines.append(f"| {name} | {accuracy} | {over} | {edges} | {gmacs} | {shown} |")
+        lines.append(f"| {_title(name)} | {accuracy} | {over} | {edges} | {gmacs} | {shown} |")
     return "\n".join(lines)
 
 
@@ -75,7 +75,8 @@ def by_corruption(rows: list[Row]) -> str:
         by_kind = [statistics.fmean(found[name, kind, seed] for seed in seeds) for kind in kinds]
         shown = " | ".join(f"{value:.1f}" for value in by_kind)
         over = spread([mean(name, seed) - mean("none", seed) for seed in seeds], "+")
-        lines.append(f"| {name} | {shown} | {spread([mean(name, s) for s in seeds])} | {over} |")
+        of_all = spread([mean(name, s) for s in seeds])
+        lines.append(f"| {_title(name)} | {shown} | {of_all} | {over} |")
     return "\n".join(lines)
 
 
@@ -113,6 +114,11 @@ def draw(rows: list[Row], clock: dict[str, Row], path: Path) -> None:
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     figure.savefig(path, dpi=150)
+
+
+def _title(name: str) -> str:
+    method, *rest = name.replace(" as ", ", as dense ").split(" ")
+    return " ".join([NAMES.get(method, method), *rest])
 
 
 def _line(row: Row) -> tuple[str, str]:
