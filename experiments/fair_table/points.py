@@ -40,7 +40,7 @@ class Scale:
     Args:
         model: with the policy and the exit heads that the methods need.
         name: of the model, for the file.
-        images: of the training part, ``[1, 3, H, W]`` of 0 to 255.
+        images: of the training part, ``[1, 3, H, W]`` of 0 to 1, as the model is shown them.
         file: what was found; it is not searched again, so that all parts take the same points.
 
     """
@@ -66,7 +66,7 @@ class Scale:
         Dense on the images as they are, the method with a patch for every so many pixels.
         """
         images = self.images if name in BY_IMAGE else self.images[:1]
-        scale = replace(self, images=[image.float() / 255 for image in images])
+        scale = replace(self, images=images)
         side = cell or self.model.patch_size
         cells = (images[0].shape[2] // side) * (images[0].shape[3] // side)
         given = METHODS[name] | ({"input": {"cell": cell}} if cell else {})

@@ -7,9 +7,10 @@
 Parts: ``train`` (3 policies and 27 trainings, 2 to 3 minutes of one core each), ``accuracy``
 (plugged in at three points, trained in at the middle one), ``corruptions`` (trained in),
 ``large`` (plugged in at 1024 x 1024), ``pixels`` (larger inputs at equal operations), ``camvid``
-(plugged into a model of photographs, where a run of experiments/camvid lies at ``camvid`` in the
-folder), ``time`` and ``pixels_time`` (want a quiet machine) and ``table`` (results.csv, figures,
-Markdown). What is there is not done again: remove a file of rows to make it anew.
+(plugged into models of photographs, where runs of experiments/camvid lie at ``camvid/<seed>`` in
+the folder), ``time``, ``pixels_time`` and ``camvid_time`` (want a quiet machine) and ``table``
+(results.csv, figures, Markdown). What is there is not done again: remove a file of rows to make
+it anew.
 
 Every method is a family with one number (`stepseg.tuning.families`), which is set on 24 training
 images so that their mean cost is that of the point, for every model anew.
@@ -36,6 +37,7 @@ from stepseg.files.writing import write_json
 from stepseg.lit.datamodule import SegmentationDataModule
 from stepseg.model import Reduction, StepSegmenter
 from stepseg.profile.speed import speedup, time_interleaved
+from stepseg.protocol import show_first
 
 SEEDS = (0, 1, 2)
 POINTS = {75: 0.75, 62: 0.62, 50: 0.50}
@@ -106,8 +108,9 @@ def accuracy_of(
 
 
 def learned(module: SegmentationDataModule, count: int = 24) -> list[Tensor]:
-    """Training images, to tune on."""
-    return [batch["image"] for batch in module.whole_train_images(count)]
+    """Training images as the model is shown them, to tune on."""
+    batches = module.whole_train_images(count)
+    return [show_first(batch["image"], module.protocol) for batch in batches]
 
 
 def accuracy(runs: Path, seed: int) -> list[Row]:
@@ -175,8 +178,8 @@ def pixels(runs: Path, seed: int) -> list[Row]:
 def larger(scale: Scale) -> dict[str, Reduction]:
     """Dense at all inputs; the methods at larger inputs, for what dense costs at smaller ones."""
     dense = {name: Reduction(cell=side) for name, side in LARGER.items()}
-    shown = [scale.images[0].float() / 255]
-    costs = {name: cost(scale.model, reduction, shown) for name, reduction in dense.items()}
+    first = scale.images[:1]
+    costs = {name: cost(scale.model, reduction, first) for name, reduction in dense.items()}
     rows = {f"dense {name}": reduction for name, reduction in dense.items()}
     for method in ("algm", "dcts", "step"):
         for name, side in LARGER.items():
@@ -214,7 +217,7 @@ def clocked(
     against: str,
 ) -> list[Row]:
     """All systems in turns, one image at a time, six images."""
-    batches = [batch["image"].float() / 255 for batch in module.test_dataloader()]
+    batches = [show_first(batch["image"], module.protocol) for batch in module.test_dataloader()]
     shown = [images[i : i + 1] for i in range(4) for images in batches][:6]  # of many batches
 
     def call(model: StepSegmenter, reduction: Reduction) -> Callable[[], object]:
@@ -233,18 +236,32 @@ def clocked(
 
 
 def camvid(runs: Path, seed: int) -> list[Row]:
-    """Plugged into a model of photographs: `runs`/camvid, as of experiments/camvid."""
-    root = Path(os.environ.get("STEPSEG_DATA", "data")) / "camvid"
-    module = SegmentationDataModule("camvid", root, val_batch_size=4)
-    module.prepare_data()
-    scale = Scale(load(runs / "camvid"), "camvid", learned(module), runs / f"points-{seed}.json")
+    """Plugged into a model of photographs at 960 x 720."""
+    module, scale = photographs(runs, seed)
     found = accuracy_of(scale.model, scale.points(POINTS), module)
     return [{"how": "camvid", "seed": seed, **row} for row in found]
 
 
+def camvid_time(runs: Path, seed: int) -> list[Row]:
+    """The rows of `camvid` on one clock."""
+    module, scale = photographs(runs, seed)
+    rows = {name: (scale.model, r) for name, r in scale.points(POINTS).items()}
+    return clocked("time, camvid", rows, module, seed, "none")
+
+
+def photographs(runs: Path, seed: int) -> tuple[SegmentationDataModule, Scale]:
+    """CamVid, and a dense run of experiments/camvid with exit heads: `runs`/camvid/`seed`."""
+    root = Path(os.environ.get("STEPSEG_DATA", "data")) / "camvid"
+    shown = {"mode": "whole", "resize_short": 720}
+    module = SegmentationDataModule("camvid", root, val_batch_size=1, evaluation=shown)
+    module.prepare_data()
+    model = load(runs / "camvid" / str(seed))
+    return module, Scale(model, "camvid", learned(module, 6), runs / f"points-{seed}.json")
+
+
 MEASURED: dict[str, Callable[[Path, int], list[Row]]] = {
     "accuracy": accuracy, "corruptions": corruptions, "large": large, "pixels": pixels,
-    "camvid": camvid, "time": time, "pixels_time": pixels_time,
+    "camvid": camvid, "time": time, "pixels_time": pixels_time, "camvid_time": camvid_time,
 }  # fmt: skip
 
 
@@ -260,8 +277,8 @@ def main() -> None:
     if unknown := {*options.parts} - {*every}:
         parser.error(f"no part {sorted(unknown)}: {', '.join(every)}")
     if not options.parts and not (options.runs / "camvid").is_dir():
-        print(f"without the part camvid: no run lies at {options.runs / 'camvid'}")
-        every.remove("camvid")
+        print(f"without photographs: no run lies at {options.runs / 'camvid'}")
+        every = [part for part in every if not part.startswith("camvid")]
     torch.set_num_threads(options.threads)
     about = {"torch": torch.__version__, "threads": options.threads}
     for name in options.parts or every:
