@@ -42,7 +42,7 @@ def test_a_sweep_with_a_folder_per_job(tmp_path, capsys):
 def test_options(tmp_path, capsys):
     write(tmp_path, evaluation(ROWS))
     arguments = ["--formats", "csv", "--columns", "exit_blocks,mIoU", "--sort=-mIoU"]
-    assert report([str(tmp_path), *arguments, "--where", "merge_resize=bilinear"]) == 0
+    assert report([str(tmp_path), *arguments, "--where", "resize=bilinear"]) == 0
     lines = (tmp_path / "report/table.csv").read_text().splitlines()
     assert lines[0].startswith("table_title,system,exit_blocks,mIoU")
     assert "35.0" in lines[1]

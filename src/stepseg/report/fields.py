@@ -30,7 +30,7 @@ COLUMNS = {
     "top_k": ("merge", "top_k"),
     "top_k_cells": ("merge", "top_k_cells"),
     "edge_weight": ("merge", "edge_weight"),
-    "merge_resize": ("merge", "resize"),
+    "resize": ("merge", "resize"),
     "exit_blocks": ("exit", "blocks"),
     "exit_threshold": ("exit", "threshold"),
     "exit_rule": ("exit", "rule"),
