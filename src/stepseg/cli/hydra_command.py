@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gpu_pool.errors import JobFailed
+from hydra_plugins.stepseg_launcher.launcher import register_launchers
 from stepseg.cli.ending import run_command
 from stepseg.cli.help import answer
 from stepseg.cli.paths import config_dir, experiments, register_own_experiments
@@ -45,6 +46,7 @@ def hydra_command(
         renamed: keys by what users may type instead, where Hydra reads that as something else.
 
     """
+    register_launchers()
     register_own_experiments()
     register_reduction_files()
 

@@ -8,10 +8,7 @@ stepseg-benchmark data=camvid 'reductions=[none,step]'
 
 from omegaconf import DictConfig
 
-from hydra_plugins.stepseg_launcher.launcher import register_launchers
 from stepseg.cli.hydra_command import hydra_command
-
-register_launchers()
 
 
 @hydra_command("stepseg-benchmark", config_name="benchmark")

@@ -9,10 +9,7 @@ stepseg-eval ckpt_path=best.ckpt 'sweep.merge_threshold_2=[0.4,0.6]' 'sweep.exit
 
 from omegaconf import DictConfig
 
-from hydra_plugins.stepseg_launcher.launcher import register_launchers
 from stepseg.cli.hydra_command import hydra_command
-
-register_launchers()
 
 
 @hydra_command("stepseg-eval", config_name="eval")

@@ -5,10 +5,7 @@ Without arguments: the main job on generated scenes, a few minutes on two CPU co
 
 from omegaconf import DictConfig
 
-from hydra_plugins.stepseg_launcher.launcher import register_launchers
 from stepseg.cli.hydra_command import hydra_command
-
-register_launchers()
 
 
 @hydra_command("stepseg-train", config_name="train")

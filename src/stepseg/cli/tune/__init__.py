@@ -8,10 +8,7 @@ stepseg-tune ckpt_path=best.ckpt reduction=algm gmacs=60
 
 from omegaconf import DictConfig
 
-from hydra_plugins.stepseg_launcher.launcher import register_launchers
 from stepseg.cli.hydra_command import hydra_command
-
-register_launchers()
 
 
 @hydra_command("stepseg-tune", config_name="tune")
