@@ -99,9 +99,10 @@ def test_plain_columns_of_a_grid_are_read():
 
 
 def test_a_random_rule_has_a_seed_of_its_own():
-    leave = {**EXIT, "rule": "random", "seed": 7}
-    (row,), _ = rows_of(evaluation([accuracy_row(30.0, 3.0, None, leave)]))
-    assert row.seed == "0/7"
+    leave, merge = {**EXIT, "rule": "random", "seed": 7}, {**MERGE, "by": "random", "seed": 5}
+    entries = [accuracy_row(30.0, 3.0, None, leave), accuracy_row(30.0, 3.0, merge)]
+    rows, _ = rows_of(evaluation(entries))
+    assert [row.seed for row in rows] == ["0/7", "0/5"]
 
 
 def test_sliding_windows_count_per_view():

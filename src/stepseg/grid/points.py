@@ -11,6 +11,7 @@ from typing import Any
 
 from stepseg.model_config import CRITERIA, ReductionConfig, change_merge
 from stepseg.reduction import Reduction, label_of
+from stepseg.report.fields import COLUMNS, SEEDS
 
 AXES = {
     "merge_thresholds": ("merge", "thresholds"),
@@ -73,32 +74,15 @@ class Point:
 
     def columns(self) -> Values:
         """The parts of the reduction under plain names; None where a part is off."""
-        merge, exit_ = self.values.get("merge") or {}, self.values.get("exit") or {}
-        if not exit_.get("blocks"):
-            exit_ = {}
-        exit_ = {field: value for field, value in exit_.items() if _is_read(field, exit_)}
-        inside, shown = self.values.get("inside") or {}, self.values.get("input") or {}
+        exit_ = self.values.get("exit") or {}
+        read = {k: v for k, v in exit_.items() if exit_.get("blocks") and _is_read(k, exit_)}
+        values = {**self.values, "exit": read}
         columns = {
-            "merge_windows": merge.get("windows"),
-            "merge_thresholds": merge.get("thresholds"),
-            "top_k": merge.get("top_k"),
-            "top_k_cells": merge.get("top_k_cells"),
-            "edge_weight": merge.get("edge_weight"),
-            "resize": merge.get("resize"),
-            "merge_by": merge.get("by"),
-            "merge_seed": merge.get("seed") if merge.get("by") == "random" else None,
-            "inside": inside.get("rule"),
-            "inside_r": inside.get("r"),
-            "inside_threshold": inside.get("threshold"),
-            "cell": shown.get("cell"),
-            "budget": (self.values.get("budget") or {}).get("gmacs_per_image"),
-            "exit_blocks": exit_.get("blocks"),
-            "exit_rule": exit_.get("rule"),
-            "exit_threshold": exit_.get("threshold"),
-            "keep_per_class": exit_.get("keep_per_class"),
-            "exit_tokens": exit_.get("tokens"),
-            "exit_seed": exit_.get("seed"),
+            column: (values.get(part) or {}).get(field)
+            for column, (part, field) in (COLUMNS | SEEDS).items()
         }
+        if columns["merge_by"] != "random":
+            columns["merge_seed"] = None
         return {k: list(v) if isinstance(v, tuple) else v for k, v in columns.items()}
 
 

@@ -38,6 +38,8 @@ COLUMNS = {
     "exit_tokens": ("exit", "tokens"),
 }
 """What rows of results call a reduction's numbers, and where these stand in a configuration."""
+SEEDS = {"merge_seed": ("merge", "seed"), "exit_seed": ("exit", "seed")}
+"""What they call the seeds of its random rules, which tell repetitions apart."""
 
 
 def reduction_of_entry(entry: Mapping[str, Any], run: Run) -> dict[str, Any]:

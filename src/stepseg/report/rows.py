@@ -130,9 +130,9 @@ def _accuracy_row(run: Run, entry: Mapping[str, Any], training: Run | None) -> R
         "resolution": size_words(size) if size else f"{cells:.0f} patches" if cells else None,
     }
     weights, seed = weights_of(run, training)
-    exit_ = mapping(reduction.get("exit"))
-    if exit_.get("rule") == "random":
-        seed = f"{seed}/{exit_.get('seed')}"
+    rules = mapping(reduction["merge"]), mapping(reduction["exit"])
+    drawn = [rule.get("seed") for rule in rules if "random" in (rule.get("by"), rule.get("rule"))]
+    seed = "/".join(map(str, [seed, *drawn]))
     fields = {
         **arena,
         **place_fields(run, entry),
