@@ -159,6 +159,16 @@ def test_impossible_requests(options, message):
         segmenter(**options)
 
 
+def test_options_are_checked_before_weights_are_read(tmp_path):
+    absent = tmp_path / "no.ckpt"
+    with pytest.raises(TypeError, match="no option 'devise'; did you mean 'device'"):
+        Segmenter.from_checkpoint(absent, devise="cpu")
+    with pytest.raises(ValueError, match="choose from fp32, bf16"):
+        Segmenter.from_checkpoint(absent, dtype="fp16")
+    with pytest.raises(TypeError, match="no option 'devise'"):
+        stepseg.from_eomt(None, devise="cpu")
+
+
 def test_the_oracle_cannot_predict():
     model = toy_segmenter(policy=toy_oracle(), reduction=SYSTEMS["step"])
     with pytest.raises(ValueError, match="merges by ground truth"):

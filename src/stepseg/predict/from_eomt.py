@@ -11,7 +11,7 @@ from typing import Any
 
 from stepseg.checkpoint.checkpoint import of_foreign
 from stepseg.foreign.eomt import translate
-from stepseg.predict.segmenter import Segmenter
+from stepseg.predict.segmenter import Segmenter, check_options
 
 
 def from_eomt(model: Any, processor: Any = None, **options: Any) -> Segmenter:
@@ -23,7 +23,9 @@ def from_eomt(model: Any, processor: Any = None, **options: Any) -> Segmenter:
         options: of `Segmenter`, such as ``reduction`` and ``device``.
 
     Raises:
+        TypeError: no such option.
         ValueError: a model of another kind or for another task.
 
     """
+    check_options(options)
     return Segmenter.of(of_foreign(Path("model"), translate(model, processor)), **options)

@@ -5,7 +5,7 @@ Letters: B images of one size.
 
 import copy
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, overload
 
@@ -20,6 +20,7 @@ from stepseg.grid import segment_all
 from stepseg.heads.exit import ConfidenceExit
 from stepseg.label_map import predict_map
 from stepseg.model import Reduction, Segmentation, StepSegmenter
+from stepseg.plain_types import nearest
 from stepseg.predict.batches import batches_of_one_size, read_ahead
 from stepseg.predict.images import ImageLike, as_pixels, is_image
 from stepseg.predict.notes import Notes, views_of_size
@@ -61,16 +62,13 @@ class Segmenter:
         dtype: str = "fp32",
         runtime: str = "eager",
     ) -> None:
-        if dtype not in DTYPES:
-            raise ValueError(f"dtype={dtype!r}: choose from {', '.join(DTYPES)}")
+        self.device, self.dtype, self.runtime = _carried_out(device, dtype, runtime)
         if not model.num_classes == len(classes) == len(palette) <= 255:
             raise ValueError(
                 f"the model has {model.num_classes} classes, of at most 255; there are "
                 f"{len(classes)} names and {len(palette)} colours"
             )
-        self.device, self.dtype = choose_device(device), DTYPES[dtype]
         self.protocol = protocol or Protocol()
-        self.runtime = choose_runtime(runtime, self.device)
         self.reduction = _possible(model, reduction or model.reduction)
         model.prepare_for_inference().to(self.device, self.dtype)
         self.model = apply_runtime(model, self.runtime)
@@ -86,9 +84,11 @@ class Segmenter:
             options: those of `of`, such as ``reduction`` and ``device``.
 
         Raises:
+            TypeError: no such option, before anything is read.
             ValueError: no such file, or not one of ours; names it.
 
         """
+        check_options(options)
         return cls.of(read_checkpoint(path), **options)
 
     @classmethod
@@ -220,6 +220,34 @@ class Segmenter:
             )
             for index, image in enumerate(images)
         ]
+
+
+OPTIONS = ("protocol", "reduction", "device", "dtype", "runtime")
+"""Of `Segmenter.of`."""
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Refuse options of `Segmenter.of` before weights are read.
+
+    Raises:
+        TypeError: there is none of this name.
+        ValueError: no such device, type or runtime.
+
+    """
+    for name in options:
+        if name not in OPTIONS:
+            raise TypeError(f"a Segmenter has no option {name!r}{nearest(name, OPTIONS)}")
+    _carried_out(**{name: options[name] for name in OPTIONS[2:] if name in options})
+
+
+def _carried_out(
+    device: str = "auto", dtype: str = "fp32", runtime: str = "eager"
+) -> tuple[torch.device, torch.dtype, str]:
+    """Where, in which type and by which runtime, out of what a user writes."""
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype={dtype!r}: choose from {', '.join(DTYPES)}")
+    place = choose_device(device)
+    return place, DTYPES[dtype], choose_runtime(runtime, place)
 
 
 def _possible(model: StepSegmenter, reduction: Reduction) -> Reduction:
