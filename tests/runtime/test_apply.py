@@ -41,7 +41,7 @@ def test_what_graphs_record_has_the_same_weights_in_compiled_blocks():
     recorded = model.forward.underneath(model)
     assert len(stand_ins(recorded)) == 1 + len(model.exit_heads) + 1  # the policy stays a module
     assert "forward" not in vars(recorded)
-    assert recorded.backbone.run_blocks.vit is recorded.backbone is not model.backbone
+    assert recorded.backbone.run_blocks.module is recorded.backbone is not model.backbone
     tensors = zip(model.state_dict().values(), recorded.state_dict().values(), strict=True)
     assert all(ours.data_ptr() == theirs.data_ptr() for ours, theirs in tensors)
 
@@ -54,7 +54,7 @@ def test_a_copy_makes_graphs_of_its_own_weights():
     before = vit.run_blocks(tokens, 0, 2).values_TD
     other = copy.deepcopy(vit)
     other.load_state_dict({key: -value for key, value in vit.state_dict().items()})
-    assert other.run_blocks.vit is other
+    assert other.run_blocks.module is other
     found = other.run_blocks(tokens, 0, 2).values_TD
     torch.testing.assert_close(found, type(other).run_blocks(other, tokens, 0, 2).values_TD)
     assert not torch.allclose(found, before)

@@ -14,12 +14,12 @@ Letters: T and S packed rows, Q packed queries, N heads, K channels of a head, D
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 import torch._dynamo.config as dynamo_config
 import torch._inductor.config as inductor_config
-from torch import Tensor
+from torch import Tensor, nn
 
 from stepseg.ops.attention import varlen_attention
 from stepseg.ops.segment import segment_scores
@@ -57,14 +57,23 @@ class Graph:
             return self._call(*tensors)
 
 
-class Compiled(ABC):
-    """Stands in for a method of one module by graphs made at first use; a copy makes its own."""
+Module = TypeVar("Module", bound=nn.Module)
+
+
+class Compiled(ABC, Generic[Module]):
+    """Stands in for a method of one module by graphs made at first use; a copy makes its own.
+
+    Args:
+        module: its weights must not change any more.
+        backend: who compiles.
+
+    """
 
     dynamic = True
     """Whether graphs hold for any sizes."""
 
-    def __init__(self, backend: Backend) -> None:
-        self.backend = backend
+    def __init__(self, module: Module, backend: Backend = "inductor") -> None:
+        self.module, self.backend = module, backend
         self._graphs: dict[Hashable, Graph] = {}
 
     @abstractmethod

@@ -13,21 +13,11 @@ from stepseg.heads.atm import AtmHead
 from stepseg.heads.linear import LinearHead
 from stepseg.heads.module import Meeting
 from stepseg.packed import Segments
-from stepseg.runtime.graph import Backend, Compiled, as_tensors, attend, compare
+from stepseg.runtime.graph import Compiled, as_tensors, attend, compare
 
 
-class CompiledHead(Compiled):
-    """Stands in for `AtmHead.answer`.
-
-    Args:
-        head: its weights must not change any more.
-        backend: who compiles.
-
-    """
-
-    def __init__(self, head: AtmHead, backend: Backend = "inductor") -> None:
-        super().__init__(backend)
-        self.head = head
+class CompiledHead(Compiled[AtmHead]):
+    """Stands in for `AtmHead.answer`."""
 
     def __call__(
         self, x_TD: Tensor, query_Qd: Tensor, queries: Segments, tokens: Segments
@@ -35,12 +25,12 @@ class CompiledHead(Compiled):
         """As the method."""
         # Sizes of 0 and 1 are constants to the compiler: they would cost a graph of their own.
         if torch.is_grad_enabled() or min(len(x_TD), len(query_Qd)) < 2:
-            return AtmHead.answer(self.head, x_TD, query_Qd, queries, tokens)
+            return AtmHead.answer(self.module, x_TD, query_Qd, queries, tokens)
         return self.graph()(x_TD, query_Qd, *as_tensors(queries), *as_tensors(tokens))
 
     def function(self, key: None) -> Callable[..., tuple[Tensor, Tensor]]:
         """`AtmHead.score` with the images as tensors."""
-        head = self.head
+        head = self.module
 
         def score(
             x_TD: Tensor,
@@ -66,20 +56,16 @@ class CompiledHead(Compiled):
         return score
 
 
-class CompiledLinearHead(Compiled):
-    """Stands in for `LinearHead.mask_logits`; arguments as of `CompiledHead`."""
-
-    def __init__(self, head: LinearHead, backend: Backend = "inductor") -> None:
-        super().__init__(backend)
-        self.head = head
+class CompiledLinearHead(Compiled[LinearHead]):
+    """Stands in for `LinearHead.mask_logits`."""
 
     def __call__(self, x_TD: Tensor) -> Tensor:
         """As the method."""
         if torch.is_grad_enabled() or len(x_TD) < 2:
-            return LinearHead.mask_logits(self.head, x_TD)
+            return LinearHead.mask_logits(self.module, x_TD)
         return self.graph()(x_TD)
 
     def function(self, key: None) -> Callable[..., Tensor]:
         """The method, bound to the head."""
-        head = self.head
+        head = self.module
         return lambda x_TD: LinearHead.mask_logits(head, x_TD)

@@ -13,36 +13,26 @@ import torch
 from torch import Tensor
 
 from stepseg.dcts.policy import PolicyNetwork
-from stepseg.runtime.graph import Backend, Compiled
+from stepseg.runtime.graph import Compiled
 
 MOST = 4
 """Sizes that are compiled, at some seconds each."""
 
 
-class CompiledFeatures(Compiled):
-    """Stands in for `PolicyNetwork.last_features`.
-
-    Args:
-        policy: its weights must not change any more.
-        backend: who compiles.
-
-    """
+class CompiledFeatures(Compiled[PolicyNetwork]):
+    """Stands in for `PolicyNetwork.last_features`."""
 
     dynamic = False
-
-    def __init__(self, policy: PolicyNetwork, backend: Backend = "inductor") -> None:
-        super().__init__(backend)
-        self.features = policy.features
 
     def __call__(self, images_B3HW: Tensor) -> Tensor:
         """As the method."""
         size = tuple(images_B3HW.shape)
         full = len(self._graphs) == MOST and size not in self._graphs
         if torch.is_grad_enabled() or full:
-            return self.features(images_B3HW)[-1]
+            return self.module.features(images_B3HW)[-1]
         return self.graph(size)(images_B3HW)
 
     def function(self, key: tuple[int, ...]) -> Callable[[Tensor], Tensor]:
         """The CNN's last features, for images of one shape."""
-        features = self.features
+        features = self.module.features
         return lambda images_B3HW: features(images_B3HW)[-1]

@@ -10,36 +10,26 @@ import torch
 from torch import Tensor
 
 from stepseg.packed import PackedTokens
-from stepseg.runtime.graph import Backend, Compiled, as_tensors, attend
+from stepseg.runtime.graph import Compiled, as_tensors, attend
 from stepseg.vit.block import Block, turned
 from stepseg.vit.staged import StagedViT
 
 
-class CompiledStages(Compiled):
-    """Stands in for `StagedViT.run_blocks`: a graph for each range that is asked for.
-
-    Args:
-        vit: the backbone; its weights must not change any more.
-        backend: who compiles.
-
-    """
-
-    def __init__(self, vit: StagedViT, backend: Backend = "inductor") -> None:
-        super().__init__(backend)
-        self.vit = vit
+class CompiledStages(Compiled[StagedViT]):
+    """Stands in for `StagedViT.run_blocks`: a graph for each range that is asked for."""
 
     def __call__(self, tokens: PackedTokens, start: int, stop: int) -> PackedTokens:
         """As the method."""
         # Sizes of 0 and 1 are constants to the compiler: they would cost a graph of their own.
         if torch.is_grad_enabled() or start >= stop or len(tokens) < 2:
-            return StagedViT.run_blocks(self.vit, tokens, start, stop)
+            return StagedViT.run_blocks(self.module, tokens, start, stop)
         graph = self.graph((start, stop))
         places = () if tokens.places_T2 is None else (tokens.places_T2,)
         return tokens.with_values(graph(tokens.values_TD, *as_tensors(tokens.segments), *places))
 
     def function(self, key: tuple[int, int]) -> Callable[..., Tensor]:
         """A range of blocks, with the images as tensors."""
-        blocks, rope = list(self.vit.blocks)[slice(*key)], self.vit.rope
+        blocks, rope = list(self.module.blocks)[slice(*key)], self.module.rope
 
         def stage(x_TD: Tensor, cu_seqlens: Tensor, offsets: Tensor, *places: Tensor) -> Tensor:
             def within_images(q_TNK: Tensor, k_TNK: Tensor, v_TNK: Tensor) -> Tensor:
