@@ -11,7 +11,7 @@ from stepseg.merging.rules import Algm, Cropr, ToMe
 from stepseg.merging.scorer import TokenScorer, scorer_loss
 from stepseg.model import Reduction
 from stepseg.packed import TokenLayout
-from stepseg.pictures.maps import token_map
+from stepseg.pictures.token_maps import View
 from stepseg.runtime.apply import stand_in
 from stepseg.vit.staged import StagedViT
 from toys import (
@@ -85,7 +85,8 @@ class TestEveryMethod:
             torch.testing.assert_close(alone.cell_scores()[0], scores[b], rtol=1e-4, atol=1e-5)
             counts = [lengths[b] for lengths in together.tokens_per_stage]
             assert [lengths[0] for lengths in alone.tokens_per_stage] == counts
-            assert (token_map(alone) == token_map(together, b)).all()
+            of_alone, of_batch = View.of(alone).tokens_YX, View.of(together, b).tokens_YX
+            assert (of_alone == of_batch).all()
 
     @torch.no_grad()
     def test_a_grid_gives_what_each_gives_alone(self, system):

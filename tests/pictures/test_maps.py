@@ -5,12 +5,7 @@ import pytest
 import torch
 
 from stepseg.dcts.merge import build_layout
-from stepseg.pictures.maps import (
-    exit_map,
-    superpatch_map,
-    to_pixels,
-    token_map,
-)
+from stepseg.pictures.token_maps import View, to_pixels
 from stepseg.segmentation import HeadOutput, Segmentation
 from toys import SYSTEMS, toy_images, toy_segmenter
 
@@ -50,20 +45,20 @@ def made_by_hand() -> Segmentation:
 
 def test_superpatch_map_gives_the_window_of_each_cell():
     output = made_by_hand()
-    assert superpatch_map(output).tolist() == [[1, 1, 2, 2], [1, 1, 2, 2]]
-    assert superpatch_map(output, 1).tolist() == [[2, 2, 1, 1], [2, 2, 1, 1]]
+    assert View.of(output).superpatches_YX.tolist() == [[1, 1, 2, 2], [1, 1, 2, 2]]
+    assert View.of(output, 1).superpatches_YX.tolist() == [[2, 2, 1, 1], [2, 2, 1, 1]]
 
 
 def test_token_map_counts_from_zero_in_every_image():
     output = made_by_hand()
-    assert token_map(output).tolist() == [[0, 1, 2, 2], [3, 4, 2, 2]]
-    assert token_map(output, 1).tolist() == [[0, 0, 1, 2], [0, 0, 3, 4]]
+    assert View.of(output).tokens_YX.tolist() == [[0, 1, 2, 2], [3, 4, 2, 2]]
+    assert View.of(output, 1).tokens_YX.tolist() == [[0, 0, 1, 2], [0, 0, 3, 4]]
 
 
 def test_exit_map_gives_the_exit_of_each_cells_token():
     output = made_by_hand()
-    assert exit_map(output).tolist() == [[0, 2, 0, 0], [1, 2, 0, 0]]
-    assert exit_map(output, 1).tolist() == [[0, 0, 2, 1], [0, 0, 2, 2]]
+    assert View.of(output).exits_YX.tolist() == [[0, 2, 0, 0], [1, 2, 0, 0]]
+    assert View.of(output, 1).exits_YX.tolist() == [[0, 0, 2, 1], [0, 0, 2, 2]]
 
 
 def test_pixels_repeat_cells_and_lose_the_padding():
@@ -79,8 +74,9 @@ def test_maps_agree_with_the_models_own_counts():
     with torch.no_grad():
         output = toy_segmenter()(toy_images(3, 75, 101), reduction=SYSTEMS["step"])
     for index in range(3):
-        tokens, exits = token_map(output, index), exit_map(output, index)
-        assert superpatch_map(output, index).shape == tokens.shape == (5, 7)
+        view = View.of(output, index)
+        tokens, exits = view.tokens_YX, view.exits_YX
+        assert view.superpatches_YX.shape == tokens.shape == (5, 7)
         counts = [lengths[index] for lengths in output.tokens_per_stage]
         assert np.unique(tokens).tolist() == list(range(counts[0]))
         _, first = np.unique(tokens, return_index=True)

@@ -1,5 +1,7 @@
 """Where the tokens of one image went, pixel by pixel: what the pictures are drawn from.
 
+STEP (arXiv 2509.14165), Figures 3, 7 and 8 show them.
+
 An image that was shown in windows has one set of cells per window. They are cut halfway through
 their overlaps and laid side by side, so that every pixel has one token.
 
@@ -9,18 +11,12 @@ Letters: H x W pixels of the image as the model saw it, Y x X cells of a view's 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stepseg.pictures.maps import (
-    CellMap,
-    exit_map,
-    superpatch_map,
-    to_pixels,
-    token_map,
-)
-from stepseg.protocol import Window
+from stepseg.protocol import HW, Window
 from stepseg.segmentation import Segmentation
 
 
@@ -31,10 +27,16 @@ class View:
     window: Window
     """Where it lies in the image as the model saw it."""
     patch_size: int
-    tokens_YX: CellMap
-    superpatches_YX: CellMap
-    exits_YX: CellMap
+    tokens_YX: NDArray[np.int64]
+    """Which token covers each cell, counted from 0 in every image. Tokens that merged inside the
+    blocks have the number of the one that stands for them."""
+    superpatches_YX: NDArray[np.int64]
+    """Side, in cells, of the window that covers each cell; 1: not merged."""
+    exits_YX: NDArray[np.int64]
+    """Index in ``output.heads`` of the exit at which each cell's token left; the number of exits
+    stands for tokens that reached the final head."""
     confidence_YX: NDArray[np.float32]
+    """Score of the best class, 0..1."""
 
     @classmethod
     def of(cls, output: Segmentation, index: int = 0, window: Window | None = None) -> "View":
@@ -44,17 +46,24 @@ class View:
     @classmethod
     def of_batch(cls, output: Segmentation, windows: Mapping[int, Window | None]) -> "list[View]":
         """Read images of a batch back from the device, each with its window (None: all of it)."""
+        layout, (height, width) = output.layout, output.image_size
+        token_BYX = layout.cell_to_token_BYX
+        root_BYX = token_BYX if output.root_T0 is None else output.root_T0[token_BYX]
         # several queries of an EoMT may claim a cell for one class: their sum is above 1
-        confidence_BYX = output.cell_scores().amax(1).clamp(max=1).float().cpu().numpy()
-        height, width = output.image_size
+        confidence_BYX = output.cell_scores().amax(1).clamp(max=1).float()
+        exit_BYX = output.exit_T0[token_BYX]
+        root, window_side, exits, confidence = (
+            map_BYX.cpu().numpy()
+            for map_BYX in (root_BYX, layout.window_BYX, exit_BYX, confidence_BYX)
+        )
         return [
             cls(
                 window=window or Window(0, 0, height, width),
                 patch_size=output.patch_size,
-                tokens_YX=token_map(output, index),
-                superpatches_YX=superpatch_map(output, index),
-                exits_YX=exit_map(output, index),
-                confidence_YX=confidence_BYX[index],
+                tokens_YX=root[index] - sum(layout.segments.lengths[:index]),
+                superpatches_YX=window_side[index],
+                exits_YX=exits[index],
+                confidence_YX=confidence[index],
             )
             for index, window in windows.items()
         ]
@@ -128,3 +137,21 @@ def _cuts(ranges: set[tuple[int, int]]) -> dict[int, tuple[int, int]]:
     starts = [ordered[0][0], *middles]
     ends = [*middles, ordered[-1][1]]
     return {start: (a, b) for (start, _), a, b in zip(ordered, starts, ends, strict=True)}
+
+
+def to_pixels(cells_YX: NDArray[Any], patch_size: int, image_size: HW) -> NDArray[Any]:
+    """Repeat every cell over its patch and crop the padding: ``[Y, X, ...] -> [H, W, ...]``.
+
+    Raises:
+        ValueError: the grid is not that of an image of this (height, width).
+
+    """
+    height, width = image_size
+    grid = (-(-height // patch_size), -(-width // patch_size))
+    if tuple(cells_YX.shape[:2]) != grid:
+        raise ValueError(
+            f"an image of {width}x{height} pixels has {grid[0]}x{grid[1]} patches of {patch_size}, "
+            f"the map has {cells_YX.shape[0]}x{cells_YX.shape[1]}"
+        )
+    pixels = cells_YX.repeat(patch_size, 0).repeat(patch_size, 1)
+    return pixels[:height, :width]
