@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import Metric
+from torchmetrics import Metric, SumMetric
 
 from stepseg.data.specs import DatasetSpec
 from stepseg.dcts.policy import OraclePolicy, PolicyNetwork
@@ -17,7 +17,6 @@ from stepseg.grid import segment_all
 from stepseg.label_map import predict_map
 from stepseg.metrics.calibration import CalibrationMetric, Windows, judge, judge_exits
 from stepseg.metrics.confusion import SegmentationMetric
-from stepseg.metrics.finite import NonFinite
 from stepseg.metrics.joining import Sums, join
 from stepseg.metrics.tokens import TokenMetric
 from stepseg.model import Reduction, Segmentation, StepSegmenter
@@ -44,7 +43,7 @@ class Figures(nn.Module):
         super().__init__()
         self.accuracy, self.tokens = accuracy, tokens
         self.calibration, self.exits = calibration, exits
-        self.not_finite = NonFinite()
+        self.not_finite = SumMetric(nan_strategy="disable")  # a check would wait for the device
         self.confusion = accuracy.confusion.new_zeros(accuracy.confusion.shape)
         """Pixels by (label, prediction) of the last `compute`, ``[C, C]``."""
 
@@ -57,7 +56,7 @@ class Figures(nn.Module):
         self.confusion = accuracy.pop("confusion").cpu()
         per_class = accuracy.pop("per_class_IoU").tolist()
         problems = [NO_LABELS] if accuracy["aAcc"].isnan() else []
-        if count := self.not_finite.compute():
+        if count := int(self.not_finite.compute()):
             problems.append(str(NonFiniteScoresError(f"{count} batch(es)")))
         return {
             **{name: float(value) for name, value in accuracy.items()},
@@ -158,7 +157,7 @@ class Evaluator:
                 runs[index] = run
                 figures.accuracy.update(prediction, labels_BHW)
                 figures.tokens.update(self.model, run, len(images_B3HW))
-                figures.not_finite.update(finite)
+                figures.not_finite.update(~finite)
                 if figures.exits:
                     figures.exits.update(*judged)
                 if take is not None:
