@@ -289,8 +289,8 @@ def _set(*keys_and_value):
 
 HOSTILE = {
     "format": (_set("format", 2), "has format 2, this version reads 1"),
-    "unknown key": (_set("_target_", "os.system"), r"unknown \['_target_'\]"),
-    "no model": (lambda entry: entry.pop("model"), r"missing \['model'\]"),
+    "unknown key": (_set("_target_", "os.system"), "unknown key _target_; known"),
+    "no model": (lambda entry: entry.pop("model"), "model is missing"),
     "model type": (_set("model", [1]), "it is a list, not a mapping"),
     "model key": (_set("model", "_target_", "os.system"), "unknown key _target_"),
     "part key": (_set("model", "heads", "hook", "os.system"), "unknown key heads.hook"),
@@ -303,7 +303,7 @@ HOSTILE = {
     "huge number": (_set("model", "num_classes", 10**12), "num_classes is 1000000000000"),
     "mapping inside": (_set("model", "heads", "dim", {"a": 1}), "heads.dim is"),
     "no backbone": (_set("model", "backbone", "name", "vit_huge"), "choose one of vit_tiny"),
-    "protocol key": (_set("protocol", "callback", "x"), r"protocol has unknown \['callback'\]"),
+    "protocol key": (_set("protocol", "callback", "x"), "unknown key protocol.callback"),
     "protocol type": (_set("protocol", "scales", "big"), "protocol configuration is not usable"),
     "protocol number": (_set("protocol", "window_batch", 1.5), "window_batch is 1.5"),
     "rule key": (_set("homogeneity", "x", 1), "unknown key homogeneity.x"),

@@ -6,11 +6,12 @@ every count small. Nothing in it names code to run.
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 from stepseg.dcts.targets import HomogeneityRule
 from stepseg.model_config import ModelConfig
-from stepseg.plain_types import check_count, check_types, from_values
+from stepseg.plain_types import check_count, check_keys, check_types, from_values
 from stepseg.protocol import Protocol
 
 FORMAT = 1
@@ -67,8 +68,8 @@ def parse_entry(plain: Any) -> Entry:
             f"the checkpoint has format {plain.get('format')!r}, this version reads {FORMAT}"
         )
     check_count(plain, MAX_VALUES, f"its {KEY!r} entry")
-    optional = {"protocol", "homogeneity", "step", "about"}
-    _check_keys("its entry", plain, {"format", "model", "data"}, optional)
+    needed = ("format", "model", "data")
+    check_keys("", plain, (*needed, "protocol", "homogeneity", "step", "about"), needed)
     model = _typed("model", plain["model"], ModelConfig.from_dict)
     protocol, rule = plain.get("protocol"), plain.get("homogeneity")
     step, about = plain.get("step", 0), plain.get("about", {})
@@ -79,11 +80,17 @@ def parse_entry(plain: Any) -> Entry:
     return Entry(
         model=model,
         data=_data(plain["data"], model.num_classes),
-        protocol=None if protocol is None else _typed("protocol", protocol, _protocol),
+        protocol=_part("protocol", protocol, Protocol),
         step=step,
         about=about,
-        rule=None if rule is None else _typed("homogeneity", rule, _rule),
+        rule=_part("homogeneity", rule, HomogeneityRule),
     )
+
+
+def _part(part: str, values: Any, kind: type[Any]) -> Any:
+    """A part that older files lack."""
+    make = partial(from_values, kind, where=part)
+    return None if values is None else _typed(part, values, make)
 
 
 def _typed(part: str, values: Any, make: Callable[[Mapping[str, Any]], Any]) -> Any:
@@ -98,20 +105,12 @@ def _typed(part: str, values: Any, make: Callable[[Mapping[str, Any]], Any]) -> 
         raise ValueError(f"its {part} configuration is not usable: {error}") from error
 
 
-def _protocol(values: Mapping[str, Any]) -> Protocol:
-    _check_keys("protocol", values, set(), set(asdict(Protocol())))
-    return Protocol(**values)
-
-
-def _rule(values: Mapping[str, Any]) -> HomogeneityRule:
-    return from_values(HomogeneityRule, values, "homogeneity")
-
-
 def _data(values: Any, num_classes: int) -> dict[str, Any]:
     """The description of the data set, complete and checked against the number of classes."""
     if not isinstance(values, Mapping):
         raise ValueError(f"its data entry is a {type(values).__name__}, not a mapping")
-    _check_keys("data", values, {"name", "classes", "palette"}, {"ignore_index"})
+    needed = ("name", "classes", "palette")
+    check_keys("data", values, (*needed, "ignore_index"), needed)
     data = {"ignore_index": 255, **values}
     classes, palette = data["classes"], data["palette"]
     if not isinstance(data["name"], str) or not isinstance(data["ignore_index"], int):
@@ -134,13 +133,3 @@ def _is_colour(value: Any) -> bool:
         and len(value) == 3
         and all(type(channel) is int and 0 <= channel <= 255 for channel in value)
     )
-
-
-def _check_keys(
-    where: str, values: Mapping[str, Any], needed: set[str], optional: set[str]
-) -> None:
-    missing, unknown = needed - set(values), set(values) - needed - optional
-    if missing or unknown:
-        kinds = (("missing", missing), ("unknown", unknown))
-        named = [f"{kind} {sorted(map(str, keys))[:5]}" for kind, keys in kinds if keys]
-        raise ValueError(f"{where} has {' and '.join(named)}")
