@@ -24,19 +24,14 @@ from stepseg.data.layouts import IMAGE_SUFFIXES, PairLayout, SplitDirs
 from stepseg.data.palettes import distinct_colours
 from stepseg.data.specs import DatasetSpec, available
 from stepseg.files.yaml_file import read_yaml
+from stepseg.plain_types import check_keys
 
 FILE_NAME = "classes.yaml"
 
-_KEYS = {
-    "classes",
-    "name",
-    "colours",
-    "ignore_index",
-    "label_map",
-    "splits",
-    "image_suffix",
+_KEYS = (
+    "classes", "name", "colours", "ignore_index", "label_map", "splits", "image_suffix",
     "mask_suffix",
-}
+)  # fmt: skip
 
 
 def load_spec(root: Path | str) -> DatasetSpec:
@@ -61,9 +56,7 @@ def load_spec(root: Path | str) -> DatasetSpec:
 def _build(described: Any, folder: str) -> DatasetSpec:
     if not isinstance(described, Mapping) or not described.get("classes"):
         raise ValueError("needs the key 'classes' with a list of names")
-    unknown = set(described) - _KEYS
-    if unknown:
-        raise ValueError(f"unknown keys {sorted(unknown)}; known are {sorted(_KEYS)}")
+    check_keys("", described, _KEYS)
     if not isinstance(described["classes"], list):
         raise ValueError(f"'classes' is a list of names, got {str(described['classes'])[:40]!r}")
     classes = tuple(str(name) for name in described["classes"])
@@ -95,9 +88,7 @@ def _layout(described: Mapping[str, Any]) -> PairLayout:
     splits = described.get("splits") or {name: {} for name in ("train", "val", "test")}
     dirs = {}
     for split, given in splits.items():
-        extra = set(given) - {"images", "masks", "names"}
-        if extra:
-            raise ValueError(f"split {split!r} has unknown keys {sorted(extra)}")
+        check_keys(f"splits.{split}", given, ("images", "masks", "names"))
         dirs[str(split)] = (
             SplitDirs(
                 images=str(given.get("images", f"images/{split}")),
