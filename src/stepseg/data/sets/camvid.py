@@ -16,38 +16,25 @@ from stepseg.data.specs import DatasetSpec
     SKY, BUILDING, POLE, ROAD, PAVEMENT, TREE, SIGN, FENCE, CAR, PEDESTRIAN, BICYCLIST, VOID,
 ) = range(12)  # fmt: skip
 
-CLASSES = (
-    "sky",
-    "building",
-    "pole",
-    "road",
-    "pavement",
-    "tree",
-    "sign/symbol",
-    "fence",
-    "car",
-    "pedestrian",
-    "bicyclist",
-)
-
-PALETTE = (
-    (128, 128, 128),
-    (128, 0, 0),
-    (192, 192, 128),
-    (128, 64, 128),
-    (60, 40, 222),
-    (128, 128, 0),
-    (192, 128, 128),
-    (64, 64, 128),
-    (64, 0, 128),
-    (64, 64, 0),
-    (0, 128, 192),
-)
+COLOURS = {
+    "sky": (128, 128, 128),
+    "building": (128, 0, 0),
+    "pole": (192, 192, 128),
+    "road": (128, 64, 128),
+    "pavement": (60, 40, 222),
+    "tree": (128, 128, 0),
+    "sign/symbol": (192, 128, 128),
+    "fence": (64, 64, 128),
+    "car": (64, 0, 128),
+    "pedestrian": (64, 64, 0),
+    "bicyclist": (0, 128, 192),
+}
+"""By class, in the order of the training ids."""
 
 SPEC = DatasetSpec(
     name="camvid",
-    classes=CLASSES,
-    palette=PALETTE,
+    classes=tuple(COLOURS),
+    palette=tuple(COLOURS.values()),
     layout=PairLayout(
         splits={
             split: (
@@ -59,5 +46,5 @@ SPEC = DatasetSpec(
         published={"train": 367, "val": 101},
         hint="How to obtain it: stepseg-data prepare camvid ROOT",
     ),
-    label_maps={"ids": LabelMap.identity(len(CLASSES), ignored=(VOID, 255))},
+    label_maps={"ids": LabelMap.identity(len(COLOURS), ignored=(VOID, 255))},
 )

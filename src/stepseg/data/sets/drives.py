@@ -6,6 +6,4 @@ from dataclasses import replace
 
 from stepseg.data.sets import camvid, synthetic
 
-SPEC = replace(
-    camvid.SPEC, name="drives", layout=synthetic.SPEC.layout, label_maps=camvid.SPEC.label_maps
-)
+SPEC = replace(camvid.SPEC, name="drives", layout=synthetic.SPEC.layout)
