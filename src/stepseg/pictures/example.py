@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stepseg.data.specs import DatasetSpec
-from stepseg.pictures.figures import Picture, exit_figure
+from stepseg.pictures.drawing import Picture
+from stepseg.pictures.figures import exit_figure
 from stepseg.pictures.token_maps import TokenMaps
 from stepseg.segmentation import Segmentation
 

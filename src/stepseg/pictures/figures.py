@@ -40,11 +40,6 @@ from stepseg.pictures.panels import (
 )
 from stepseg.pictures.token_maps import TokenMaps
 
-__all__ = [
-    "Labels", "Palette", "Picture", "change_figure", "class_entries", "confidence_figure",
-    "error_figure", "exit_figure", "superpatch_figure",
-]  # fmt: skip
-
 IGNORED = (45, 45, 45)
 """In legends, of what is striped in black and grey."""
 
@@ -79,9 +74,21 @@ def exit_figure(
         truth_HW: the ground truth, for one more panel.
 
     """
-    panels = _exit_panels(image_HW3, maps, exit_blocks, labels_HW, palette, truth_HW)
+    count, merged = len(np.unique(maps.token_HW)), bool((maps.superpatch_HW > 1).any())
+    superpatches = superpatch_picture(image_HW3, maps.token_HW, maps.superpatch_HW)
+    panels: list[Panel] = [
+        ("image", Image.fromarray(image_HW3)),
+        (f"{count} tokens after merging" if merged else f"{count} tokens", superpatches),
+    ]
+    for index, block in enumerate(exit_blocks):
+        remain = len(np.unique(maps.token_HW[maps.exit_HW > index]))
+        picture = remaining_picture(image_HW3, maps.exit_HW, index, maps.token_HW)
+        panels.append((f"{remain} remain after block {block}", picture))
+    panels.append(("prediction", overlay_picture(image_HW3, labels_HW, palette)))
+    if truth_HW is not None:
+        panels.append(("ground truth", overlay_picture(image_HW3, truth_HW, palette)))
     shown = [labels_HW] if truth_HW is None else [labels_HW, truth_HW]
-    windows = _window_entries(maps) if _merged(maps) else []
+    windows = _window_entries(maps) if merged else []
     return _figure(panels, [*windows, *class_entries(shown, classes, palette)])
 
 
@@ -169,30 +176,6 @@ def class_entries(
     return [(classes[c], (palette[c][0], palette[c][1], palette[c][2])) for c in present]
 
 
-def _exit_panels(
-    image_HW3: Picture,
-    maps: TokenMaps,
-    exit_blocks: Sequence[int],
-    labels_HW: Labels,
-    palette: Palette,
-    truth_HW: Labels | None,
-) -> list[Panel]:
-    count = len(np.unique(maps.token_HW))
-    superpatches = superpatch_picture(image_HW3, maps.token_HW, maps.superpatch_HW)
-    panels: list[Panel] = [
-        ("image", Image.fromarray(image_HW3)),
-        (f"{count} tokens after merging" if _merged(maps) else f"{count} tokens", superpatches),
-    ]
-    for index, block in enumerate(exit_blocks):
-        remain = len(np.unique(maps.token_HW[maps.exit_HW > index]))
-        picture = remaining_picture(image_HW3, maps.exit_HW, index, maps.token_HW)
-        panels.append((f"{remain} remain after block {block}", picture))
-    panels.append(("prediction", overlay_picture(image_HW3, labels_HW, palette)))
-    if truth_HW is not None:
-        panels.append(("ground truth", overlay_picture(image_HW3, truth_HW, palette)))
-    return panels
-
-
 def _figure(panels: Sequence[Panel], entries: Sequence[Entry]) -> Image.Image:
     enlarged = [(text, enlarge(picture)) for text, picture in panels]
     width, height = enlarged[0][1].size
@@ -209,7 +192,3 @@ def _window_entries(maps: TokenMaps) -> list[Entry]:
         count = len(np.unique(maps.token_HW[maps.superpatch_HW == side]))
         entries.append((f"{side}×{side} patches: {count}", window_colour(side)))
     return entries
-
-
-def _merged(maps: TokenMaps) -> bool:
-    return bool((maps.superpatch_HW > 1).any())
