@@ -9,7 +9,6 @@ from pathlib import Path
 import lightning as L
 import numpy as np
 import torch
-import torch.nn.functional as F
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
@@ -17,8 +16,9 @@ from stepseg.grid import segment_all
 from stepseg.lit.datamodule import SegmentationDataModule
 from stepseg.lit.segmentation_module import SegmentationModule
 from stepseg.lit.tracking.record import log_snapshots
+from stepseg.metrics.calibration import resize_labels
 from stepseg.pictures.example import Snapshot, take_snapshot
-from stepseg.protocol import Protocol, resized_size
+from stepseg.protocol import Protocol, show_first
 
 
 class Pictures(L.Callback):
@@ -114,13 +114,10 @@ def model_view(image_3HW: Tensor, label_HW: Tensor, protocol: Protocol) -> tuple
         protocol: of the evaluation.
 
     """
-    height, width = resized_size(image_3HW.shape[1], image_3HW.shape[2], protocol)
-    if (height, width) != tuple(image_3HW.shape[1:]):
-        image = F.interpolate(image_3HW[None].float(), (height, width), mode="bilinear")
-        image_3HW = image[0].round().to(torch.uint8)
-    if (height, width) != tuple(label_HW.shape):
-        label = F.interpolate(label_HW[None, None].float(), (height, width), mode="nearest")
-        label_HW = label[0, 0].to(torch.uint8)
+    shown_3HW = show_first(image_3HW[None], protocol)[0]
+    height, width = shown_3HW.shape[1:]
+    image_3HW = (shown_3HW * 255).round().clamp(0, 255).to(torch.uint8)
+    label_HW = resize_labels(label_HW[None], (height, width))[0].to(torch.uint8)
     if protocol.crop is not None:
         top, left = (
             max(0, a - c) // 2 for a, c in zip((height, width), protocol.crop, strict=True)
