@@ -15,7 +15,7 @@ from stepseg.cli.export.job import export
 from stepseg.data.specs import get_spec
 from stepseg.export import job
 from stepseg.export.agreement import Agreement
-from stepseg.export.program import read_metadata
+from stepseg.export.program import EXTRA_FILE
 from stepseg.protocol import Protocol
 
 STATIC = [
@@ -120,7 +120,8 @@ def test_a_program_of_step(checkpoint, tmp_path, capsys):
     assert result["model_ms_p50"] > 0
     assert result["exported_ms_p50"] > 0
     assert "100.0000 %" in capsys.readouterr().out
-    metadata = read_metadata(target)
+    torch.export.load(target, extra_files=(extra := {EXTRA_FILE: ""}))
+    metadata = json.loads(extra[EXTRA_FILE])
     assert metadata["classes"][0] == "sky"
     assert metadata["palette"][0] == [128, 128, 128]
     assert metadata["model"]["reduction"]["merge"]["top_k"] == 2

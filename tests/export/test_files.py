@@ -12,7 +12,7 @@ import torch
 from stepseg.export import agreement, onnx_file
 from stepseg.export.agreement import Agreement, compare, onnx_runner, program_runner
 from stepseg.export.onnx_file import require, write_onnx
-from stepseg.export.program import export_program, read_metadata, write_program
+from stepseg.export.program import EXTRA_FILE, export_program, write_program
 from stepseg.export.static import StaticSegmenter
 from stepseg.heads.exit import BudgetExit
 from stepseg.model import Reduction
@@ -99,16 +99,16 @@ def test_stable_sort_in_onnx_runtime(ties, descending, tmp_path):
 def test_program_in_a_file(model, step, tmp_path):
     path = tmp_path / "model.pt2"
     write_program(path, step, METADATA)
-    images = toy_images(3, *SIZE)
+    images, extra = toy_images(3, *SIZE), {EXTRA_FILE: ""}
     with torch.no_grad():
         expected = model(images, reduction=STEP)
-        labels, scores = torch.export.load(path).module()(images)
+        labels, scores = torch.export.load(path, extra_files=extra).module()(images)
+    assert json.loads(extra[EXTRA_FILE]) == METADATA
     torch.testing.assert_close(scores, expected.scores(), rtol=0, atol=2e-6)
     best, second = expected.scores().topk(2, dim=1).values.unbind(1)
     clear = best - second > 4e-6  # a tie falls as the processor rounds
     assert clear.float().mean() > 0.999
     assert torch.equal(labels[clear], expected.prediction()[clear])
-    assert read_metadata(path) == METADATA
     found = compare(model, STEP, program_runner(path), images, batch_size=2)
     assert found.is_close
     assert found.pixels == 3 * SIZE[0] * SIZE[1]

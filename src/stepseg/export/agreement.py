@@ -81,15 +81,12 @@ def compare(
     return Agreement(pixels, 1 - differing / pixels, margin, difference)
 
 
-def onnx_runner(path: Path, threads: int | None = None) -> Runner:
+def onnx_runner(path: Path) -> Runner:
     """Run an ONNX file with ONNX Runtime on the CPU."""
-    from stepseg.export.onnx_file import require
-
-    require("onnxruntime")
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or torch.get_num_threads()
+    options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     return lambda images: list(session.run(None, {"images": images.numpy()}))
 

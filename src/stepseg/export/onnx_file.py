@@ -49,7 +49,6 @@ def write_onnx(
         ValueError: more weights than an ONNX file can hold.
 
     """
-    require("onnx", "onnxscript")
     weights = sum(value.nbytes for value in program.state_dict.values())
     if weights > LIMIT:
         raise ValueError(

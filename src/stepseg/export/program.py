@@ -40,11 +40,3 @@ def write_program(path: Path, program: ExportedProgram, metadata: Mapping[str, A
         # Weights in channels-last order count as no complete tensor; they are written whole.
         warnings.filterwarnings("ignore", message="No complete tensor found")
         write_atomically(path, lambda file: torch.export.save(program, file, extra_files=extra))
-
-
-def read_metadata(path: Path) -> dict[str, Any]:
-    """What a ``.pt2`` file says about itself."""
-    extra = {EXTRA_FILE: ""}
-    torch.export.load(path, extra_files=extra)
-    metadata: dict[str, Any] = json.loads(extra[EXTRA_FILE])
-    return metadata

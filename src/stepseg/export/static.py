@@ -118,8 +118,6 @@ class StaticSegmenter(nn.Module):
         model.check(reduction)
         self.backbone, self.decoder = model.backbone, _static_decoder(model)
         check_static(reduction)
-        if min(image_size) < 1:
-            raise ValueError(f"image_size must be positive, got {image_size}")
         self.exit_heads = nn.ModuleDict(
             {str(block): model.exit_heads[str(block)] for block in reduction.exit_blocks}
         )
