@@ -143,9 +143,9 @@ class Job:
         values = tuple(self.result[name] for name in names)
         return values[0] if isinstance(wanted, str) else values
 
-    def last_line(self, limit: int = 4096) -> str:
+    def last_line(self) -> str:
         """What the job printed last."""
-        lines = [line for line in self.tail(5, limit) if line.strip()]
+        lines = [line for line in self.tail(5, limit=4096) if line.strip()]
         return lines[-1].strip() if lines else ""
 
     def tail(self, lines: int, limit: int = 65536) -> list[str]:

@@ -6,7 +6,7 @@ import os
 import subprocess
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -135,12 +135,12 @@ def sweep_lock(folder: Path) -> Iterator[int]:
         yield file.fileno()
 
 
-def _acquire(file: IO[str], folder: Path, wait: Callable[[float], None] = time.sleep) -> None:
+def _acquire(file: IO[str], folder: Path) -> None:
     for _ in range(5):
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            wait(1.0)
+            time.sleep(1.0)
         else:
             return
     raise SweepError(

@@ -6,7 +6,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
+
+from omegaconf import DictConfig
 
 from gpu_pool.job import Job, State
 from gpu_pool.options import Options
@@ -32,6 +35,12 @@ class Executor(Protocol):
 
     node_retries: int
     """How often a job is tried again whose node died."""
+
+    def check(self, job: Job, cfg: DictConfig) -> None:
+        """Raise `SweepError` for a job that cannot run here; before `hold`."""
+
+    def hold(self, folder: Path) -> contextlib.AbstractContextManager[str]:
+        """Keep others out of a sweep; yields where its jobs run, for people."""
 
     @property
     def has_room(self) -> bool:

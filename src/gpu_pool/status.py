@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from gpu_pool.job import Job, State
+from gpu_pool.job import OBJECTIVES, Job, State
 
 COLOURS = {
     State.WAITING: "dim", State.RUNNING: "cyan", State.COMPLETED: "green",
@@ -30,20 +30,15 @@ class SweepStatus:
     Args:
         jobs: of the sweep.
         objective: the figure shown of completed jobs; None: mIoU or mAP.
-        console: None: standard error.
 
     """
 
     def __init__(
-        self,
-        jobs: Sequence[Job],
-        *,
-        objective: str | Sequence[str] | None = None,
-        console: Console | None = None,
+        self, jobs: Sequence[Job], *, objective: str | Sequence[str] | None = None
     ) -> None:
         self.jobs = jobs
         self.wanted = objective
-        self.console = console or _console()
+        self.console = _console()
         self._live: Live | None = None
         self._drawn = 0.0
 
@@ -88,7 +83,7 @@ class SweepStatus:
             for job in self.jobs:
                 if job.state == State.RUNNING:
                     job.tick()
-            self._live.update(self.table(self._room()), refresh=True)
+            self._live.update(self.table(max(3, self.console.height - 8)), refresh=True)
 
     def summary(self) -> None:
         """The table of all jobs, and the end of the log of those that failed."""
@@ -137,7 +132,7 @@ class SweepStatus:
         if not job.done:
             return job.message.splitlines()[0] if job.message else ""
         names = [self.wanted] if isinstance(self.wanted, str) else self.wanted
-        names = names or [name for name in ("mIoU", "mAP") if name in job.result][:1]
+        names = names or [name for name in OBJECTIVES if name in job.result][:1]
         return "  ".join(f"{name} {_number(job.result.get(name))}" for name in names)
 
     def _log_name(self, job: Job) -> str:
@@ -149,9 +144,6 @@ class SweepStatus:
         hidden = f" ({len(self.jobs) - shown} not shown)" if shown < len(self.jobs) else ""
         folder = self.jobs[0].folder.parent if self.jobs else ""
         return f"{', '.join(parts)}{hidden}; in {folder}"
-
-    def _room(self) -> int:
-        return max(3, self.console.height - 8)
 
     def _line(self, text: str) -> None:
         if not self._live:

@@ -2,10 +2,8 @@
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.utils import JobReturn, JobStatus
@@ -20,16 +18,6 @@ from gpu_pool.plan import plan
 from gpu_pool.pool import Executor, Pool
 from gpu_pool.ray_executor import RayExecutor
 from gpu_pool.status import SweepStatus
-
-
-class Place(Executor, Protocol):
-    """An executor before it starts."""
-
-    def check(self, job: Job, cfg: DictConfig) -> None:
-        """Raise `SweepError` for a job that cannot run there."""
-
-    def hold(self, folder: Path) -> AbstractContextManager[str]:
-        """Keep others out of a sweep; yields where its jobs run, for people."""
 
 
 def run_sweep(
@@ -59,42 +47,35 @@ def run_sweep(
             "torchrun; every job starts its own ranks"
         )
     folder = Path(str(config.hydra.sweep.dir)).absolute()
-    place = choose_place(options, environment, sweep_name(folder))
+    group = "/".join(folder.parts[-2:]).lstrip("/")
+    executor: Executor
+    if isinstance(options, RayOptions):
+        executor = RayExecutor(options, environment, group)
+    else:
+        assert isinstance(options, PoolOptions)
+        executor = LocalExecutor(options, environment, group)
     planned = plan(loader, config, all_overrides, first, resume=options.resume)
     for job, cfg in planned:
-        place.check(job, cfg)
+        executor.check(job, cfg)
     status = SweepStatus([job for job, _ in planned], objective=options.objective)
-    _run(place, options, status, folder)
+    _run(executor, options, status, folder)
     return [job_return(job, cfg, options.objective) for job, cfg in planned]
 
 
-def choose_place(options: Options, environment: Mapping[str, str], group: str) -> Place:
-    """The executor that options are of."""
-    if isinstance(options, RayOptions):
-        return RayExecutor(options, environment, group)
-    assert isinstance(options, PoolOptions)
-    return LocalExecutor(options, environment, group)
-
-
-def _run(place: Place, options: Options, status: SweepStatus, folder: Path) -> None:
+def _run(executor: Executor, options: Options, status: SweepStatus, folder: Path) -> None:
     """Run what earlier runs of the sweep left to do; an interruption ends the process."""
-    with place.hold(folder) as where:
+    with executor.hold(folder) as where:
         for job in status.jobs:
             job.recall()
         status.opening(folder, where)
         try:
             with status:
-                Pool(place, options=options, status=status).run(status.jobs)
+                Pool(executor, options=options, status=status).run(status.jobs)
         except KeyboardInterrupt:
             status.summary()
             print("sweep interrupted: the same command goes on where it stopped", file=sys.stderr)
             sys.exit(130)
     status.summary()
-
-
-def sweep_name(folder: Path) -> str:
-    """Short name of a sweep: the last two folders of its directory."""
-    return "/".join(folder.parts[-2:]).lstrip("/")
 
 
 def job_return(job: Job, cfg: DictConfig, objective: str | Sequence[str] | None) -> JobReturn:
