@@ -24,7 +24,6 @@ def start_attempt(
         job: whose folder nobody else works in.
         slot: where it runs, for people.
         supervisor: module and arguments, to which the command is added.
-        environment: all variables.
         pass_fds: file descriptors that the supervisor keeps.
         cwd: None: that of this process.
 

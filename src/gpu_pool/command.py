@@ -27,15 +27,7 @@ PORTS = range(20000, 30000)
 def job_command(
     config: DictConfig, overrides: Iterable[str], *, number: int, folder: Path
 ) -> list[str]:
-    """The command of a job.
-
-    Args:
-        config: of the sweep, with its ``hydra`` node.
-        overrides: of the job.
-        number: of the job in the sweep.
-        folder: its output directory.
-
-    """
+    """The command of a job."""
     hydra = config.hydra
     options = ["--config-name", str(hydra.job.config_name)]
     for source in hydra.runtime.config_sources:
@@ -77,7 +69,6 @@ def job_environment(
     """Variables of a job: those around the sweep, without a trace of another training.
 
     Args:
-        outer: around the sweep.
         slot: of the slot; they win.
         port: where the ranks of the job meet.
         group: name of the sweep, by which W&B groups the runs unless told otherwise.

@@ -39,7 +39,6 @@ class Lease:
     """A file that this process holds.
 
     Args:
-        path: of the file.
         handle: open file descriptor of it, made by `take`; a child may go on with it.
 
     """

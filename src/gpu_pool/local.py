@@ -27,14 +27,7 @@ BEAT = 0.1
 
 
 class LocalExecutor:
-    """Gives every job one slot of the machine and a supervisor.
-
-    Args:
-        options: how the machine is divided.
-        environment: the variables around the sweep.
-        group: name of the sweep.
-
-    """
+    """Gives every job one slot of the machine and a supervisor."""
 
     node_retries = 0  # this machine is the only one
 

@@ -46,11 +46,6 @@ class Around:
 def run_job(job: Job, around: Around, gpus: int) -> Iterator[str | int]:
     """Run a job to its end; yields where it runs, then its exit code.
 
-    Args:
-        job: an attempt of it.
-        around: of the sweep.
-        gpus: that Ray has reserved.
-
     Raises:
         FileNotFoundError: this node does not see the folder of the sweep.
         FolderTakenError: another attempt does not end.

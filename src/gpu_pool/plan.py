@@ -36,13 +36,6 @@ def plan(
 ) -> list[tuple[Job, DictConfig]]:
     """The jobs of a sweep with their configurations.
 
-    Args:
-        loader: Hydra's.
-        config: of the sweep.
-        all_overrides: of each job.
-        first: number of the first job.
-        resume: whether a training goes on from its last checkpoint.
-
     Raises:
         SweepError: two jobs would write into one folder.
 
@@ -104,11 +97,6 @@ def needed_gpus(job: Job, cfg: DictConfig) -> int:
 
 def check_fits(job: Job, cfg: DictConfig, gpus: int) -> None:
     """Refuse a job that its share of the machine cannot hold.
-
-    Args:
-        job: named in messages.
-        cfg: its configuration.
-        gpus: that it would get.
 
     Raises:
         SweepError: names the option to change.

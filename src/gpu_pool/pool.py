@@ -68,14 +68,7 @@ class Watcher(Protocol):
 
 
 class Pool:
-    """Runs jobs, each in a process of its own.
-
-    Args:
-        executor: runs them.
-        options: retries and grace.
-        status: is told what happens.
-
-    """
+    """Runs jobs, each in a process of its own."""
 
     def __init__(self, executor: Executor, *, options: Options, status: Watcher) -> None:
         self.executor = executor
@@ -86,9 +79,6 @@ class Pool:
 
     def run(self, jobs: Sequence[Job]) -> None:
         """Run every job that waits, to its end.
-
-        Args:
-            jobs: of the sweep, in order.
 
         Raises:
             KeyboardInterrupt: Ctrl-C or SIGTERM, after every process of every job has ended.

@@ -32,14 +32,7 @@ FAREWELL = 5.0
 
 
 class RayExecutor:
-    """Gives every job a remote function.
-
-    Args:
-        options: which cluster, and what a job gets of it.
-        environment: the variables around the sweep.
-        group: name of the sweep.
-
-    """
+    """Gives every job a remote function."""
 
     ray: ModuleType
     lease: Lease

@@ -24,10 +24,6 @@ class Slot:
 def make_slots(options: PoolOptions, environment: Mapping[str, str]) -> list[Slot]:
     """Divide the machine.
 
-    Args:
-        options: numbers of jobs and GPUs.
-        environment: the variables around the sweep.
-
     Raises:
         SweepError: numbers out of range, GPUs that are not there, or fewer than one job needs.
 

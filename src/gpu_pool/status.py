@@ -28,7 +28,6 @@ class SweepStatus:
     """Shows the jobs of one sweep; use as a context manager.
 
     Args:
-        jobs: of the sweep.
         objective: the figure shown of completed jobs; None: mIoU or mAP.
 
     """

@@ -32,7 +32,6 @@ class Supervisor:
     """Runs one command to its end, or ends it.
 
     Args:
-        command: of the job.
         grace: seconds that a job gets between TERM and KILL, and that its helpers get to finish
             after it has succeeded.
         beat: called all the time; the job ends at once when it returns False.

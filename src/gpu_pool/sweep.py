@@ -30,10 +30,6 @@ def run_sweep(
     """Run the jobs and return what came of each, in order.
 
     Args:
-        loader: Hydra's, composes the jobs.
-        config: of the sweep.
-        all_overrides: of each job.
-        first: number of the first.
         options: where the jobs run, by their class, and how.
 
     Raises:

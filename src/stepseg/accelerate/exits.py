@@ -90,7 +90,6 @@ def distil(
     Args:
         segmenter: with the policy, and heads of any weights.
         rule: by which half of the images merge.
-        samples: to learn from.
         seed: of the tokens that are kept, and of their order.
 
     """
@@ -131,9 +130,7 @@ def class_shares(layout: TokenLayout, labels_BHW: Tensor, num_classes: int, side
     """Shares of the classes in the pixels of every token, ``[T0, C]``; 0 where none has one.
 
     Args:
-        layout: of the images.
         labels_BHW: class ids.
-        num_classes: C.
         side: of a patch in pixels.
 
     """

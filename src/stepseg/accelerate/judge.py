@@ -60,7 +60,6 @@ def search_for(segmenter: Segmenter, base: ReductionConfig, samples: Samples) ->
     Args:
         segmenter: with the policy, and the exit heads if there are any.
         base: whose thresholds are in the middle.
-        samples: that may be looked at.
 
     """
     model, scouted = segmenter.model, max(1, round(SCOUTED * len(samples)))
@@ -91,7 +90,6 @@ def smaller_of_cost(segmenter: Segmenter, gmacs: float, sizes: Sequence[HW]) -> 
     """A smaller input that costs as much, or a little more where none costs exactly that.
 
     Args:
-        segmenter: whose model and protocol count.
         gmacs: mean per image.
         sizes: (height, width) of the images.
 

@@ -61,9 +61,6 @@ def teach(
 
     Args:
         policy: in mode ``joint``.
-        samples: to learn from.
-        protocol: how the model is shown images.
-        lesson: how.
         seed: of the crops.
         progress: told the number of steps and the mean loss, twenty times.
 

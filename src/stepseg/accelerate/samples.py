@@ -50,9 +50,7 @@ class Samples:
         """Batches without end: squares out of images in the size in which they are shown.
 
         Args:
-            protocol: how images are shown.
             side: of the squares; smaller images give what they have, filled up with ignore.
-            batch_size: B.
             seed: of order, places and mirroring.
 
         Yields:

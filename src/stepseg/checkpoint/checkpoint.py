@@ -137,8 +137,6 @@ def write_inference_checkpoint(
     """Write weights and configuration to a safetensors file, atomically: what one shares.
 
     Args:
-        path: of the new file.
-        checkpoint: any checkpoint.
         about: plain values to add to what the checkpoint says about itself.
 
     """

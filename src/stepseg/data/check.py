@@ -166,12 +166,7 @@ def write_report(
     """Write check.json and overlays/NAME.png of evenly spaced pairs.
 
     Args:
-        report: of the split.
-        spec: of the data set.
-        root: its folder.
-        folder: where to.
         draw: makes a picture of an image and its training ids.
-        overlays: how many.
 
     """
     write_json(folder / "check.json", report.as_dict())

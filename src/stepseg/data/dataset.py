@@ -86,8 +86,6 @@ class AugmentedDataset(Dataset[Sample]):
 
     Args:
         dataset: full-size samples.
-        transform: the augmentation.
-        seed: of the augmentation.
         on_error: what an unreadable file does: `raise`, or `skip` to the next sample.
 
     """

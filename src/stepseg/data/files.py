@@ -99,7 +99,6 @@ def rgb_pixels(image: Image.Image, *, deep: bool = False) -> Pixels:
     without its colour profile, and transparency is dropped: the colours beneath it count.
 
     Args:
-        image: of any mode.
         deep: whether its file holds more than 8 bits per value.
 
     Raises:
@@ -128,7 +127,6 @@ def read_label(path: Path, size: tuple[int, int] | None = None) -> NDArray[np.in
     """Read the ids of a label file, [H, W]: PNG (8-bit, 16-bit, palette) or `.mat` (field `S`).
 
     Args:
-        path: of the file.
         size: (height, width) of its image.
 
     Raises:

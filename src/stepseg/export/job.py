@@ -61,10 +61,7 @@ def export_static(
     """Write an ONNX file or a ``.pt2`` program; returns figures for `result.json`.
 
     Args:
-        checkpoint: the weights.
-        target: the file.
         format_: ``onnx`` or ``torch``.
-        job: the rest.
 
     Raises:
         ValueError: what cannot be exported, or a file that disagrees with the model.

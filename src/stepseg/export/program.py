@@ -23,7 +23,6 @@ def export_program(static: StaticSegmenter, batch_size: int | None = 1) -> Expor
     """Trace the model.
 
     Args:
-        static: the model.
         batch_size: images per call; None leaves it open.
 
     """

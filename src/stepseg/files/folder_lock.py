@@ -35,7 +35,6 @@ def folder_lock(folder: Path, command: str) -> Iterator[None]:
     """Hold a folder, which is made if need be; only one process of a command does.
 
     Args:
-        folder: the output directory.
         command: told to whoever comes second.
 
     Raises:

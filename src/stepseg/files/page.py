@@ -19,8 +19,6 @@ def render(template: Path, *, script: str, style: str, **values: Any) -> str:
     Args:
         template: a file of Jinja; it holds ``{{ policy }}``, ``<style>{{ style }}</style>`` and
             ``<script>{{ script }}</script>``, without a space more.
-        script: our own JavaScript.
-        style: our own CSS.
         values: shown as text; only `Markup` is taken for HTML.
 
     """

@@ -61,10 +61,6 @@ def is_eomt_folder(path: object) -> bool:
 def read_eomt(name: str, revision: str | None = None) -> Foreign:
     """Read a folder, or fetch a repository of the hub, through transformers.
 
-    Args:
-        name: of either.
-        revision: of a repository.
-
     Raises:
         ValueError: another architecture or task, weights that do not fit, or nothing to be had.
 

@@ -64,7 +64,6 @@ def read_mmseg(state: Mapping[str, Tensor], content: Mapping[str, Any], source: 
     """Translate a checkpoint.
 
     Args:
-        state: the weights.
         content: of the file, which may name classes.
         source: its path, for messages.
 

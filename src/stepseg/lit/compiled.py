@@ -34,7 +34,6 @@ class CompiledResiduals:
 
     Args:
         block: whose weights may change.
-        backend: of `torch.compile`.
 
     """
 

@@ -19,13 +19,7 @@ from stepseg.files.writing import write_text
 
 
 class CsvLogger(Logger):
-    """Writes `save_dir/name/metrics.csv`; a new metric adds a column.
-
-    Args:
-        save_dir: the output directory.
-        name: folder below it.
-
-    """
+    """Writes `save_dir/name/metrics.csv`; a new metric adds a column."""
 
     def __init__(self, save_dir: str | Path, name: str = "csv") -> None:
         super().__init__()

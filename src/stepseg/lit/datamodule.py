@@ -42,14 +42,10 @@ class SegmentationDataModule(L.LightningDataModule):
         val_batch_size: evaluation samples per step; above 1 needs images of one size.
         num_workers: loader processes; 0 loads in the main process.
         seed: of order and augmentation.
-        augmentation: settings of the training augmentation.
         evaluation: the evaluation protocol, published as `protocol`.
         image_size: (height, width) of generated scenes; for these only, as the next two.
         train_images: number of generated training scenes.
         val_images: number of generated validation scenes.
-        train_split: split that training uses.
-        val_split: split that validation uses.
-        test_split: split that the test uses.
         pin_memory: page-locked batches, where there is a GPU.
         on_error: what an unreadable training image does: `raise` or `skip`. In evaluation it always
             raises, because figures over fewer images would be other figures.

@@ -31,8 +31,6 @@ class PolicyModule(L.LightningModule):
         policy: the network, in mode ``joint``.
         optim: `policy_lr`, `policy_weight_decay` and the schedule are read.
         loss: `policy_balance` is read.
-        rule: what makes a window homogeneous.
-        protocol: how validation shows images.
 
     """
 

@@ -39,12 +39,7 @@ class ResumePoint:
 
 
 class RunRecord(L.Callback):
-    """Writes the run's configuration and last evaluation into every checkpoint.
-
-    Args:
-        config: resolved, plain.
-
-    """
+    """Writes the run's configuration and last evaluation into every checkpoint."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         self.config = dict(config)

@@ -51,11 +51,7 @@ class SegmentationModule(L.LightningModule):
 
     Args:
         config: of the model; its reduction is the one that is trained and validated.
-        spec: of the data set.
         protocol: of validation and test.
-        optim: optimiser and schedule.
-        loss: weights of the loss terms.
-        schedule: when reduction starts.
         rule: what makes a window homogeneous, for the policy's loss.
         compile: train blocks as compiled graphs (`stepseg.lit.compiled`).
         model: a finished model of that configuration; None: build it.

@@ -18,7 +18,6 @@ class TrainingInterrupted(BaseException):
     """A signal ended the training, after it was saved.
 
     Args:
-        signum: the signal.
         step: optimiser steps done.
         checkpoint: where the training goes on; None: nothing is saved.
 

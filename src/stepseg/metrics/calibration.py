@@ -47,8 +47,6 @@ def judge(
         policy: decides as in evaluation, whatever its mode.
         images_B3HW: uint8.
         labels_BHW: training ids.
-        rule: what makes a window homogeneous.
-        protocol: how images are shown.
         logits: what the policy has said of these images, if the protocol is plain and it has.
 
     Returns:
@@ -76,8 +74,6 @@ def correct_policy(
     Args:
         policy: on any device.
         pairs: images, uint8 ``[B, 3, H, W]``, and training ids.
-        rule: what makes a window homogeneous.
-        protocol: how images are shown.
         total: sums a vector over the ranks, which may have no images.
 
     """
@@ -108,7 +104,6 @@ def judge_exits(
     Args:
         output: of whole images.
         labels_BHW: of these images, in any size.
-        ignore_index: label without annotation.
 
     Returns:
         By block, of every token with a label: finite logits of its confidence, and the share of its

@@ -22,8 +22,6 @@ class SegmentationMetric(Metric):
     counted twice.
 
     Args:
-        num_classes: C.
-        ignore_index: label that is not counted.
         boundary_ratio: width of the boundary band as a share of the image diagonal (Boundary IoU,
             arXiv 2103.16562); 0 leaves boundary IoU out.
 

@@ -47,12 +47,9 @@ def take_snapshot(
     """Describe the only image of a batch.
 
     Args:
-        name: of the image.
         image_HW3: as the model saw it.
         label_HW: training ids, likewise.
         prediction_HW: training ids.
-        output: of the model.
-        spec: of the data set.
         max_side: larger pictures are thinned out by 2, 4, 8 or 16.
 
     """

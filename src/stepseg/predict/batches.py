@@ -22,8 +22,6 @@ def read_ahead(
     """A few batches at a time, of no more than `MAX_PIXELS` in all, or one image.
 
     Args:
-        things: that hold an image each.
-        batch_size: images that are computed together at most.
         size: (height, width) of a thing's image.
 
     """

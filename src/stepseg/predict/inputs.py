@@ -54,7 +54,6 @@ def find_files(
 
     Args:
         inputs: files, folders or patterns.
-        recursive: look into folders' subfolders.
         output: what lies in there is no input.
 
     Raises:

@@ -17,10 +17,7 @@ class Notes:
     """Tokens, operations and maps of every image of a batch.
 
     Args:
-        model: which makes the forward passes.
-        num_images: of the batch.
         windows: of `views_of_size`.
-        device: of the model.
 
     """
 

@@ -27,8 +27,6 @@ class OutputFolder:
     """Writes results and finds finished ones.
 
     Args:
-        folder: where to.
-        kinds: of pictures.
         settings: all that results depend on, besides the image; with others they are out of date.
         keep_finished: leave what an earlier run has finished as it is.
 

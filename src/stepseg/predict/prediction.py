@@ -96,7 +96,6 @@ class Prediction:
         """Draw one of `KINDS`.
 
         Args:
-            kind: which.
             truth: the ground truth, training ids ``[H, W]``; `difference` needs it, `exits` and
                 `dense` show it where it is given.
             dense: the dense model's labels; `dense` needs them.

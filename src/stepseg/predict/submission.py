@@ -69,7 +69,6 @@ def write_submission(
     """Write the file, atomically and image by image.
 
     Args:
-        path: of the zip file.
         labels: names and label maps, training ids.
         ids: `published_ids`.
 

@@ -17,7 +17,6 @@ class TruthFolder:
     Args:
         folder: of the label files, with the subfolders of the images.
         data_name: the data set that the model was trained on; its published ids are understood.
-        num_classes: of the model.
         label_ids: ``published``, the ids of that data set's files where it has its own, or
             ``training``: 0 to C-1, 255 ignored.
 

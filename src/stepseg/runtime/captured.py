@@ -51,8 +51,6 @@ class Captured:
 
     Args:
         model: prepared for inference; its weights stay where they are.
-        reduction: what is merged and who leaves.
-        lane: where all of it runs.
         like: images of these batches, ``[B, 3, H, W]``.
 
     """

@@ -40,7 +40,6 @@ def choose_runtime(name: str, device: torch.device) -> str:
     Args:
         name: ``eager``, ``compile``, ``graphs``, or ``auto``: on a CPU ``compile``, which was
             measured to be the fastest once warm; on a GPU what is the fastest on the first batch.
-        device: where the model will run.
 
     Returns:
         For `stepseg.runtime.apply.apply_runtime`.

@@ -37,7 +37,6 @@ class Graph:
 
     Args:
         function: of tensors only; sizes of 0 and 1 are constants to the compiler, keep them out.
-        backend: who compiles it.
         dynamic: whether sizes are symbols, so that any will do.
 
     """

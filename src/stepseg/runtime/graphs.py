@@ -41,7 +41,6 @@ class _Run:
     """A batch on its way.
 
     Args:
-        steps: what the host does for it.
         images_B3HW: of the caller; nobody changes them meanwhile.
 
     """

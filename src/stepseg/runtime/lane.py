@@ -24,10 +24,6 @@ class Lane:
     """Everything here runs one after the other; several lanes run side by side.
 
     That is why all graphs of a lane may use the same memory for what they do not keep.
-
-    Args:
-        device: a CUDA device.
-
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -51,7 +47,6 @@ class Lane:
         """Replay what is recorded under this key, recording it first if need be.
 
         Args:
-            key: of the work.
             work: reads and writes tensors that live on, and repeats itself without harm; waits for
                 nothing and asks the host for nothing that may change.
 

@@ -9,8 +9,6 @@ def check_fit(own: Mapping[str, Tensor], state: Mapping[str, Tensor], problem: s
     """Compare the weights that a module has with those that are to be loaded.
 
     Args:
-        own: the module's `state_dict`.
-        state: what is to be loaded.
         problem: how the message begins, with the source named.
 
     Raises:

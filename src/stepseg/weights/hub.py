@@ -88,7 +88,6 @@ def push(repo: str, files: Mapping[str, Path], *, message: str, private: bool = 
     Args:
         repo: ``user/name``.
         files: by their path in the repository.
-        message: of the commit.
         private: of a new repository; one that exists stays as it is.
 
     Returns:

@@ -34,7 +34,6 @@ def read_weights(path: Path, source: str, *, checksums: bool = False) -> WeightF
     """Read a file of weights, whichever kind it is.
 
     Args:
-        path: of the file.
         source: how messages begin, with the path in it.
         checksums: compare those of a file of `torch.save` too.
 

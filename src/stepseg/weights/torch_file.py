@@ -23,7 +23,6 @@ def read_torch_file(path: Path, *, checksums: bool = False) -> Any:
     """Tensors, on the CPU, and plain values.
 
     Args:
-        path: of the file.
         checksums: also compare those of a zip archive, which PyTorch's reader does not.
 
     Raises:

@@ -25,12 +25,6 @@ class BestCheckpoint(ModelCheckpoint):
 
     Lightning forgets the best score when the folder's name changes, and would take the next
     validation for the best one. Here the best checkpoint comes along.
-
-    Args:
-        dirpath: where.
-        monitor: the figure of validation.
-        mode: whether it shall be `max` or `min`.
-
     """
 
     def __init__(self, dirpath: str | Path, monitor: str | None = None, mode: str = "max") -> None:

@@ -28,7 +28,6 @@ class Pictures(L.Callback):
     to one view of the model.
 
     Args:
-        folder: the output directory.
         count: how many images.
         every_n_validations: draw at every n-th validation and at the last.
         max_side: larger pictures are thinned out.
@@ -111,7 +110,6 @@ def model_view(image_3HW: Tensor, label_HW: Tensor, protocol: Protocol) -> tuple
     Args:
         image_3HW: uint8.
         label_HW: uint8.
-        protocol: of the evaluation.
 
     """
     shown_3HW = show_first(image_3HW[None], protocol)[0]

@@ -20,7 +20,6 @@ class LastCheckpoint(Checkpoint):
     A new one is written whole as `next.ckpt`; then two renames make it `last.ckpt`.
 
     Args:
-        dirpath: where.
         every_n_steps: optimiser steps from one to the next.
 
     """

@@ -11,12 +11,7 @@ from stepseg.telling import counted, tell
 
 
 class Opening(L.Callback):
-    """Tells it once, from the first process.
-
-    Args:
-        folder: the output directory.
-
-    """
+    """Tells it once, from the first process."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -9,12 +9,7 @@ from stepseg.lit.tracking.record import log_table
 
 
 class PerClass(L.Callback):
-    """Logs ``val/per_class_IoU``: class, percent; empty for classes that do not occur.
-
-    Args:
-        folder: the output directory.
-
-    """
+    """Logs ``val/per_class_IoU``: class, percent; empty for classes that do not occur."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)

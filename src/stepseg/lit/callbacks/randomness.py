@@ -13,10 +13,6 @@ class BatchRandomness(L.Callback):
 
     The order and augmentation of samples have numbers of their own (`stepseg.data.sampler`), so
     nothing random depends on how often a run was interrupted.
-
-    Args:
-        seed: of the run.
-
     """
 
     def __init__(self, seed: int) -> None:

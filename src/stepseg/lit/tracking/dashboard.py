@@ -14,8 +14,6 @@ def build_workspace(entity: str, project: str, name: str = "STEP") -> Any:
 
     Args:
         entity: user or team that owns the project.
-        project: with runs of stepseg.
-        name: of the saved view.
 
     Raises:
         ValueError: the extra is not installed.

@@ -37,11 +37,6 @@ def log_final(
     """Record `final/systems`, `final/per_class_IoU` and the summary.
 
     Args:
-        loggers: of the trainer.
-        folder: the output directory.
-        config: as recorded at the start.
-        rows: of all systems.
-        step: of the optimiser.
         classes: names, for the table per class; empty: no such table.
         each: also a summary per system; not for grids, whose points would fill the summary.
 

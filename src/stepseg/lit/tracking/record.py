@@ -39,12 +39,8 @@ def log_table(
     """Record a table; as a file it is ``tables/<key>.csv``, which grows by these rows.
 
     Args:
-        loggers: of the trainer.
-        folder: the output directory.
         key: such as ``val/per_class_IoU``.
-        columns: their names.
         rows: numbers, texts and None.
-        step: of the optimiser.
 
     """
     for logger in loggers:
@@ -66,11 +62,9 @@ def log_snapshots(
     """Record pictures: masks over the image in W&B, rows of panels elsewhere.
 
     Args:
-        loggers: of the trainer.
         folder: the output directory; the files are ``pictures/step_<step>/<name>.png``.
         key: such as ``val/pictures``.
         snapshots: of the same images each time.
-        step: of the optimiser.
         keep: how many steps stay on disk; the oldest are deleted.
 
     """
@@ -96,10 +90,7 @@ def log_summary(
     """Record the final figures: W&B's summary, TensorBoard's HPARAMS page, a last row of CSV.
 
     Args:
-        loggers: of the trainer.
-        config: as given to `log_config`.
         figures: flat; texts and lists go where the logger can hold them.
-        step: of the optimiser.
 
     """
     numbers = {key: float(v) for key, v in figures.items() if isinstance(v, int | float)}

@@ -43,7 +43,6 @@ class WandbRun(WandbLogger):
 
     Args:
         save_dir: the run's files go into its folder `wandb`.
-        project: of the run.
         mode: online, offline (files only) or disabled.
         init_timeout: seconds that the server has to answer before the run goes offline.
         finish_timeout: seconds that the upload may take after the job's end; 0 waits for ever.
