@@ -87,8 +87,6 @@ def test_specification_refuses_contradictions():
         dataclasses.replace(spec, palette=((0, 0, 0),))
     with pytest.raises(ValueError, match="training id 11, but there are 11 classes"):
         dataclasses.replace(spec, label_maps={"ids": LabelMap.identity(12)})
-    with pytest.raises(ValueError, match="map the file id 0 to 255"):
-        dataclasses.replace(spec, ignore_index=0)
 
 
 def test_a_single_class_is_refused_by_data_and_model_alike():

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from typing import ClassVar
 
 from stepseg.data import sets
 from stepseg.data.labels import IGNORE_INDEX, LabelMap
@@ -31,8 +32,8 @@ class DatasetSpec:
     layout: PairLayout
     label_maps: Mapping[str, LabelMap]
     """From the encodings named in the layout to label maps; "ids" is the published encoding."""
-    ignore_index: int = IGNORE_INDEX
-    """Training id of pixels that do not count; always 255 in tensors."""
+    ignore_index: ClassVar[int] = IGNORE_INDEX
+    """Training id of pixels that do not count; label maps lead to it."""
 
     def __post_init__(self) -> None:
         if len(self.palette) != len(self.classes):
@@ -43,11 +44,6 @@ class DatasetSpec:
             raise ValueError(
                 f"{self.name}: 2 to 255 classes are possible, got {self.num_classes}; beside a "
                 f"single class name what is not of it, such as background"
-            )
-        if self.ignore_index != IGNORE_INDEX:
-            raise ValueError(
-                f"{self.name}: training labels use 255 as ignore index; map the file id "
-                f"{self.ignore_index} to 255 in the label map instead"
             )
         for encoding, label_map in self.label_maps.items():
             targets = label_map.table[label_map.table >= 0]
