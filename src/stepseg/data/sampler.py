@@ -43,8 +43,6 @@ class InfiniteBatchSampler(Sampler[list[SampleKey]]):
             raise ValueError(
                 f"need at least 1 sample and a batch size of 1, got {num_samples} and {batch_size}"
             )
-        if not 0 <= rank < world:
-            raise ValueError(f"rank {rank} lies outside 0..{world - 1}")
         self.num_samples = num_samples
         self.batch_size = batch_size
         self.seed = seed
@@ -83,8 +81,6 @@ class EvaluationSampler(Sampler[int]):
     """
 
     def __init__(self, num_samples: int, rank: int = 0, world: int = 1) -> None:
-        if not 0 <= rank < world:
-            raise ValueError(f"rank {rank} lies outside 0..{world - 1}")
         self.indices = range(num_samples * rank // world, num_samples * (rank + 1) // world)
 
     def __iter__(self) -> Iterator[int]:

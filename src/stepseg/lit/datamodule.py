@@ -16,9 +16,9 @@ from torch.utils.data import DataLoader, Subset
 
 from stepseg.data.corruption import CorruptedDataset, Corruption
 from stepseg.data.dataset import (
+    ON_ERROR,
     AugmentedDataset,
     SegmentationDataset,
-    choose_on_error,
     collate,
     unchanged,
 )
@@ -96,7 +96,8 @@ class SegmentationDataModule(L.LightningDataModule):
                 raise ValueError(f"data.{key} is at least {least}, got {getattr(self, key)}")
         if min(self.crop_size) < 16:
             raise ValueError(f"data.crop_size needs 16 x 16 px or more, got {self.crop_size}")
-        choose_on_error(on_error)
+        if on_error not in ON_ERROR:
+            raise ValueError(f"data.on_error={on_error!r}: choose one of {', '.join(ON_ERROR)}")
         self.spec: DatasetSpec = get_spec(name, self.root)
         self._seen: frozenset[str] = frozenset()
         self._tested: frozenset[str] | None = None
