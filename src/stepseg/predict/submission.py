@@ -13,38 +13,33 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from stepseg.data.labels import IGNORE_INDEX, LabelMap
-from stepseg.data.specs import available, get_spec
+from stepseg.data.labels import IGNORE_INDEX
+from stepseg.data.specs import available
 from stepseg.files.writing import write_atomically
 from stepseg.pictures.drawing import Labels
+from stepseg.predict.truth import published_spec
 
 _NO_DATE = (1980, 1, 1, 0, 0, 0)
 """The same label maps give the same file."""
 
 
 def published_ids(data_name: str, num_classes: int) -> NDArray[np.integer]:
-    """The data set's id of every class, ``[C]``.
+    """The data set's id of every class, the first where it has several, ``[C]``.
 
     Raises:
         ValueError: the data set has no numbering of its own that is known here.
 
     """
-    known = [name for name in available() if name != "folder"]
-    if data_name in known:
-        spec = get_spec(data_name)
-        if spec.num_classes == num_classes:
-            return ids_of_classes(spec.label_map, num_classes)
-    raise ValueError(
-        f"submission=true needs a model of a data set with ids of its own ({', '.join(known)}); "
-        f"this one knows {num_classes} classes of {data_name!r}"
-    )
-
-
-def ids_of_classes(label_map: LabelMap, num_classes: int) -> NDArray[np.integer]:
-    """The inverse of a label map: the first file id of every class, ``[C]``."""
-    found = [np.flatnonzero(label_map.table == index) for index in range(num_classes)]
-    kind = np.uint8 if len(label_map.table) <= IGNORE_INDEX + 1 else np.uint16
-    return np.array([ids[0] for ids in found], kind)
+    spec = published_spec(data_name, num_classes)
+    if spec is None:
+        known = ", ".join(name for name in available() if name != "folder")
+        raise ValueError(
+            f"submission=true needs a model of a data set with ids of its own ({known}); this one "
+            f"knows {num_classes} classes of {data_name!r}"
+        )
+    table = spec.label_map.table
+    first = [np.flatnonzero(table == index)[0] for index in range(num_classes)]
+    return np.array(first, np.uint8 if len(table) <= IGNORE_INDEX + 1 else np.uint16)
 
 
 def check_file_names(names: Iterable[str]) -> None:

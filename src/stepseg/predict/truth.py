@@ -33,7 +33,7 @@ class TruthFolder:
             raise ValueError(f"labels={str(folder)!r} is not a folder")
         if label_ids not in LABEL_IDS:
             raise ValueError(f"label_ids={label_ids!r}: choose from {', '.join(LABEL_IDS)}")
-        self.spec = _published(data_name, num_classes) if label_ids == "published" else None
+        self.spec = published_spec(data_name, num_classes) if label_ids == "published" else None
         self.identity = LabelMap.identity(num_classes)
 
     def find(self, file: File) -> tuple[Path, LabelMap] | None:
@@ -70,8 +70,8 @@ class TruthFolder:
         return [*found, (f"{stem}.png", self.spec.label_map)]
 
 
-def _published(name: str, num_classes: int) -> DatasetSpec | None:
-    """The data set's own ids, where they are known without its folder."""
+def published_spec(name: str, num_classes: int) -> DatasetSpec | None:
+    """The data set of a model, with its own ids, where they are known without its folder."""
     try:
         spec = get_spec(name)
     except ValueError:

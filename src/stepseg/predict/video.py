@@ -52,7 +52,7 @@ def frame_rate(path: Path) -> Fraction:
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     """A file that holds pictures, and nothing beside it, in FFmpeg."""
-    av = _av()
+    av = pyav()
     limits = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
     try:
         with path.open("rb") as file, av.open(file, options=limits) as container:
@@ -70,7 +70,7 @@ def write_video(path: Path, frames: Iterable[Pixels], rate: Fraction) -> None:
         ImageFileError: frames of several sizes, or a rate that the format does not know.
 
     """
-    av = _av()
+    av = pyav()
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}{path.suffix}")
     try:
@@ -94,12 +94,13 @@ def write_video(path: Path, frames: Iterable[Pixels], rate: Fraction) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def check_installed() -> None:
-    """Refuse early where PyAV is missing."""
-    _av()
+def pyav() -> Any:
+    """The library.
 
+    Raises:
+        ValueError: it is not installed.
 
-def _av() -> Any:
+    """
     try:
         import av  # optional, and slow to import
     except ImportError as error:

@@ -43,7 +43,7 @@ def input_files(values: Mapping[str, Any], output: Path) -> list[File]:
     inputs = [str(one) for one in given] if isinstance(given, list) else str(given)
     files = find_files(inputs, recursive=values["recursive"], output=output)
     if any(file.is_video for file in files):
-        video.check_installed()
+        video.pyav()  # refuses early where it is missing
     elif values["mp4"]:
         raise ValueError("mp4=true, but no input is a video")
     return files
