@@ -5,7 +5,7 @@ told apart from a wrong answer by the margin between the two.
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +40,6 @@ class Agreement:
     def is_close(self) -> bool:
         """Whether the two differ by rounding only."""
         return self.equal >= LEAST_AGREEMENT and self.largest_margin <= LARGEST_MARGIN
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values for `result.json`."""
-        return asdict(self)
 
 
 @torch.no_grad()

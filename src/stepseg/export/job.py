@@ -1,11 +1,12 @@
 """One export with static shapes from checkpoint to verified file."""
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from stepseg import __version__
 from stepseg.checkpoint import Checkpoint, without_local_paths
 from stepseg.export.agreement import (
     LARGEST_MARGIN,
@@ -15,7 +16,6 @@ from stepseg.export.agreement import (
     onnx_runner,
     program_runner,
 )
-from stepseg.export.metadata import export_metadata
 from stepseg.export.onnx_file import OPSET, require, write_onnx
 from stepseg.export.program import export_program, write_program
 from stepseg.export.static import StaticSegmenter
@@ -76,7 +76,7 @@ def export_static(
     static = StaticSegmenter(model, reduction, size, scores=job.scores)
     program = export_program(static, job.batch_size)
     exported = replace(without_local_paths(checkpoint.config), reduction=job.reduction)
-    metadata = export_metadata(replace(checkpoint, config=exported), static, job.batch_size)
+    metadata = _metadata(replace(checkpoint, config=exported), static, job.batch_size)
     if format_ == "onnx":
         write_onnx(target, program, metadata, job.opset)
     else:
@@ -91,6 +91,33 @@ def export_static(
         return figures
     run = onnx_runner(target) if format_ == "onnx" else program_runner(target)
     return figures | _verify(model, reduction, run, images, job.batch_size or 1, target)
+
+
+def _metadata(
+    checkpoint: Checkpoint, static: StaticSegmenter, batch_size: int | None
+) -> dict[str, Any]:
+    """What the file says about itself, plain values: all that is needed to use it without stepseg.
+
+    The reduction in ``model`` is the exported one.
+    """
+    outputs = {"labels": "int64 [B, H, W], index into classes"}
+    if static.with_scores:
+        outputs["scores"] = "float32 [B, C, H, W], probability of every class"
+    return {
+        "producer": f"stepseg {__version__}",
+        "classes": checkpoint.data["classes"],
+        "palette": checkpoint.data["palette"],
+        "ignore_index": checkpoint.data["ignore_index"],
+        "data": checkpoint.data["name"],
+        "image_size": list(static.image_size),
+        "batch_size": batch_size or "any",
+        "input": "images: float32 [B, 3, H, W], RGB in 0..1; normalised inside",
+        "outputs": outputs,
+        "tokens_per_stage": static.tokens_per_stage,
+        "model": checkpoint.config.to_dict(),
+        "step": checkpoint.step,
+        "about": checkpoint.about,
+    }
 
 
 def _verify(
@@ -119,7 +146,7 @@ def _verify(
         memory=False,
     )
     return {
-        "agreement": agreement.as_dict(),
+        "agreement": asdict(agreement),
         **{f"{name}_ms_p50": timing.p50_ms for name, timing in timings.items()},
         "threads": torch.get_num_threads(),
     }

@@ -1,7 +1,7 @@
 """A static segmenter as a `torch.export` program, in memory or in a ``.pt2`` file.
 
 The file is loaded without stepseg: ``torch.export.load(path).module()(images)``. Its extra file
-``stepseg.json`` holds what `stepseg.export.metadata` says about it.
+``stepseg.json`` holds what `stepseg.export.job` says about it.
 """
 
 import json
