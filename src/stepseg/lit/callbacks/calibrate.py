@@ -6,12 +6,12 @@ both stay as they are: a part of the state, like a weight that has no gradient.
 """
 
 from dataclasses import replace
+from functools import partial
 
 import lightning as L
 import torch
 
 from stepseg.dcts.policy import OraclePolicy, PolicyNetwork
-from stepseg.dcts.targets import HomogeneityRule
 from stepseg.heads.exit import ConfidenceExit
 from stepseg.heads.temperature import fit_temperatures
 from stepseg.lit.datamodule import SegmentationDataModule
@@ -49,22 +49,12 @@ class Calibrate(L.Callback):
         with trainer.precision_plugin.val_step_context():
             learns = isinstance(policy, PolicyNetwork) and policy.training_mode == "joint"
             if isinstance(policy, PolicyNetwork) and learns and self.policy_images:
-                correct(policy, datamodule, rule, protocol, self.policy_images)
+                batches = datamodule.whole_train_images(self.policy_images)
+                pairs = ((batch["image"], batch["label"]) for batch in batches)
+                total = partial(join_ranks, "windows")
+                correct_policy(policy, pairs, rule, protocol, total)
             if model is not None and model.exit_heads and self.exit_images:
                 temper(model, datamodule, rule.ignore_index, protocol, self.exit_images)
-
-
-def correct(
-    policy: PolicyNetwork,
-    datamodule: SegmentationDataModule,
-    rule: HomogeneityRule,
-    protocol: Protocol,
-    images: int,
-) -> None:
-    """Set the corrections of a policy, in place."""
-    batches = datamodule.whole_train_images(images)
-    pairs = ((batch["image"], batch["label"]) for batch in batches)
-    correct_policy(policy, pairs, rule, protocol, lambda sums: join_ranks("windows", sums))
 
 
 @torch.no_grad()
@@ -104,7 +94,7 @@ def temper(
     fitted = fit_temperatures(
         [torch.cat(parts) for parts in logits.values()],
         [torch.cat(parts) for parts in right.values()],
-        lambda sums: join_ranks("tokens", sums),
+        partial(join_ranks, "tokens"),
     )
     for temperature, value in zip(temperatures, fitted, strict=True):
         temperature.fill_(value)
