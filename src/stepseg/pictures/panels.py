@@ -29,9 +29,9 @@ def enlarge(picture: Image.Image, longer_side: int = SMALL) -> Image.Image:
     )
 
 
-def captioned(picture: Image.Image, text: str, size: int | None = None) -> Image.Image:
+def captioned(picture: Image.Image, text: str) -> Image.Image:
     """A picture under its caption, which shrinks until it fits."""
-    size = size or font_size(picture.width)
+    size = font_size(picture.width)
     face = _fitting_font(text, size, picture.width - 8)
     strip = round(size * 1.6)
     out = Image.new("RGB", (picture.width, picture.height + strip), PAPER)

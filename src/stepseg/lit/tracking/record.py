@@ -47,7 +47,8 @@ def log_table(
         if isinstance(logger, WandbLogger):
             logger.log_table(key, list(columns), [list(row) for row in rows], step=step)
         elif isinstance(logger, TensorBoardLogger):
-            logger.experiment.add_text(key, _markdown(columns, rows), step)
+            shown = [columns, *([_shown(value) for value in row] for row in rows)]
+            logger.experiment.add_text(key, table(shown), step)
     _append_csv(folder / "tables" / f"{key.replace('/', '_')}.csv", columns, rows, step)
 
 
@@ -123,11 +124,6 @@ def _tensorboard_hparams(
     told = {key: v for key, v in told.items() if isinstance(v, bool | int | float | str)}
     for summary in hparams(told, dict(numbers)):
         logger.experiment.file_writer.add_summary(summary)
-
-
-def _markdown(columns: Sequence[str], rows: Sequence[Row]) -> str:
-    lines = [columns, *([_shown(value) for value in row] for row in rows)]
-    return table(lines)
 
 
 def _shown(value: Any) -> str:
