@@ -43,24 +43,18 @@ class Opening(L.Callback):
 
 
 def parameters(module: nn.Module) -> str:
-    """Numbers of parameters by part, in millions."""
-    model = getattr(module, "model", module)
-    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts(model)}
-    learning = {name: learnable(part) for name, part in parts(model)}
-    learn = f", {sum(learning.values()) / 1e6:.2f} M learn" if any(learning.values()) else ""
+    """Numbers of parameters by part, in millions, and of those that take gradients."""
+    counts = {}
+    for name, part in getattr(module, "model", module).named_children():
+        numbers = [(p.numel(), p.requires_grad) for p in part.parameters()]
+        learn = sum(number for number, learns in numbers if learns)
+        counts[name.replace("_", " ")] = sum(number for number, _ in numbers), learn
+    total = sum(count for count, _ in counts.values())
+    learning = sum(learn for _, learn in counts.values())
     listed = ", ".join(
-        f"{name} {count / 1e6:.2f}{' frozen' if learn and not learning[name] else ''}"
-        for name, count in counts.items()
+        f"{name} {count / 1e6:.2f}{' frozen' if learning and not learn else ''}"
+        for name, (count, learn) in counts.items()
         if count
     )
-    return f"{sum(counts.values()) / 1e6:.2f} M parameters ({listed}){learn}"
-
-
-def learnable(module: nn.Module) -> int:
-    """Number of parameters that take gradients."""
-    return sum(p.numel() for p in module.parameters() if p.requires_grad)
-
-
-def parts(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The model's children, in words."""
-    return [(name.replace("_", " "), part) for name, part in model.named_children()]
+    more = f", {learning / 1e6:.2f} M learn" if learning else ""
+    return f"{total / 1e6:.2f} M parameters ({listed}){more}"
