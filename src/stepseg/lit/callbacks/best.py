@@ -6,6 +6,7 @@ it is `best.ckpt` of this run, or lies beside the checkpoint that the user named
 
 import math
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,22 +74,15 @@ class BestCheckpoint(ModelCheckpoint):
         """Whether the best checkpoint is in this run's folder, at last."""
         assert trainer.ckpt_path is not None
         before = Path(trainer.ckpt_path).with_name(BEST)
-        if before.absolute() == self.path.absolute():
-            problem = None if before.is_file() else f"{before} is gone"
-        else:
-            problem = self._copy(before)
-        if problem:
-            tell(f"{problem}: the best validation counts from here on")
-        return problem is None
-
-    def _copy(self, before: Path) -> str | None:
-        """Copy a checkpoint into this run's folder; returns what is wrong with it."""
         try:
             if not before.is_file():
-                return f"{before}, the best checkpoint of the run to resume, is gone"
-            read_point(before)  # a link may lead anywhere: nothing but a checkpoint is copied
+                raise ValueError(f"{before}, the best checkpoint of the run to resume, is gone")
+            if before.absolute() != self.path.absolute():
+                read_point(before)  # a link may lead anywhere: only a checkpoint is copied
+                with before.open("rb") as source:
+                    copy = partial(shutil.copyfileobj, source)
+                    write_atomically(self.path, copy, durable=True)
         except ValueError as error:
-            return str(error)
-        with before.open("rb") as source:
-            write_atomically(self.path, lambda file: shutil.copyfileobj(source, file), durable=True)
-        return None
+            tell(f"{error}: the best validation counts from here on")
+            return False
+        return True
