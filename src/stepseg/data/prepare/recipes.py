@@ -8,6 +8,7 @@ fetched by hand.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -67,8 +68,9 @@ def prepare(spec: DatasetSpec, root: Path, options: Options) -> dict[str, int]:
         raise PrepareError(
             f"nothing to prepare for {spec.name!r}; known are {', '.join(sorted(RECIPES))}"
         )
-    if not _is_complete(spec, root):
-        RECIPES[spec.name](root, options)
+    with suppress(ValueError):
+        return verify_counts(spec, root)  # it is complete
+    RECIPES[spec.name](root, options)
     return verify_counts(spec, root)
 
 
@@ -86,14 +88,6 @@ def verify_counts(spec: DatasetSpec, root: Path) -> dict[str, int]:
                 "Remove the folder and prepare it again from a complete archive."
             )
     return counts
-
-
-def _is_complete(spec: DatasetSpec, root: Path) -> bool:
-    try:
-        verify_counts(spec, root)
-    except ValueError:
-        return False
-    return True
 
 
 def _ade20k(root: Path, options: Options) -> None:
