@@ -103,20 +103,18 @@ def grid_of_arena(
     summaries = list(arena.summaries)
     if sort:
         reverse, name = sort.startswith("-"), sort.lstrip("-")
-        known = [s for s in summaries if _value(s, name) is not None]
-        known.sort(key=lambda s: _sort_key(_value(s, name)), reverse=reverse)
-        summaries = known + [s for s in summaries if _value(s, name) is None]
+        values = {id(s): _cell(s, name).value for s in summaries}
+        known = [s for s in summaries if values[id(s)] is not None]
+        known.sort(key=lambda s: _sort_key(values[id(s)]), reverse=reverse)
+        summaries = known + [s for s in summaries if values[id(s)] is None]
     if group is None:
         return [_grid(arena, arena.title, summaries, columns)]
-    values = dict.fromkeys(show(s.fields.get(group)) for s in summaries)
+    groups: dict[str, list[Summary]] = {}
+    for s in summaries:
+        groups.setdefault(show(s.fields.get(group)) or "-", []).append(s)
     return [
-        _grid(
-            arena,
-            f"{arena.title}; {group} {value or '-'}",
-            [s for s in summaries if show(s.fields.get(group)) == value],
-            columns,
-        )
-        for value in values
+        _grid(arena, f"{arena.title}; {group} {value}", members, columns)
+        for value, members in groups.items()
     ]
 
 
@@ -149,8 +147,7 @@ def _grid(
     numeric = [False, *(c in COLUMNS or c == "seeds" for c in columns)]
     rows = []
     for summary in summaries:
-        cells = [Cell(str(summary.system), str(summary.system))]
-        cells += [_cell(summary, column) for column in columns]
+        cells = [_cell(summary, key) for key in keys]
         if front:
             cells.append(Cell("yes" if summary in front else "", float(summary in front)))
         rows.append(tuple(cells))
@@ -169,6 +166,8 @@ def front_of(summaries: Sequence[Summary]) -> list[Summary]:
 
 
 def _cell(summary: Summary, column: str) -> Cell:
+    if column == "system":
+        return _word(str(summary.system))
     if column == "seeds":
         return Cell(str(len(summary.seeds)), float(len(summary.seeds)))
     if column in COLUMNS:
@@ -177,24 +176,18 @@ def _cell(summary: Summary, column: str) -> Cell:
             return Cell("-")
         return Cell(_spread(spread, COLUMNS[column][1]), spread.mean, spread.std)
     value = summary.fields.get(column)
-    number = float(value) if isinstance(value, int | float) else show(value)
-    return Cell(show(value) or "-", number)
+    if value is None or isinstance(value, int | float):
+        return Cell(show(value) or "-", value)
+    return _word(show(value))
+
+
+def _word(text: str) -> Cell:
+    return Cell(text or "-", text)
 
 
 def _spread(spread: Spread, decimals: int) -> str:
     mean = f"{spread.mean:.{decimals}f}"
     return mean if spread.std is None else f"{mean} ± {spread.std:.{decimals}f}"
-
-
-def _value(summary: Summary, name: str) -> float | str | None:
-    if name == "system":
-        return str(summary.system)
-    if name == "seeds":
-        return float(len(summary.seeds))
-    if name in COLUMNS:
-        return summary.mean(name)
-    value = summary.fields.get(name)
-    return value if isinstance(value, int | float) or value is None else show(value)
 
 
 def _sort_key(value: float | str | None) -> tuple[bool, float, str]:
@@ -206,17 +199,12 @@ def grid_of_matches(matches: Sequence[Match]) -> Grid:
     """Published figures beside ours."""
     rows = []
     for match in matches:
-        text = match.published.text
-        ratio = match.ratio
+        text, ratio = match.published.text, match.ratio
+        said = [match.published.table]
+        said += [text[key] for key in ("label", "dataset", "backbone", "resolution")]
         rows.append(
             (
-                Cell(match.published.table, match.published.table),
-                Cell(text["label"], text["label"]),
-                Cell(text["dataset"], text["dataset"]),
-                Cell(text["backbone"] or "-", text["backbone"]),
-                Cell(text["resolution"], text["resolution"]),
-                Cell(match.summary.label, match.summary.label),
-                Cell(match.figure, match.figure),
+                *map(_word, [*said, match.summary.label, match.figure]),
                 Cell(f"{match.theirs:g}", match.theirs),
                 Cell(f"{match.ours:.2f}", match.ours),
                 Cell(f"{match.difference:+.2f}", match.difference),
@@ -254,7 +242,7 @@ def statistics_grid(arena: Arena) -> Grid | None:
         numbers += [left[h] if h < len(left) else None for h in range(stages - 1)]
         ranges = [s.extremes.get(key) for key in keys[1:]]
         cells = [_counted(n, ends) for n, ends in zip(numbers, ranges, strict=True)]
-        rows.append((Cell(s.label, s.label), *cells))
+        rows.append((_word(s.label), *cells))
     numeric = (False, *([True] * (len(heads) - 1)))
     return Grid(
         f"Superpatches and exits, mean (least to greatest): {arena.title}",
