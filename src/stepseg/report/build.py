@@ -11,10 +11,9 @@ from stepseg.files.writing import write_text
 from stepseg.report.page import Section, make_page
 from stepseg.report.plots.collection import plots_of_arena, plots_of_parts, plots_of_policies
 from stepseg.report.plots.confusion import plots_of_confusion
-from stepseg.report.plots.style import Plot
 from stepseg.report.published import Match, Published, match
 from stepseg.report.rows import Row, rows_of_runs
-from stepseg.report.runs import Collection, Problem, Run, collect
+from stepseg.report.runs import Collection, Problem, collect
 from stepseg.report.summaries import Arena, show, summarise
 from stepseg.report.tables import (
     Grid,
@@ -45,6 +44,11 @@ class Options:
             if name not in FORMATS:
                 raise ValueError(f"unknown format {name!r}; known: {', '.join(FORMATS)}")
 
+    @property
+    def draws(self) -> bool:
+        """Whether a format has plots."""
+        return not {"png", "svg", "html"}.isdisjoint(self.formats)
+
 
 @dataclass(frozen=True, slots=True)
 class Report:
@@ -72,8 +76,8 @@ def build_report(
     """
     collection = collect(folders)
     rows, problems = rows_of_runs(collection.completed)
-    with_rows = {id(row.run) for row in rows} | {id(run) for run in _runs_of(collection, problems)}
-    silent = [run for run in collection.completed if id(run) not in with_rows]
+    told = {row.run.path for row in rows} | {problem.path for problem in problems}
+    silent = [run for run in collection.completed if run.path not in told]
     rows = _choose(rows, options.where)
     # the training of a policy alone has no rows, and so no field to choose it by
     policies = [r for r in silent if r.values.get("policy_calibration") and not options.where]
@@ -84,16 +88,22 @@ def build_report(
     chosen = [name for name in (*(options.columns or ()), options.group) if name]
     check_names([*chosen, *([options.sort.lstrip("-")] if options.sort else [])], arenas)
     matches = match(arenas, published)
-    shown = {id(row.run) for row in rows}
-    drawn = [run for run in collection.completed if id(run) in shown]
-    parts, more = plots_of_parts(drawn)
-    confusions, others = plots_of_confusion(drawn)
-    scores, more_others = plots_of_policies([*drawn, *policies])
-    problems = [*problems, *more, *others, *more_others]
+    shown = {row.run.path for row in rows}
+    drawn = [run for run in collection.completed if run.path in shown]
+    plots_of_runs = {
+        "Block by block": plots_of_parts(drawn),
+        "Which class is taken for which": plots_of_confusion(drawn),
+        "The policy": plots_of_policies([*drawn, *policies]),
+    }
+    problems += [problem for _, undrawn in plots_of_runs.values() for problem in undrawn]
     collection = replace(collection, problems=[*collection.problems, *problems])
     notices = [*notices, *_notices(collection)]
     notices += [f"{run.path}: {run.command} left no figures for a table" for run in silent]
-    sections = _sections(arenas, options, matches, parts, confusions, scores)
+    sections = _sections(arenas, options, matches)
+    if options.draws:
+        sections += [
+            Section(name, [], plots) for name, (plots, _) in plots_of_runs.items() if plots
+        ]
     _write(out, rows, sections, collection, notices, options, made)
     kinds = (
         f"{len(collection.completed)} completed runs, {len(rows)} rows, "
@@ -102,11 +112,6 @@ def build_report(
     )
     grids = [grid for section in sections for grid in section.grids]
     return Report(grids, notices, collection.problems, kinds)
-
-
-def _runs_of(collection: Collection, problems: Sequence[Problem]) -> list[Run]:
-    paths = {problem.path for problem in problems}
-    return [run for run in collection.completed if run.path in paths]
 
 
 def _choose(rows: Sequence[Row], where: Mapping[str, str]) -> list[Row]:
@@ -122,21 +127,13 @@ def _choose(rows: Sequence[Row], where: Mapping[str, str]) -> list[Row]:
     return list(rows)
 
 
-def _sections(
-    arenas: Sequence[Arena],
-    options: Options,
-    matches: Sequence[Match],
-    parts: Sequence[Plot],
-    confusions: Sequence[Plot],
-    scores: Sequence[Plot],
-) -> list[Section]:
-    draw = {"png", "svg", "html"} & set(options.formats)
+def _sections(arenas: Sequence[Arena], options: Options, matches: Sequence[Match]) -> list[Section]:
     sections = []
     for number, arena in enumerate(arenas, start=1):
         grids = grid_of_arena(arena, options.columns, options.sort, options.group)
         statistics = statistics_grid(arena)
         grids += [statistics] if statistics else []
-        plots = plots_of_arena(arena, f"{number:02d}") if draw else []
+        plots = plots_of_arena(arena, f"{number:02d}") if options.draws else []
         sections.append(Section(arena.title, grids, plots))
     if matches:
         note = (
@@ -145,12 +142,6 @@ def _sections(
             "columns; counts of tokens and GMACs are per view of the model."
         )
         sections.append(Section("Published figures", [grid_of_matches(matches)], [], note))
-    if parts and draw:
-        sections.append(Section("Block by block", [], parts))
-    if confusions and draw:
-        sections.append(Section("Which class is taken for which", [], confusions))
-    if scores and draw:
-        sections.append(Section("The policy", [], scores))
     return sections
 
 
