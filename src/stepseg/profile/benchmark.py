@@ -33,6 +33,8 @@ from stepseg.telling import counted
 
 Row = dict[str, Any]
 
+BASELINE = "none"
+"""The name of the dense system."""
 CLOCKS = {
     True: "images on the device to their maps of class ids on the device",
     False: "images on the device to class scores on the patch grid; no map is made",
@@ -99,17 +101,15 @@ def benchmark(
     batches: Sequence[Tensor],
     rounds: Rounds,
     *,
-    baseline: str = "none",
     progress: Callable[[int, int], object] | None = None,
 ) -> dict[str, Row]:
     """Count and time all systems, in turns, each on the same batch within a round.
 
     Args:
         model: ready for inference, where the batches are.
-        reductions: by name.
+        reductions: by name; all are compared with the dense one, `BASELINE`, if it is there.
         batches: float images of one size, ``[B, 3, H, W]`` each.
         rounds: how many, and what is timed.
-        baseline: the name of the dense system; without it nothing is compared.
         progress: told the number of finished rounds and of all rounds.
 
     Returns:
@@ -130,20 +130,20 @@ def benchmark(
     )
     for name, row in rows.items():
         row |= _speed(timings[name], len(batches[0]))
-        if baseline in rows:
-            both = (timings[baseline], timings[name], len(batches))
+        if BASELINE in rows:
+            both = (timings[BASELINE], timings[name], len(batches))
             row["speedup"], row["speedup_cpu"] = speedup(*both), speedup(*both, clock="cpu")
-    compare_costs(rows, baseline)
+    compare_costs(rows)
     return rows
 
 
-def compare_costs(rows: Mapping[str, Row], baseline: str = "none") -> None:
+def compare_costs(rows: Mapping[str, Row]) -> None:
     """Add `macs_ratio` and, where a speed-up is known, `realisation` to all rows.
 
     Both come in two kinds: by wall clock, and by CPU time (`_cpu`).
     """
     for row in rows.values():
-        dense = rows[baseline]["gmacs"] if baseline in rows else None
+        dense = rows[BASELINE]["gmacs"] if BASELINE in rows else None
         row["macs_ratio"] = dense / row["gmacs"] if dense else None
         for kind in ("", "_cpu"):
             gain = row.setdefault(f"speedup{kind}", None)

@@ -16,6 +16,7 @@ from rich.table import Table
 from stepseg.files.spreadsheet import csv_text
 from stepseg.files.writing import write_atomically, write_text
 from stepseg.pictures.looks import COLOURS, GREEN, INK, SEQUENCE, SETTINGS
+from stepseg.plain_types import flat
 
 Row = Mapping[str, Any]
 
@@ -83,9 +84,12 @@ def table_of_parts(parts: Mapping[str, Sequence[Row]]) -> Table:
 
 def write_csv(rows: Sequence[Row], path: Path) -> None:
     """Write rows as CSV: nested figures as ``gmacs_by_part.policy``, lists joined by spaces."""
-    flat = [_flatten(row) for row in rows]
-    columns = list(dict.fromkeys(key for row in flat for key in row))
-    write_text(path, csv_text(columns, flat))
+    lines = [
+        {k: " ".join(map(str, v)) if isinstance(v, list | tuple) else v for k, v in line.items()}
+        for line in map(flat, rows)
+    ]
+    columns = list(dict.fromkeys(key for line in lines for key in line))
+    write_text(path, csv_text(columns, lines))
 
 
 def plot_rows(rows: Sequence[Row], path: Path) -> None:
@@ -171,17 +175,6 @@ def _where(rows: Sequence[Row]) -> str:
     where = protocol.get("device_name") or "counted, not timed"
     size = f"{size} x {size}" if isinstance(size, int) else f"{size[0]} x {size[1]}"
     return f"{size} px, {protocol['dtype']}, {where}"
-
-
-def _flatten(row: Row, prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in row.items():
-        if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{key}.")
-        else:
-            is_list = isinstance(value, list | tuple)
-            flat[prefix + key] = " ".join(map(str, value)) if is_list else value
-    return flat
 
 
 def _show(value: float | Mapping[str, float] | None, form: str) -> str:

@@ -60,10 +60,10 @@ def run(cfg: DictConfig) -> None:
             check_data(checkpoint, datamodule.num_classes, datamodule.spec.name)
         built = {name: system.build() for name, system in chosen.items()}
         reductions = with_tokens(built, options, config.backbone.patch_size)
-        _check(config, reductions, options, values["parts"])
+        sketch = _checked(config, reductions, options, values["parts"])
         if not values["speed"] and options.tokens != "measured":
             result.update({"device": None, "dtype": values["dtype"]})
-            _publish(_count(config, reductions, options), chosen, values, result)
+            _publish(_count(sketch, reductions, options), chosen, values, result)
             return
         images = _images(values, options).to(options.device, options.dtype)
         if values["threads"]:
@@ -84,10 +84,10 @@ def run(cfg: DictConfig) -> None:
             result.update({"parts": _parts(model, reductions, images, options)})
 
 
-def _check(
+def _checked(
     config: ModelConfig, reductions: Mapping[str, Reduction], options: Options, parts: bool
-) -> None:
-    """Refuse what this model cannot carry out, before any weight is made."""
+) -> StepSegmenter:
+    """The model on the meta device; refuses what it cannot carry out before any weight is made."""
     with torch.device("meta"):
         model = build_segmenter(config, load_weights=False)
     for reduction in reductions.values():
@@ -102,12 +102,13 @@ def _check(
             f"parts=true times whole blocks, and {', '.join(inside)} act inside them: leave it "
             f"out of reductions, or use parts=false (gmacs_by_part counts the matching)"
         )
+    return model
 
 
-def _count(config: ModelConfig, reductions: Mapping[str, Reduction], options: Options) -> list[Row]:
+def _count(
+    model: StepSegmenter, reductions: Mapping[str, Reduction], options: Options
+) -> list[Row]:
     """Tokens and MACs alone."""
-    with torch.device("meta"):
-        model = build_segmenter(config, load_weights=False)
     rows = {
         name: prescribed_cost(model, reduction, options.image_size)
         for name, reduction in reductions.items()
