@@ -14,6 +14,8 @@ def folder(tmp_path):
     Image.fromarray(halves).save(tmp_path / "city" / "b.png")
     Image.fromarray(np.full((50, 30), 128, np.uint8)).save(tmp_path / "grey.JPG")
     (tmp_path / "notes.txt").write_text("no image")
+    (tmp_path / "._grey.jpg").write_text("no image: what macOS leaves beside one")
+    (tmp_path / "folder.png").mkdir()
     return tmp_path
 
 

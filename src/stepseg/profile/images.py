@@ -52,7 +52,8 @@ def image_files(folder: str | Path) -> list[Path]:
     """
     if not Path(folder).is_dir():
         raise ValueError(f"images={str(folder)!r} is not a folder")
-    files = sorted(f for f in Path(folder).rglob("*") if f.suffix.lower() in SUFFIXES)
+    inside = sorted(f for f in Path(folder).rglob("*") if f.suffix.lower() in SUFFIXES)
+    files = [file for file in inside if file.is_file() and not file.name.startswith(".")]
     if not files:
         raise ValueError(
             f"images={str(folder)!r} holds no image ({', '.join(SUFFIXES)}), also not in subfolders"
