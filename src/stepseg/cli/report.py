@@ -13,7 +13,6 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from stepseg import __version__
 
@@ -22,15 +21,12 @@ WIDTH = 160
 SOME_LEFT_OUT = 3
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command; see `report` for what it does."""
-    sys.exit(report(arguments))
+OPTIONS = ("columns", "sort", "group", "where", "ignore", "title", "formats")
 
 
-def report(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Collect, write and print; returns the exit status."""
-    parser = _parser()
-    given = parser.parse_args(arguments)
+    given = _parser().parse_args(arguments)
     # here, because --help needs nothing of it
     from rich.console import Console
 
@@ -49,7 +45,7 @@ def report(arguments: Sequence[str] | None = None) -> int:
         done = build_report(
             given.folders,
             out,
-            Options(**_options(given)),
+            Options(**{name: getattr(given, name) for name in OPTIONS}),
             published,
             made=f"stepseg {__version__}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         )
@@ -68,18 +64,6 @@ def report(arguments: Sequence[str] | None = None) -> int:
     return SOME_LEFT_OUT if done.problems else 0
 
 
-def _options(given: argparse.Namespace) -> dict[str, Any]:
-    return {
-        "columns": _list(given.columns),
-        "sort": given.sort,
-        "group": given.group,
-        "where": _pairs(given.where),
-        "ignore": _list(given.ignore) or [],
-        "title": given.title,
-        "formats": _list(given.formats) or [],
-    }
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="stepseg-report", description="Tables, plots and one HTML page of any number of runs."
@@ -88,31 +72,31 @@ def _parser() -> argparse.ArgumentParser:
     add("folders", nargs="+", type=Path, metavar="DIR", help="searched for result.json files")
     add("--out", type=Path, help="folder to write to (default: report/ in the first DIR)")
     add("--title", default="stepseg report", help="heading of the page")
-    add("--columns", help="figures and fields to show, separated by commas")
+    add("--columns", type=_names, help="figures and fields to show, separated by commas")
     add("--sort", metavar="NAME", help="column to sort by; --sort=-mIoU: largest first")
     add("--group", metavar="FIELD", help="one table for each value of a field, such as backbone")
-    add("--where", action="append", default=[], metavar="FIELD=VALUE", help="only these rows")
-    add("--ignore", metavar="FIELDS", help="fields (commit,versions) that do not keep seeds apart")
-    add("--formats", default="csv,md,tex,png,svg,html", help="what to write (default: %(default)s)")
+    add("--where", action="append", type=_pair, default=[], metavar="FIELD=VALUE",
+        help="only these rows")  # fmt: skip
+    add("--ignore", type=_names, default=[], metavar="FIELDS",
+        help="fields (commit,versions) that do not keep seeds apart")  # fmt: skip
+    add("--formats", type=_names, default="csv,md,tex,png,svg,html",
+        help="what to write (default: %(default)s)")  # fmt: skip
     add("--published", type=Path, help="folder or published.csv with figures to compare with")
     add("--no-published", action="store_true", help="leave published figures out")
     add("--version", action="version", version=f"stepseg {__version__}")
     return parser
 
 
-def _list(text: str | None) -> list[str] | None:
-    return [word.strip() for word in text.split(",") if word.strip()] if text else None
+def _names(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
 
 
-def _pairs(texts: Sequence[str]) -> dict[str, str]:
-    pairs = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals or not name:
-            raise ValueError(f"--where {text!r}: write FIELD=VALUE, such as data=camvid")
-        pairs[name] = value
-    return pairs
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise argparse.ArgumentTypeError(f"{text!r}: write FIELD=VALUE, such as data=camvid")
+    return name, value
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -3,8 +3,8 @@
 Not here: arguments and exit status (`stepseg.cli.report`).
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stepseg.files.writing import write_text
@@ -34,7 +34,8 @@ class Options:
     columns: Sequence[str] | None = None
     sort: str | None = None
     group: str | None = None
-    where: Mapping[str, str] = field(default_factory=dict)
+    where: Sequence[tuple[str, str]] = ()
+    """Fields and the values that rows need to have."""
     ignore: Sequence[str] = ()
     title: str = "stepseg report"
     formats: Sequence[str] = FORMATS
@@ -114,8 +115,8 @@ def build_report(
     return Report(grids, notices, collection.problems, kinds)
 
 
-def _choose(rows: Sequence[Row], where: Mapping[str, str]) -> list[Row]:
-    for name, value in where.items():
+def _choose(rows: Sequence[Row], where: Sequence[tuple[str, str]]) -> list[Row]:
+    for name, value in where:
         known = dict.fromkeys(show(r.fields.get(name)) for r in rows if name in r.fields)
         if not known:
             fields = sorted({n for r in rows for n in r.fields if not n.startswith("train.")})
