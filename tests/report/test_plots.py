@@ -148,11 +148,12 @@ def test_labels_cover_neither_points_nor_each_other():
 
 def test_files_are_written_and_the_same_each_time(plots, tmp_path):
     plot = plots["p-accuracy-cost"]
-    png, svg = plot.save(tmp_path)
+    png, svg = (tmp_path / f"{plot.name}.{kind}" for kind in ("png", "svg"))
+    plot.save(tmp_path, ("png", "svg"))
     assert Image.open(png).size == (1050, 690)
     text = svg.read_text()
     ElementTree.fromstring(text)
-    plot.save(tmp_path)
+    plot.save(tmp_path, ("png", "svg"))
     assert svg.read_text() == text
 
 

@@ -76,9 +76,7 @@ def prescribed_cost(model: StepSegmenter, reduction: Reduction, image_size: tupl
     cells = on_grid if inside else None
     parts = {"policy": policy} | macs_of_stages(model, stages, cells, inside, on_grid)
     counts = [[number] for number in tokens]
-    return _cost({p: [macs] for p, macs in parts.items()}, counts) | _exits(
-        model, reduction, counts
-    )
+    return _cost(model, reduction, {p: [macs] for p, macs in parts.items()}, counts)
 
 
 @torch.inference_mode()
@@ -92,7 +90,7 @@ def measured_cost(model: StepSegmenter, reduction: Reduction, batches: Sequence[
             parts.setdefault(part, []).extend(macs)
         for stage, numbers in zip(stages, output.tokens_per_stage, strict=True):
             stage.extend(numbers)
-    return _cost(parts, stages) | _exits(model, reduction, stages)
+    return _cost(model, reduction, parts, stages)
 
 
 def benchmark(
@@ -175,23 +173,23 @@ def _segment(
     return output.prediction() if with_map else output.cell_scores()
 
 
-def _cost(parts: dict[str, list[int]], stages: Sequence[Sequence[int]]) -> Row:
-    totals = total_macs(parts)
+def _cost(
+    model: StepSegmenter,
+    reduction: Reduction,
+    parts: dict[str, list[int]],
+    stages: Sequence[Sequence[int]],
+) -> Row:
+    """Means over images, and of a reduction with exits whether they pay."""
+    totals, tokens = total_macs(parts), [fmean(numbers) for numbers in stages]
+    exits = exit_shares(model, reduction.exit_blocks, tokens)
     return {
         "gmacs": fmean(totals) / 1e9,
         "gmacs_std": pstdev(totals) / 1e9,
         "gmacs_max": max(totals) / 1e9,
         "gmacs_by_part": {part: fmean(macs) / 1e9 for part, macs in parts.items()},
-        "tokens_per_stage": [fmean(numbers) for numbers in stages],
+        "tokens_per_stage": tokens,
+        **({"exits": exits} if exits else {}),
     }
-
-
-def _exits(model: StepSegmenter, reduction: Reduction, stages: Sequence[Sequence[int]]) -> Row:
-    """Whether exits pay, of a reduction that has some."""
-    if not reduction.exit_blocks:
-        return {}
-    means = [fmean(numbers) for numbers in stages]
-    return {"exits": exit_shares(model, reduction.exit_blocks, means)}
 
 
 def _speed(timing: Timing, batch_size: int) -> Row:

@@ -35,8 +35,6 @@ class Trace:
     by_module: dict[str, int]
     """By dotted name within the segmenter; ``""`` is all of it."""
     by_operator: dict[str, int]
-    not_counted: dict[str, int]
-    """How often each operator that the counter does not know was called."""
 
 
 def trace_fvcore(
@@ -58,7 +56,6 @@ def trace_fvcore(
                 if name
             },
             by_operator={name: int(count) for name, count in analysis.by_operator().items()},
-            not_counted=dict(analysis.unsupported_ops()),
         )
 
 

@@ -44,17 +44,14 @@ class Plot:
         self.figure.draw_without_rendering()
         self.figure.set_layout_engine("none")
 
-    def save(self, folder: Path, kinds: Sequence[str] = ("png", "svg")) -> list[Path]:
-        """Write it, for each kind of file."""
-        paths = []
+    def save(self, folder: Path, kinds: Sequence[str]) -> None:
+        """Write it, for each kind of file: ``png``, ``svg``."""
         for kind in kinds:
             path = folder / f"{self.name}.{kind}"
             options: dict[str, Any] = {"format": kind, "facecolor": "white"}
             options |= {"dpi": 150} if kind == "png" else {"metadata": {"Date": None}}
             with mpl.rc_context({"svg.hashsalt": self.name}):
                 write_atomically(path, partial(self.figure.savefig, **options))
-            paths.append(path)
-        return paths
 
     def inline(self) -> str:
         """The plot as SVG inside a page: its ink is the page's, points carry their tips."""
