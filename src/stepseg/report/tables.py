@@ -45,22 +45,11 @@ FIELD_TITLES = {
     "edge_weight": "edge weight",
     "keep_per_class": "kept per class",
 }
-
-
-MATCH_COLUMNS = {
-    "table": "table",
-    "row": "published row",
-    "data": "data",
-    "backbone": "backbone",
-    "resolution": "px",
-    "line": "our line",
-    "figure": "figure",
-    "published": "published",
-    "ours": "ours",
-    "difference": "difference",
-    "ratio": "ratio",
-    "note": "note",
-}
+MATCH_COLUMNS = (
+    "table", "row", "data", "backbone", "resolution", "line", "figure", "published", "ours",
+    "difference", "ratio", "note",
+)  # fmt: skip
+MATCH_TITLES = {"row": "published row", "resolution": "px", "line": "our line"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,10 +201,9 @@ def grid_of_matches(matches: Sequence[Match]) -> Grid:
                 Cell(match.note, match.note),
             )
         )
-    keys = tuple(MATCH_COLUMNS)
-    heads = tuple(MATCH_COLUMNS.values())
-    numeric = tuple(key in ("published", "ours", "difference", "ratio") for key in keys)
-    return Grid("Published figures beside ours", keys, heads, numeric, tuple(rows))
+    heads = tuple(MATCH_TITLES.get(key, key) for key in MATCH_COLUMNS)
+    numeric = tuple(key in ("published", "ours", "difference", "ratio") for key in MATCH_COLUMNS)
+    return Grid("Published figures beside ours", MATCH_COLUMNS, heads, numeric, tuple(rows))
 
 
 def statistics_grid(arena: Arena) -> Grid | None:
