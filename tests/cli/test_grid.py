@@ -13,7 +13,6 @@ from stepseg.checkpoint import KEY, describe
 from stepseg.cli.evaluate.job import evaluate
 from stepseg.data.specs import get_spec
 from stepseg.evaluation import Evaluator
-from stepseg.grid.table import pareto
 
 MODEL = {
     "num_classes": 11,
@@ -205,9 +204,3 @@ def test_every_point_saves_its_maps(run, tmp_path):
     run(tmp_path, "sweep.exit_thresholds=[0.2,0.3]", "save_predictions=true")
     for folder in ("000", "001"):
         assert len(list((tmp_path / "predictions" / folder).glob("*.png"))) == 5
-
-
-def test_pareto_by_hand():
-    numbers = [(50, 2), (50, 3), (52, 3), (40, 1), (40, 1), (39, 4)]
-    rows = [{"mIoU": miou, "gmacs_mean": macs} for miou, macs in numbers]
-    assert pareto(rows) == [True, False, True, True, True, False]

@@ -9,7 +9,6 @@ from rich.table import Table
 from stepseg.files.spreadsheet import csv_text
 from stepseg.files.writing import write_text
 from stepseg.metrics.calibration import calibration_errors
-from stepseg.report.pareto import pareto_front
 from stepseg.telling import show_table
 
 Row = Mapping[str, Any]
@@ -21,17 +20,11 @@ LISTS = {
 """Figures by stage or head, and how their columns begin."""
 
 
-def pareto(rows: Sequence[Row]) -> list[bool]:
-    """Which rows no other beats: in one of mIoU and GMACs, without losing in the other."""
-    best = pareto_front([(row["gmacs_mean"], row["mIoU"]) for row in rows])
-    return [index in best for index in range(len(rows))]
-
-
 def print_grid(rows: Sequence[Row], axes: Sequence[Mapping[str, Any]], title: str) -> None:
     """Print all rows, the most accurate first, the Pareto-optimal ones marked.
 
     Args:
-        rows: of the grid.
+        rows: of the grid, with ``pareto``.
         axes: per row the swept values.
         title: of the table.
 
@@ -40,9 +33,8 @@ def print_grid(rows: Sequence[Row], axes: Sequence[Mapping[str, Any]], title: st
     names = list(dict.fromkeys(name for values in axes for name in values))
     for name in (*names, "mIoU", "tokens in", "tokens out", "GMACs", ""):
         table.add_column(name, justify="left" if name in names else "right")
-    marked = sorted(zip(rows, axes, pareto(rows), strict=True), key=lambda item: -item[0]["mIoU"])
-    for row, values, best in marked:
-        tokens = row["tokens_per_stage"]
+    for row, values in sorted(zip(rows, axes, strict=True), key=lambda item: -item[0]["mIoU"]):
+        tokens, best = row["tokens_per_stage"], row["pareto"]
         table.add_row(
             *(_shown(values.get(name)) for name in names),
             f"{row['mIoU']:.2f}",

@@ -10,8 +10,8 @@ from stepseg.cli.result import Result
 from stepseg.files.confusion import write_confusion
 from stepseg.grid.points import Point
 from stepseg.grid.store import GridStore, point_digest, point_key
-from stepseg.grid.table import pareto
 from stepseg.lit.callbacks.partial_counts import SnapshotCallback
+from stepseg.report.pareto import pareto_front
 from stepseg.telling import tell
 
 
@@ -88,8 +88,8 @@ class GridRun:
             for point in self.points
             if point_key(point) in self.store.rows
         ]
-        marks = pareto(finished)
-        return [{**row, "pareto": best} for row, best in zip(finished, marks, strict=True)]
+        best = pareto_front([(row["gmacs_mean"], row["mIoU"]) for row in finished])
+        return [{**row, "pareto": index in best} for index, row in enumerate(finished)]
 
     def _evaluate(self, points: Sequence[Point]) -> int:
         """One pass over the data; returns how many images an earlier run has counted."""
