@@ -77,10 +77,7 @@ def load_published(folder: Path) -> list[Published]:
             and the line.
 
     """
-    if folder.is_file():
-        paths = [folder]
-    else:
-        paths = sorted(folder.rglob(NAME))
+    paths = [folder] if folder.is_file() else sorted(folder.rglob(NAME))
     if not paths:
         raise ValueError(f"no {NAME} below {folder}")
     return [entry for path in paths for entry in _load(path)]
@@ -147,10 +144,10 @@ def match(arenas: Iterable[Arena], published: Sequence[Published]) -> list[Match
 
 def comparable_figures(summary: Summary) -> dict[str, float]:
     """A line's figures under the names of `published.csv`, counts and costs per view."""
-    views = summary.mean("views") or 1.0
+    gmacs, views = summary.mean("gmacs"), summary.mean("views") or 1.0
     figures = {
         "mIoU": summary.mean("mIoU"),
-        "GMACs": _by(summary.mean("gmacs"), views),
+        "GMACs": None if gmacs is None else gmacs / views,
         "FPS": summary.mean("images_per_s"),
         "tokens": summary.tokens[0] if summary.tokens else None,
         "exited_percent": summary.mean("exited_percent"),
@@ -188,7 +185,3 @@ def _note(entry: Published, summary: Summary, arena: Arena) -> str:
         machine = arena.key.get("hardware") or summary.fields.get("device")
         words.append(f"our speed on {machine}")
     return "; ".join(words)
-
-
-def _by(value: float | None, divisor: float) -> float | None:
-    return None if value is None else value / divisor

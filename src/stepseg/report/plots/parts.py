@@ -10,13 +10,12 @@ from matplotlib.ticker import LogLocator, NullLocator
 from stepseg.pictures.looks import HATCHES, INK, SETTINGS
 from stepseg.report.plots.style import Plot, legend_of_fills, new_figure
 
-KINDS = {  # what a part is: colour
-    "block": "#0072B2",
-    "head": "#D55E00",
-    "exit rule": "#E69F00",
-    "around": "#009E73",
+KINDS = {  # what a part is: colour, mark, hatching
+    "block": ("#0072B2", "o", HATCHES[0]),
+    "head": ("#D55E00", "^", HATCHES[1]),
+    "exit rule": ("#E69F00", "D", HATCHES[2]),
+    "around": ("#009E73", "s", HATCHES[3]),
 }
-MARKS = {"block": "o", "head": "^", "exit rule": "D", "around": "s"}
 TINY = 0.002
 """Parts below this share of the slowest are left out."""
 
@@ -50,7 +49,7 @@ def layer_profile(
         lower.yaxis.set_major_formatter("{x:g}")
         lower.yaxis.set_minor_locator(NullLocator())
         kinds = dict.fromkeys(kind_of(p["part"]) for p in shown)
-        fills = {kind: (KINDS[kind], _hatch(kind)) for kind in kinds}
+        fills = {kind: (KINDS[kind][0], KINDS[kind][2]) for kind in kinds}
         legend_of_fills(upper, fills, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=4)
         upper.set_ylabel("GMACs per image")
         lower.set_ylabel("images/s of this part (log)")
@@ -74,20 +73,15 @@ def _draw_part(
     upper: Axes, lower: Axes, part: Mapping[str, Any], place: int, batch: int, name: str
 ) -> dict[str, str]:
     """A bar of GMACs above, a mark of speed below, and what to say about them."""
-    kind = kind_of(part["part"])
-    colour = KINDS[kind]
+    colour, mark, hatch = KINDS[kind_of(part["part"])]
     gmacs, speed = part.get("gmacs") or 0.0, 1000 * batch / part["ms"]
     (bar,) = upper.bar(
-        [place], [gmacs], color=colour, hatch=_hatch(kind), edgecolor="white", linewidth=0.5
+        [place], [gmacs], color=colour, hatch=hatch, edgecolor="white", linewidth=0.5
     )
     bar.set_gid(f"{name}-macs-{place}")
     lower.vlines(place, 0, speed, color=colour, linewidth=1.2)
     gid = f"{name}-speed-{place}"
-    lower.plot([place], [speed], MARKS[kind], color=colour, markersize=7, gid=gid)
+    lower.plot([place], [speed], mark, color=colour, markersize=7, gid=gid)
     words = f"{part['part'].replace('_', ' ')}: {gmacs:.3g} GMACs, {part['ms']:.3g} ms"
     words += f", {speed:.3g} images/s"
     return {f"{name}-macs-{place}": words, gid: words}
-
-
-def _hatch(kind: str) -> str:
-    return HATCHES[list(KINDS).index(kind)]

@@ -19,24 +19,20 @@ def placements(arena: Arena) -> list[tuple[Summary | None, list[Summary]]]:
     The baseline is the line that merges alike and lets nobody leave.
     """
     own = ("system", "exit_blocks", "exit_threshold", "exit_rule", "keep_per_class", "exit_tokens")
-    sets: dict[frozenset, list[Summary]] = {}
+    sets: dict[tuple[frozenset, frozenset], list[Summary]] = {}
     bases: dict[frozenset, Summary] = {}
     for s in arena.summaries:
-        rest = {k: v for k, v in s.fields.items() if v is not None and k not in own}
-        without = frozenset(rest.items())
-        if not s.system.exit_blocks:
-            bases[without] = s
-            continue
-        rule = {k: s.fields.get(k) for k in own[2:]}
-        sets.setdefault(frozenset({**rest, **rule}.items()), []).append(s)
-    found = []
-    for summaries in sets.values():
-        if len({s.system.exit_blocks for s in summaries}) < 3:
-            continue
-        first = summaries[0].fields
-        rest = {k: v for k, v in first.items() if v is not None and k not in own}
-        found.append((bases.get(frozenset(rest.items())), summaries))
-    return found
+        rest = frozenset((k, v) for k, v in s.fields.items() if v is not None and k not in own)
+        if s.system.exit_blocks:
+            rule = frozenset((k, s.fields.get(k)) for k in own[2:])
+            sets.setdefault((rest, rule), []).append(s)
+        else:
+            bases[rest] = s
+    return [
+        (bases.get(rest), summaries)
+        for (rest, _), summaries in sets.items()
+        if len({s.system.exit_blocks for s in summaries}) >= 3
+    ]
 
 
 def placement_map(
