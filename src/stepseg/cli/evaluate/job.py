@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import lightning as L
 from omegaconf import DictConfig
 
 from gpu_pool.guard import check_sweep
@@ -12,7 +11,6 @@ from stepseg.cli.comparison import print_comparison
 from stepseg.cli.config import checkpoint_reduction, output_dir, overrides, plain, recorded
 from stepseg.cli.evaluate.grid import GridRun
 from stepseg.cli.evaluate.setting import Setting
-from stepseg.cli.result import Result
 from stepseg.cli.tracking import tracked_result
 from stepseg.cli.trainer import clear_failures
 from stepseg.grid.points import Point, grid_points
@@ -40,7 +38,16 @@ def evaluate(cfg: DictConfig) -> float | None:
             rows = grid.run(values["grid"]["points_per_pass"], result)
         if trainer.is_global_zero:
             _show(rows, points, f"{spec.name}, {setting.checkpoint.path.name}")
-            _publish(rows, trainer, spec.classes, result, values["reductions"])
+            write_grid_csv(output_dir() / "results.csv", rows, spec.classes)
+            log_final(
+                trainer.loggers,
+                output_dir(),
+                result.described(),
+                {row["name"]: row for row in rows},
+                step=0,
+                classes=spec.classes,
+                each=values["reductions"] is not None,
+            )
         check_figures(rows)
     return rows[-1]["mIoU"]
 
@@ -50,26 +57,6 @@ def check_figures(rows: Sequence[Mapping[str, Any]]) -> None:
     problems = {problem: row["name"] for row in rows for problem in row.get("problems", ())}
     if problems:
         raise ValueError("; ".join(f"{name}: {text}" for text, name in problems.items()))
-
-
-def _publish(
-    rows: Sequence[Mapping[str, Any]],
-    trainer: L.Trainer,
-    classes: Sequence[str],
-    result: Result,
-    systems: Sequence[str] | None,
-) -> None:
-    """The rows as a CSV file, and to the loggers."""
-    write_grid_csv(output_dir() / "results.csv", rows, classes)
-    log_final(
-        trainer.loggers,
-        output_dir(),
-        result.described(),
-        {row["name"]: row for row in rows},
-        step=0,
-        classes=classes,
-        each=systems is not None,
-    )
 
 
 def _show(rows: Sequence[Mapping[str, Any]], points: Sequence[Point], title: str) -> None:
