@@ -5,10 +5,9 @@ data, classes, images and protocol (accuracy), or machine and protocol (benchmar
 Rows that repeat the same seed count once: they are averaged first, so that no seed weighs double.
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import fmean, stdev
+from statistics import fmean, mode, stdev
 from typing import Any
 
 from stepseg.report.rows import Row
@@ -183,7 +182,7 @@ def _repetition(seed: str, rows: Sequence[Row]) -> str:
 def _arena(key: Mapping[str, Any], summaries: list[Summary]) -> Arena:
     summaries.sort(key=_order)
     differing = _differing(summaries, key)
-    usual = {n: _mode([s.fields.get(n) for s in summaries]) for n in USUAL if n in differing}
+    usual = {n: mode(s.fields.get(n) for s in summaries) for n in USUAL if n in differing}
     labelled = []
     for summary in summaries:
         told = [n for n in differing if n not in usual or summary.fields.get(n) != usual[n]]
@@ -213,10 +212,6 @@ def _says_more(name: str, summaries: Sequence[Summary], chosen: Sequence[str]) -
         alike = (str(summary.system), *(summary.fields.get(c) for c in chosen))
         values.setdefault(alike, set()).add(summary.fields.get(name))
     return any(len(found) > 1 for found in values.values())
-
-
-def _mode(values: Sequence[Any]) -> Any:
-    return Counter(values).most_common(1)[0][0]
 
 
 def _word(name: str, value: Any) -> str:
