@@ -146,6 +146,13 @@ def test_labels_cover_neither_points_nor_each_other():
             assert not box.contains(*axes.transData.transform(point))
 
 
+def test_placements_are_drawn_without_the_cost_of_their_baseline():
+    placed = [(4.9, [4]), (5.5, [6]), (4.7, [4, 6])]
+    entries = [accuracy_row(32.0, cost, None, {**EXIT, "blocks": b}) for cost, b in placed]
+    arena = arena_of(evaluation([accuracy_row(33.0, None), *entries]))
+    assert "p-placement" in [plot.name for plot in plots_of_arena(arena, "p")]
+
+
 def test_files_are_written_and_the_same_each_time(plots, tmp_path):
     plot = plots["p-accuracy-cost"]
     png, svg = (tmp_path / f"{plot.name}.{kind}" for kind in ("png", "svg"))

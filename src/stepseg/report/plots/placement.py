@@ -45,9 +45,7 @@ def placement_map(
     with mpl.rc_context(SETTINGS):
         figure = new_figure()
         axes = figure.subplots()
-        tips, labels = _markers(axes, base, known, "mIoU", name, (9, 16))
-        axes.margins(0.15)
-        axes.set_xlabel("GMACs per image")
+        tips, labels = _over_cost(axes, base, known, "mIoU", name, (9, 16))
         axes.set_ylabel("mIoU, percent")
         axes.set_title(f"Placement of exit heads after blocks ...\n{where}", fontsize=9)
         shaded = _shade(axes, base)
@@ -58,7 +56,7 @@ def placement_map(
     return Plot(name, figure, "Placement of exit heads", description, tips)
 
 
-def _markers(
+def _over_cost(
     axes: mpl.axes.Axes,
     base: Summary | None,
     placed: Sequence[Summary],
@@ -68,9 +66,8 @@ def _markers(
 ) -> tuple[dict[str, str], list[tuple[float, float, str]]]:
     """A figure over the cost: a dot per placement, a star without exits (`sizes` of both)."""
     tips, labels = {}, []
-    shown = [base, *placed] if base and base.mean(figure) else placed
-    for index, s in enumerate(shown):
-        assert s is not None
+    known = base is not None and {figure, "gmacs"} <= base.figures.keys()
+    for index, s in enumerate([base, *placed] if base and known else placed):
         is_base = s is base
         x, y, gid = s.figures["gmacs"].mean, s.figures[figure].mean, f"{name}-{index}"
         axes.plot(
@@ -79,6 +76,8 @@ def _markers(
         )  # fmt: skip
         labels.append((x, y, "no exits" if is_base else ",".join(map(str, s.system.exit_blocks))))
         tips[gid] = tip(s)
+    axes.margins(0.15)
+    axes.set_xlabel("GMACs per image")
     return tips, labels
 
 
@@ -109,22 +108,16 @@ def placement_costs(
         axes = figure.subplots(1, 2 if has_speed else 1, squeeze=False)[0]
         tips = _pruned(axes[-1], left, name)
         if has_speed:
-            tips |= _speed(axes[0], base, timed, name)
+            speeds, labels = _over_cost(
+                axes[0], base, timed, "images_per_s", f"{name}-speed", (8, 14)
+            )
+            axes[0].set_ylabel("images/s")
+            place_labels(axes[0], labels, [(x, y) for x, y, _ in labels])
+            tips |= speeds
         figure.suptitle(f"Exits by placement: {where}", x=0.01, ha="left", fontsize=10)
     shares = "; ".join(f"{s.system}: {100 * (1 - s.tokens[-1] / s.tokens[0]):.0f} %" for s in left)
     description = f"Share of the tokens after merging that leave early, by placement: {shares}."
     return Plot(name, figure, "Speed and pruned tokens by placement", description, tips)
-
-
-def _speed(
-    axes: mpl.axes.Axes, base: Summary | None, timed: Sequence[Summary], name: str
-) -> dict[str, str]:
-    tips, labels = _markers(axes, base, timed, "images_per_s", f"{name}-speed", (8, 14))
-    axes.margins(0.15)
-    axes.set_xlabel("GMACs per image")
-    axes.set_ylabel("images/s")
-    place_labels(axes, labels, [(x, y) for x, y, _ in labels])
-    return tips
 
 
 def _pruned(axes: mpl.axes.Axes, summaries: Sequence[Summary], name: str) -> dict[str, str]:
