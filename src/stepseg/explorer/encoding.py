@@ -7,7 +7,6 @@ compared keep their 32 bits. Pictures are WebP.
 import base64
 import json
 import zlib
-from typing import Any
 
 import numpy as np
 from markupsafe import Markup
@@ -21,12 +20,6 @@ def pack(values: NDArray) -> str:
     """The bytes of an array, little-endian and compressed, as base64."""
     little = np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<"))
     return base64.b64encode(zlib.compress(little.tobytes(), 9)).decode()
-
-
-def unpack(text: str, dtype: Any) -> NDArray:
-    """The flat array that was packed."""
-    data = zlib.decompress(base64.b64decode(text))
-    return np.frombuffer(data, dtype=np.dtype(dtype).newbyteorder("<"))
 
 
 def json_in_html(value: object) -> Markup:

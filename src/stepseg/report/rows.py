@@ -73,7 +73,6 @@ class Row:
     """Least and greatest of an image, per view: ``superpatches_2``, ``exited_1``, ..."""
     parts: Mapping[str, float] = field(default_factory=dict)
     """GMACs by part."""
-    per_class: tuple[float | None, ...] = ()
 
 
 def rows_of_runs(runs: Sequence[Run]) -> tuple[list[Row], list[Problem]]:
@@ -211,7 +210,6 @@ def _row(
             for part in mapping(entry.get("gmacs_by_part"))
             if (macs := number(mapping(entry["gmacs_by_part"]), part)) is not None
         },
-        per_class=tuple(entry.get("per_class_IoU") or ()),
     )
 
 
