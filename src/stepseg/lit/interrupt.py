@@ -76,7 +76,8 @@ class StopOnSignal(Checkpoint):
         received = self._received
         if trainer.world_size > 1:
             # Ranks get the signal at different steps, or only some of them do.
-            received = int(max(self._gather(trainer, received)))
+            mine = torch.tensor(received, device=trainer.strategy.root_device)
+            received = int(trainer.strategy.reduce(mine, reduce_op="max"))  # a wait per step
         if not received:
             return
         last = next(
@@ -85,9 +86,3 @@ class StopOnSignal(Checkpoint):
         raise TrainingInterrupted(
             received, trainer.global_step, last.save(trainer) if last else None
         )
-
-    @staticmethod
-    def _gather(trainer: L.Trainer, value: int) -> list[int]:
-        mine = torch.tensor([value], device=trainer.strategy.root_device)
-        gathered: Any = trainer.strategy.all_gather(mine)
-        return gathered.flatten().tolist()
