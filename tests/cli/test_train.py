@@ -140,6 +140,25 @@ def test_fine_tuning_starts_from_the_folder_of_a_run(trained, data, tmp_path):
         train(compose_config("train", [*overrides, *wrong], tmp_path / "wrong"))
 
 
+def test_a_policy_that_is_named_stays_beside_other_weights(trained, data, tmp_path):
+    """The weights to start from bring one, too."""
+    other = read_checkpoint(trained / "checkpoints" / "best.ckpt").build()
+    for weight in other.policy.parameters():
+        torch.nn.init.constant_(weight, 0.25)
+    torch.save({"state_dict": other.state_dict()}, tmp_path / "policy.ckpt")
+    overrides = ["data=camvid", f"data.root={data}", *SMALL, f"init_from={trained}"]
+    overrides += ["policy.training=frozen", f"policy.checkpoint={tmp_path / 'policy.ckpt'}"]
+    overrides += ["trainer.max_steps=1", "compare=false", "card=false", "optim.warmup_steps=0"]
+    with pytest.raises(ValueError, match="both bring a policy: drop one"):
+        train(compose_config("train", [*overrides, "task=policy"], tmp_path / "alone"))
+    train(compose_config("train", overrides, tmp_path / "tuned"))
+    told = result_of(tmp_path / "tuned")["init_from"]
+    assert "new: " not in told
+    after = read_checkpoint(tmp_path / "tuned" / "checkpoints" / "best.ckpt").build()
+    same = zip(after.policy.parameters(), other.policy.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in same)
+
+
 def test_a_frozen_encoder_stays_as_it_came_also_on_resuming(trained, data, tmp_path, capsys):
     overrides = ["data=camvid", f"data.root={data}", *SMALL, f"init_from={trained}"]
     overrides += ["backbone.frozen=true", "compare=false", "callbacks.pictures=null"]

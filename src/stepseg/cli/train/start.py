@@ -17,6 +17,8 @@ PARTS = ("backbone", "policy", "decoder", "exit_heads", "scorers")
 def read_start(values: Mapping[str, Any]) -> Checkpoint | None:
     """The checkpoint of `init_from`; None: random or timm's weights.
 
+    Its policy gives way to one that is named by itself.
+
     Raises:
         ValueError: it cannot be read, or something else is to bring the same weights.
 
@@ -30,9 +32,16 @@ def read_start(values: Mapping[str, Any]) -> Checkpoint | None:
                 f"{values['backbone'][key]!r} both bring a backbone: drop one"
             )
     start = read_checkpoint(values["init_from"])
-    left_out = values["init_without"]
-    if unknown := set(left_out) - set(PARTS):
+    left_out = {*values["init_without"]}
+    if unknown := left_out - {*PARTS}:
         raise ValueError(f"init_without={sorted(unknown)}: parts of a model are {', '.join(PARTS)}")
+    if named := values["policy"].get("checkpoint"):
+        if values["task"] == "policy":
+            raise ValueError(
+                f"init_from={values['init_from']!r} and policy.checkpoint={named!r} both bring "
+                "a policy: drop one"
+            )
+        left_out.add("policy")
     state = {k: v for k, v in start.state.items() if k.partition(".")[0] not in left_out}
     return replace(start, state=state)
 
@@ -59,6 +68,8 @@ def start_from(start: Checkpoint, module: SegmentationModule | PolicyModule) -> 
         fits = done.taken > 0
     else:
         done = take_over(module.model, start.state, classes, module.spec.classes)
+        if module.config.policy and module.config.policy.checkpoint:
+            done.new = [key for key in done.new if not key.startswith("policy.")]
         fits = "backbone.patch_embed.proj.weight" not in done.new
     if not fits:
         backbone, policy = start.config.backbone, start.config.policy
