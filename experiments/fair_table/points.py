@@ -100,6 +100,8 @@ class Scale:
                 ends = [at(dearer), at(cheaper)]
                 if min(abs(end - target) for end in ends) < 0.01 * target:
                     break
+                if not ends[0] >= target > ends[1]:
+                    break  # out of reach: exits alone save more, or nothing saves enough
                 # The straight line between the two; every third time the middle, where it is bent.
                 way = 0.5 if turn % 3 == 2 else (ends[0] - target) / max(ends[0] - ends[1], 1e-9)
                 middle = dearer + (cheaper - dearer) * way
