@@ -156,3 +156,16 @@ def test_scores_of_every_window_are_compared_with_its_labels_once(protocol, size
 def test_labels_as_scores_need_no_calibration(batch):
     model = toy_segmenter(policy=toy_oracle())
     assert "policy_calibration" not in evaluate(model, SYSTEMS["dcts"], batch)[2]
+
+
+def test_labels_merge_images_as_large_as_they_are_shown(batch):
+    model, (images, labels) = toy_segmenter(policy=toy_oracle()), batch
+    _, [output], figures = evaluate(model, SYSTEMS["dcts"], batch, Protocol(resize_short=160))
+    doubled = labels.repeat_interleave(2, 1).repeat_interleave(2, 2)
+    shown = torch.nn.functional.interpolate(images / 255, (160, 224), mode="bilinear")
+    expected = model(shown, labels_BHW=doubled, reduction=SYSTEMS["dcts"]).layout
+    assert torch.equal(output.layout.cell_to_token_BYX, expected.cell_to_token_BYX)
+    assert figures["tokens_mean"] < 10 * 14
+    for protocol in (Protocol("slide", crop=(64, 64), stride=(32, 32)), Protocol(flip=True)):
+        with pytest.raises(ValueError, match=r"data\.evaluation\.mode=whole and without flip"):
+            evaluate(model, SYSTEMS["dcts"], batch, protocol)

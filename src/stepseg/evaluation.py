@@ -15,7 +15,13 @@ from stepseg.dcts.policy import OraclePolicy, PolicyNetwork
 from stepseg.dcts.targets import HomogeneityRule
 from stepseg.grid import segment_all
 from stepseg.label_map import predict_map
-from stepseg.metrics.calibration import CalibrationMetric, Windows, judge, judge_exits
+from stepseg.metrics.calibration import (
+    CalibrationMetric,
+    Windows,
+    judge,
+    judge_exits,
+    resize_labels,
+)
 from stepseg.metrics.confusion import SegmentationMetric
 from stepseg.metrics.joining import Sums, join
 from stepseg.metrics.tokens import TokenMetric
@@ -231,12 +237,12 @@ class Evaluator:
     def _oracle_labels(self, images: Tensor, labels_BHW: Tensor) -> Tensor | None:
         if not isinstance(self.model.policy, OraclePolicy):
             return None
-        if images.shape[2:] != labels_BHW.shape[1:] or self.protocol.flip:
+        if self.protocol.mode != "whole" or self.protocol.flip:
             raise ValueError(
-                "the oracle policy merges by labels as they are: evaluate it with the protocol "
-                "mode=whole, without resizing, scales and flip"
+                "the oracle policy merges by the labels of whole images: evaluate it with "
+                "data.evaluation.mode=whole and without flip"
             )
-        return labels_BHW
+        return resize_labels(labels_BHW, (images.shape[2], images.shape[3]))
 
 
 def predict_all(
