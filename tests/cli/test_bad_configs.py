@@ -37,7 +37,7 @@ BAD = {
     "+data.evaluation.strid=8": ["unknown key data.evaluation.strid", "'stride'"],
     "+homogeneity.ignore_breaks_homogenity=1": ["unknown key", "'ignore_breaks_homogeneity'"],
     "+monitr=val/mAcc": ["unknown key monitr", "did you mean 'monitor'", "+user.name=value"],
-    "experiment=camvid/trian": ["experiment=camvid/trian", "did you mean 'camvid/train'"],
+    "experiment=camvid/dirves": ["experiment=camvid/dirves", "did you mean 'camvid/drives'"],
     "data.val_batchsize=4": ["unknown key data.val_batchsize; did you mean 'data.val_batch_size'"],
     "+trainer.devicez=1": ["trainer: ", "devicez"],
     "+callbacks.last.every=1": ["callbacks.last: ", "'every'"],
