@@ -102,6 +102,7 @@ def time_interleaved(
         )
     device = torch.device(device)
     clocked: dict[str, list[Reading]] = {name: [] for name in calls}
+    _settle_malloc()
     with torch.no_grad():
         with _collecting_between_rounds() as collect:
             for done in range(warmup + iterations):
@@ -149,6 +150,16 @@ def in_turn(run: Callable[[Input], object], inputs: Iterable[Input]) -> Callable
     """A call that runs on the next input each time, from the first again after the last."""
     following = cycle(inputs)
     return torch.inference_mode()(lambda: run(next(following)))
+
+
+def _settle_malloc() -> None:
+    """Have freed memory kept on the host.
+
+    glibc hands large blocks back, and every call faults them in again, until it has seen one freed
+    that is nearly as large as it ever adapts to (32 MiB). Systems of many sizes would pay for that
+    more than dense, and by what the process did before.
+    """
+    torch.empty(31 * 2**20, dtype=torch.uint8)
 
 
 @contextmanager
