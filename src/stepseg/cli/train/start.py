@@ -17,7 +17,7 @@ PARTS = ("backbone", "policy", "decoder", "exit_heads", "scorers")
 def read_start(values: Mapping[str, Any]) -> Checkpoint | None:
     """The checkpoint of `init_from`; None: random or timm's weights.
 
-    Its policy gives way to one that is named by itself.
+    To a segmenter, a policy that is named by itself comes before its own.
 
     Raises:
         ValueError: it cannot be read, or something else is to bring the same weights.
@@ -25,22 +25,20 @@ def read_start(values: Mapping[str, Any]) -> Checkpoint | None:
     """
     if not values["init_from"]:
         return None
-    for key in ("pretrained", "checkpoint"):
-        if values["backbone"].get(key):
+    rivals = [("backbone", "pretrained"), ("backbone", "checkpoint")]
+    if values["task"] == "policy":
+        rivals.append(("policy", "checkpoint"))
+    for part, key in rivals:
+        if given := values[part].get(key):
             raise ValueError(
-                f"init_from={values['init_from']!r} and backbone.{key}="
-                f"{values['backbone'][key]!r} both bring a backbone: drop one"
+                f"init_from={values['init_from']!r} and {part}.{key}={given!r} both bring a "
+                f"{part}: drop one"
             )
     start = read_checkpoint(values["init_from"])
     left_out = {*values["init_without"]}
     if unknown := left_out - {*PARTS}:
         raise ValueError(f"init_without={sorted(unknown)}: parts of a model are {', '.join(PARTS)}")
-    if named := values["policy"].get("checkpoint"):
-        if values["task"] == "policy":
-            raise ValueError(
-                f"init_from={values['init_from']!r} and policy.checkpoint={named!r} both bring "
-                "a policy: drop one"
-            )
+    if values["policy"].get("checkpoint"):
         left_out.add("policy")
     state = {k: v for k, v in start.state.items() if k.partition(".")[0] not in left_out}
     return replace(start, state=state)
