@@ -32,6 +32,13 @@ def test_pairs_are_made_by_relative_name_in_order(tmp_path):
     assert pairs[0].encoding == "ids"
 
 
+def test_a_city_that_is_a_link_has_pairs(tmp_path):
+    touch(tmp_path, "disk/img/1.jpg", "disk/ids/1.png", "img/b/2.jpg", "ids/b/2.png")
+    for folder in ("img", "ids"):
+        (tmp_path / folder / "a").symlink_to(tmp_path / "disk" / folder)
+    assert [p.name for p in LAYOUT.pairs(tmp_path, "train")] == ["a/1", "b/2"]
+
+
 def test_the_first_arrangement_that_exists_is_used(tmp_path):
     touch(tmp_path, "img/1.jpg", "ids/1.png", "new/img/x_im.jpg", "new/ids/x_id.png")
     (pair,) = LAYOUT.pairs(tmp_path, "train")

@@ -10,6 +10,7 @@ def test_states_are_kept_apart(tmp_path):
     write(tmp_path / "c", training(status="interrupted"))
     write(tmp_path / "d", training(status="running"))
     (tmp_path / "sweep/3/.hydra").mkdir(parents=True)
+    (tmp_path / "sweep/3/.hydra/config.yaml").touch()
     found = collect([tmp_path])
     assert [run.folder.name for run in found.completed] == ["a"]
     assert [run.status for run in found.unfinished] == ["failed", "interrupted", "running"]
@@ -58,3 +59,10 @@ def test_nothing_to_collect(tmp_path):
     (tmp_path / "notes.txt").touch()
     with pytest.raises(ValueError, match="is a file"):
         collect([tmp_path / "notes.txt"])
+
+
+def test_a_link_to_a_run_is_followed(tmp_path):
+    write(tmp_path / "disk/a", training())
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/a").symlink_to(tmp_path / "disk/a")
+    assert [run.folder for run in collect([tmp_path / "runs"]).completed] == [tmp_path / "runs/a"]

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from stepseg.files.finding import files_below
+
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
 
 
@@ -76,7 +78,8 @@ class SplitDirs:
             return False
         if self.names is not None and not (root / self.names).is_file():
             return False
-        return next((root / self.labels).rglob(f"*{self.label_suffix}"), None) is not None
+        labels = files_below(root / self.labels)
+        return any(file.name.endswith(self.label_suffix) for file in labels)
 
     def find(self, root: Path) -> tuple[list[Pair], PairProblems]:
         """All pairs in name order, and what has no partner."""
@@ -102,7 +105,7 @@ class SplitDirs:
     @staticmethod
     def _by_name(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
         found: dict[str, Path] = {}
-        for path in folder.rglob("*"):
+        for path in files_below(folder):
             relative = path.relative_to(folder).as_posix()
             for suffix in suffixes:
                 if relative.endswith(suffix) and not path.name.startswith("."):

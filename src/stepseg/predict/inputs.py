@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from stepseg.data.files import Pixels, read_pixels
+from stepseg.files.finding import files_below
 from stepseg.predict import video
 from stepseg.profile.images import SUFFIXES
 
@@ -129,7 +130,7 @@ def _look(text: str, recursive: bool) -> list[tuple[Path, Path]]:
 
 
 def _images_in(folder: Path, recursive: bool) -> list[Path]:
-    inside = sorted(folder.rglob("*") if recursive else folder.iterdir())
+    inside = sorted(files_below(folder) if recursive else folder.iterdir())
     files = [path for path in inside if path.is_file() and not path.name.startswith(".")]
     images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
     if images:

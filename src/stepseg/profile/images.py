@@ -12,6 +12,7 @@ from torch import Tensor
 
 from stepseg.data.files import read_image
 from stepseg.data.scenes.street import draw_scene
+from stepseg.files.finding import files_below
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
@@ -52,7 +53,7 @@ def image_files(folder: str | Path) -> list[Path]:
     """
     if not Path(folder).is_dir():
         raise ValueError(f"images={str(folder)!r} is not a folder")
-    inside = sorted(f for f in Path(folder).rglob("*") if f.suffix.lower() in SUFFIXES)
+    inside = sorted(f for f in files_below(folder) if f.suffix.lower() in SUFFIXES)
     files = [file for file in inside if file.is_file() and not file.name.startswith(".")]
     if not files:
         raise ValueError(

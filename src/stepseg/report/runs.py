@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stepseg.files.finding import files_below
+
 NAME = "result.json"
 STATES = ("completed", "failed", "interrupted", "running")
 
@@ -97,11 +99,11 @@ def collect(folders: Iterable[str | Path]) -> Collection:
             raise ValueError(f"{folder} does not exist")
         if folder.is_file() and folder.name != NAME:
             raise ValueError(f"{folder} is a file: give directories that hold {NAME} files")
-        found = [folder] if folder.is_file() else sorted(folder.rglob(NAME))
+        files = [folder] if folder.is_file() else list(files_below(folder))
+        found = [file for file in files if file.name == NAME]
         paths |= {path.resolve(): path for path in found if path.resolve() not in paths}
-        if folder.is_dir():
-            jobs = sorted(path.parent for path in folder.rglob(".hydra") if path.is_dir())
-            pending += [job for job in jobs if not (job / NAME).is_file()]
+        jobs = dict.fromkeys(f.parent.parent for f in files if f.parent.name == ".hydra")
+        pending += [job for job in jobs if not (job / NAME).is_file()]
     runs: list[Run] = []
     problems: list[Problem] = []
     for path in paths.values():
