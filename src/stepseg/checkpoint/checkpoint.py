@@ -158,7 +158,8 @@ def check_data(checkpoint: Checkpoint, num_classes: int, name: str) -> None:
     if checkpoint.config.num_classes != num_classes:
         raise ValueError(
             f"checkpoint {str(checkpoint.path)!r} predicts {checkpoint.config.num_classes} classes "
-            f"({checkpoint.data.get('name')}), data {name!r} has {num_classes}"
+            f"({checkpoint.data.get('name')}), data {name!r} has {num_classes}: "
+            "choose data of the same classes by data="
         )
 
 
