@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from stepseg.files.finding import files_below
+from stepseg.files.finding import files_below, folders_below
 
 
 def touch(path: Path) -> Path:
@@ -11,10 +11,12 @@ def touch(path: Path) -> Path:
     return path
 
 
-def test_files_come_in_the_order_of_their_paths(tmp_path):
+def test_folders_come_in_the_order_of_their_paths(tmp_path):
     names = ["b/1.png", "a/10/x", "a/2/x", "a.png", ".hydra/config.yaml"]
     files = sorted(touch(tmp_path / name) for name in names)
-    assert list(files_below(tmp_path)) == files
+    assert sorted(files_below(tmp_path)) == files
+    folders = ["", ".hydra", "a", "a/10", "a/2", "b"]
+    assert list(folders_below(tmp_path)) == [tmp_path / name for name in folders]
 
 
 def test_a_link_to_a_folder_is_followed(tmp_path):

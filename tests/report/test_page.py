@@ -26,7 +26,6 @@ def page(tmp_path_factory):
     write(folder / "failed", training(status="failed", error="ValueError: it <b>broke</b>"))
     write(folder / "half", '{"status": "comp')
     (folder / "running/.hydra").mkdir(parents=True)
-    (folder / "running/.hydra/config.yaml").touch()
     options = Options(title="A <report> & more", formats=["html"])
     build_report([folder], folder / "out", options, load_published(EXPERIMENTS), made="now")
     return folder / "out/index.html"

@@ -10,7 +10,6 @@ def test_states_are_kept_apart(tmp_path):
     write(tmp_path / "c", training(status="interrupted"))
     write(tmp_path / "d", training(status="running"))
     (tmp_path / "sweep/3/.hydra").mkdir(parents=True)
-    (tmp_path / "sweep/3/.hydra/config.yaml").touch()
     found = collect([tmp_path])
     assert [run.folder.name for run in found.completed] == ["a"]
     assert [run.status for run in found.unfinished] == ["failed", "interrupted", "running"]

@@ -1,4 +1,8 @@
-"""Files of a folder and of those in it."""
+"""Folders inside a folder, and their files.
+
+Links to folders are followed (`Path.rglob` leaves out what is behind them, without a word), except
+back to a folder that the link lies in.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
-def files_below(folder: str | Path, above: frozenset[Path] = frozenset()) -> Iterator[Path]:
-    """Every file in the folder and its subfolders, in the order of their names.
-
-    Links to folders are followed (`Path.rglob` leaves their files out, without a word), except
-    back to a folder that the link lies in (`above`).
+def folders_below(folder: str | Path, above: frozenset[Path] = frozenset()) -> Iterator[Path]:
+    """The folder, then its subfolders, in the order of their paths; `above`: where it lies.
 
     Raises:
         OSError: a folder that cannot be read.
@@ -19,9 +20,20 @@ def files_below(folder: str | Path, above: frozenset[Path] = frozenset()) -> Ite
     """
     above |= {Path(folder).resolve()}
     with os.scandir(folder) as scan:
-        entries = sorted(scan, key=lambda entry: entry.name)
-    for entry in entries:
-        if not entry.is_dir():
-            yield Path(entry.path)
-        elif not (entry.is_symlink() and Path(entry.path).resolve() in above):
-            yield from files_below(entry.path, above)
+        inside = sorted((entry for entry in scan if entry.is_dir()), key=lambda entry: entry.name)
+    yield Path(folder)
+    for entry in inside:
+        if not (entry.is_symlink() and Path(entry.path).resolve() in above):
+            yield from folders_below(entry.path, above)
+
+
+def files_below(folder: str | Path) -> Iterator[Path]:
+    """Every file in the folder and its subfolders.
+
+    Raises:
+        OSError: a folder that cannot be read.
+
+    """
+    for place in folders_below(folder):
+        with os.scandir(place) as scan:
+            yield from (Path(entry.path) for entry in scan if not entry.is_dir())

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stepseg.files.finding import files_below
+from stepseg.files.finding import folders_below
 
 NAME = "result.json"
 STATES = ("completed", "failed", "interrupted", "running")
@@ -99,11 +99,12 @@ def collect(folders: Iterable[str | Path]) -> Collection:
             raise ValueError(f"{folder} does not exist")
         if folder.is_file() and folder.name != NAME:
             raise ValueError(f"{folder} is a file: give directories that hold {NAME} files")
-        files = [folder] if folder.is_file() else list(files_below(folder))
-        found = [file for file in files if file.name == NAME]
-        paths |= {path.resolve(): path for path in found if path.resolve() not in paths}
-        jobs = dict.fromkeys(f.parent.parent for f in files if f.parent.name == ".hydra")
-        pending += [job for job in jobs if not (job / NAME).is_file()]
+        inside = [folder.parent] if folder.is_file() else folders_below(folder)
+        for place in inside:
+            if (path := place / NAME).is_file():
+                paths.setdefault(path.resolve(), path)
+            elif (place / ".hydra").is_dir():
+                pending.append(place)
     runs: list[Run] = []
     problems: list[Problem] = []
     for path in paths.values():
