@@ -121,7 +121,7 @@ def test_impossible_settings_are_refused(kwargs, message, tmp_path):
         SegmentationDataModule("camvid", tmp_path, **kwargs)
 
 
-def test_generated_scenes_are_drawn_on_demand(tmp_path):
+def test_generated_scenes_are_drawn_on_demand(tmp_path, capsys):
     def make():
         return SegmentationDataModule(
             "synthetic", tmp_path, image_size=(64, 96), train_images=4, val_images=3, **SMALL
@@ -129,8 +129,10 @@ def test_generated_scenes_are_drawn_on_demand(tmp_path):
 
     make().prepare_data()
     (folder,) = tmp_path.iterdir()
+    assert f"7 are drawn, once, into {folder}" in capsys.readouterr().err
     module, trainer = Recorder(), make_trainer(max_steps=1)
     trainer.fit(module, make())
+    assert "drawn" not in capsys.readouterr().err
     assert len(module.seen["train"]) == 2
     assert [p.name for p in tmp_path.iterdir()] == [folder.name]
     assert make().dataset("val")[0]["label"].max() < 8

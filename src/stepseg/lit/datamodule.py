@@ -29,6 +29,7 @@ from stepseg.data.synthetic import KINDS, SceneParameters, ensure_scenes, scene_
 from stepseg.data.transforms import Augmentation, TrainTransform
 from stepseg.plain_types import from_values
 from stepseg.protocol import Protocol
+from stepseg.telling import tell
 
 
 class SegmentationDataModule(L.LightningDataModule):
@@ -108,8 +109,12 @@ class SegmentationDataModule(L.LightningDataModule):
 
     def prepare_data(self) -> None:
         """Draw the generated scenes if they are not cached yet; other data sets must be there."""
-        if self.scenes is not None:
-            ensure_scenes(self.root, self.scenes)
+        if self.scenes is None:
+            return
+        root = scene_root(self.root, self.scenes)
+        if not root.exists():  # thousands take minutes
+            tell(f"scenes  {sum(self.scenes.counts.values())} are drawn, once, into {root}")
+        ensure_scenes(self.root, self.scenes)
 
     def dataset(self, split: str) -> SegmentationDataset:
         """Full-size samples of "train", "val" or "test" without augmentation."""
