@@ -153,6 +153,23 @@ def test_scores_of_every_window_are_compared_with_its_labels_once(protocol, size
     assert sum(count > 0 for count in counts) > 1
 
 
+def test_scores_of_a_smaller_input_are_those_by_which_it_merges(batch):
+    """Windows are of as many pixels as its patches show."""
+    model = toy_segmenter()
+    small = replace(SYSTEMS["step"], cell=32)
+    evaluator = Evaluator(model, [SYSTEMS["step"], small], SPEC, Protocol())
+    evaluator.update(*batch)
+    figures = evaluator.compute()
+    assert figures[0] == evaluate(model, SYSTEMS["step"], batch)[2]
+    images, labels = batch
+    shown = model.show(images / 255, 32)
+    labels = torch.nn.functional.pad(labels, (0, -112 % 32, 0, -80 % 32), value=255)
+    expected = CalibrationMetric((2, 4))
+    expected.update(model.policy.decide(shown), HomogeneityRule().windows(labels, 32, (2, 4)))
+    assert figures[1]["policy_calibration"] == expected.compute()
+    assert sum(b["count"] for b in figures[1]["policy_calibration"]["2"]["bins"]) == 4 * 1 * 2
+
+
 def test_labels_as_scores_need_no_calibration(batch):
     model = toy_segmenter(policy=toy_oracle())
     assert "policy_calibration" not in evaluate(model, SYSTEMS["dcts"], batch)[2]

@@ -181,12 +181,18 @@ class Evaluator:
         policy = self.model.policy
         if not isinstance(policy, PolicyNetwork):
             return
-        same = (out for out in whole if out.patch_size == policy.patch_size)
-        known = next((out.policy_logits for out in same if out.policy_logits), None)
-        judged = judge(policy, images_B3HW, labels_BHW, self.rule, self.protocol, known)
-        for figures in self._all():
+        judged: dict[int, tuple[Windows, Windows]] = {}  # by the pixels that a patch shows
+        for reduction, figures in zip(self.reductions, self._all(), strict=True):
+            asks = reduction.merge is not None and reduction.merge.asks_policy
+            cell = (reduction.cell if asks else None) or policy.patch_size
+            if cell not in judged:
+                same = (out.policy_logits for out in whole if out.patch_size == cell)
+                known = next((logits for logits in same if logits), None)
+                judged[cell] = judge(
+                    policy, images_B3HW, labels_BHW, self.rule, self.protocol, known, cell
+                )
             assert figures.calibration is not None
-            figures.calibration.update(*judged)
+            figures.calibration.update(*judged[cell])
 
     def compute(self) -> list[dict]:
         """All figures of every reduction, plain values under the names of `result.json`."""

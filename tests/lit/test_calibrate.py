@@ -46,11 +46,14 @@ def segmentation(policy):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("alone", [True, False])
-def test_scores_are_right_on_average_on_whole_training_images(alone, datamodule):
+@pytest.mark.parametrize(("alone", "cell"), [(True, None), (False, None), (False, 24)])
+def test_scores_are_right_on_average_on_whole_training_images(alone, cell, datamodule):
+    """As merging sees them: of 24 px a patch, where a patch shows as many."""
     policy = toy_policy()
     rule = HomogeneityRule(all_ignore_is_homogeneous=False)
     module = PolicyModule(policy=policy, protocol=PROTOCOL) if alone else segmentation(policy)
+    if cell:
+        module.model.reduction = replace(module.model.reduction, cell=cell)
     module.rule = rule
     kept = {key: value.clone() for key, value in policy.state_dict().items()}
     for _ in range(2):  # what it was before does not matter
@@ -59,8 +62,12 @@ def test_scores_are_right_on_average_on_whole_training_images(alone, datamodule)
     scores, truth = dict.fromkeys(corrections, 0.0), dict.fromkeys(corrections, 0)
     for row in (0, 1, 3, 4):  # of six
         sample = datamodule.dataset("train")[row]
-        seen = judge(policy, sample["image"][None], sample["label"][None], rule, PROTOCOL)
-        assert seen[0][2].shape == (1, 3, 6)  # of 96 x 192 px
+        image, label = sample["image"][None], sample["label"][None]
+        seen = judge(policy, image, label, rule, PROTOCOL, cell=cell)
+        assert seen[0][2].shape == ((1, 2, 4) if cell else (1, 3, 6))  # of 96 x 192 px
+        if cell:
+            shown = module.model.show(resize(image.float() / 255, (96, 192)), cell)
+            torch.testing.assert_close(seen[0], policy.decide(shown))
         for side in corrections:
             scores[side] += seen[0][side].double().sigmoid().sum().item()
             truth[side] += int(seen[1][side].sum())

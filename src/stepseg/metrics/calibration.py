@@ -19,6 +19,7 @@ from stepseg.dcts.policy import PolicyNetwork
 from stepseg.dcts.targets import HomogeneityRule, pad_to_multiple
 from stepseg.protocol import Protocol, resized_size, show_first
 from stepseg.segmentation import Segmentation
+from stepseg.vit.patch_embed import resize_cells
 
 EPS = 1e-6
 """Confidences count as so far from 0 and 1, that their logits are finite."""
@@ -37,6 +38,7 @@ def judge(
     rule: HomogeneityRule,
     protocol: Protocol,
     logits: Mapping[int, Tensor] | None = None,
+    cell: int | None = None,
 ) -> tuple[Windows, Windows]:
     """What the policy says of whole images, and what is true.
 
@@ -48,6 +50,7 @@ def judge(
         images_B3HW: uint8.
         labels_BHW: training ids.
         logits: what the policy has said of these images, if the protocol is plain and it has.
+        cell: pixels that a patch shows; None: as many as it has (`Reduction.cell`).
 
     Returns:
         Logits and boolean targets.
@@ -55,10 +58,15 @@ def judge(
     """
     height, width = labels_BHW.shape[1:]
     size = resized_size(height, width, protocol, protocol.scales[0])
+    side = cell or policy.patch_size
     if not logits:
-        logits = policy.decide(show_first(images_B3HW, protocol))
+        shown_B3HW = show_first(images_B3HW, protocol)
+        if side != policy.patch_size:
+            padded_B3HW = pad_to_multiple(shown_B3HW, side, 0.5)
+            shown_B3HW = resize_cells(padded_B3HW, side, policy.patch_size)
+        logits = policy.decide(shown_B3HW)
     labels_BHW = resize_labels(labels_BHW, size)
-    return dict(logits), rule.windows(labels_BHW, policy.patch_size, policy.windows)
+    return dict(logits), rule.windows(labels_BHW, side, policy.windows)
 
 
 @torch.no_grad()
@@ -68,6 +76,7 @@ def correct_policy(
     rule: HomogeneityRule,
     protocol: Protocol,
     total: Callable[[Tensor], Tensor] = lambda sums: sums,
+    cell: int | None = None,
 ) -> None:
     """Set the corrections of a policy on whole images, in place.
 
@@ -75,6 +84,7 @@ def correct_policy(
         policy: on any device.
         pairs: images, uint8 ``[B, 3, H, W]``, and training ids.
         total: sums a vector over the ranks, which may have no images.
+        cell: as of `judge`.
 
     """
     for correction in policy.corrections.values():
@@ -83,7 +93,8 @@ def correct_policy(
     logits = {side: [torch.empty(0, device=device)] for side in policy.windows}
     targets = {side: [torch.empty(0, device=device).bool()] for side in policy.windows}
     for images, labels in pairs:
-        said, true = judge(policy, images.to(device), labels.to(device), rule, protocol)
+        images, labels = images.to(device), labels.to(device)
+        said, true = judge(policy, images, labels, rule, protocol, cell=cell)
         for side in policy.windows:
             logits[side].append(said[side].flatten())
             targets[side].append(true[side].flatten())

@@ -52,7 +52,8 @@ class Calibrate(L.Callback):
                 batches = datamodule.whole_train_images(self.policy_images)
                 pairs = ((batch["image"], batch["label"]) for batch in batches)
                 total = partial(join_ranks, "windows")
-                correct_policy(policy, pairs, rule, protocol, total)
+                cell = model.reduction.cell if model else None
+                correct_policy(policy, pairs, rule, protocol, total, cell)
             if model is not None and model.exit_heads and self.exit_images:
                 temper(model, datamodule, rule.ignore_index, protocol, self.exit_images)
 
