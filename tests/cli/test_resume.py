@@ -230,6 +230,12 @@ def test_a_changed_configuration_is_refused_by_name(run, stopped, capfd):
     assert "trainer.max_steps" not in str(error.value)
     run(stopped, *changed, "resume.on_change=warn", "data.num_workers=1", "compare=false")
     assert "optim.lr: 0.001 -> 0.5" in capfd.readouterr().err
+    # and it is done, not only said
+    (optimizer,) = load(stopped)["optimizer_states"]
+    rates = {group["name"].split()[0]: group["initial_lr"] for group in optimizer["param_groups"]}
+    assert rates["backbone"] == 0.5
+    (schedule,) = load(stopped)["lr_schedulers"]
+    assert schedule["base_lrs"] == [group["initial_lr"] for group in optimizer["param_groups"]]
 
 
 def test_a_checkpoint_behind_the_last_step_is_refused(run, stopped):

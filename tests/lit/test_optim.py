@@ -7,7 +7,15 @@ import torch
 from torch import nn
 from torch.optim import AdamW
 
-from stepseg.lit.optim import OptimConfig, adamw, build_optimizer, lr_factor, parameter_groups
+from stepseg.lit.optim import (
+    OptimConfig,
+    adamw,
+    build_optimizer,
+    follow_config,
+    lr_factor,
+    parameter_groups,
+)
+from stepseg.lit.policy_module import PolicyModule
 from toys import toy_segmenter
 
 
@@ -36,6 +44,45 @@ def test_rates_and_decay_by_part():
     assert settings[id(model.decoder.query_Cd)] == (1e-2, 0)
     assert settings[id(model.decoder.presence.weight)] == (1e-2, 0.1)
     assert settings[id(model.policy.classifier["2"].weight)] == (2e-3, 0.3)
+
+
+def test_a_loaded_state_brings_no_rates_of_its_own():
+    """Moments and step go on; rates, decays and betas are those of the configuration."""
+    model = toy_segmenter()
+    old, new = (
+        OptimConfig(lr=lr, weight_decay=decay, betas=betas, layer_decay=0.5, warmup_steps=2)
+        for lr, decay, betas in ((1e-3, 0.1, (0.9, 0.99)), (1e-4, 0.2, (0.8, 0.9)))
+    )
+    before, schedule = build_optimizer(model, old, 10)
+    for _ in range(4):
+        before.step()
+        schedule.step()
+    states = before.state_dict(), schedule.state_dict()
+    after, resumed = build_optimizer(model, new, 10)
+    after.load_state_dict(states[0])
+    resumed.load_state_dict(states[1])
+    follow_config(after, resumed, model, new)
+    fresh, expected = build_optimizer(model, new, 10)
+    for _ in range(4):
+        fresh.step()
+        expected.step()
+    keys = ("lr", "initial_lr", "weight_decay", "betas")
+    for _ in range(2):
+        for mine, right in zip(after.param_groups, fresh.param_groups, strict=True):
+            assert [mine[key] for key in keys] == [right[key] for key in keys]
+        for optimizer, rates in ((after, resumed), (fresh, expected)):
+            optimizer.step()
+            rates.step()
+
+
+def test_a_policy_alone_has_the_groups_that_it_has_in_a_segmenter():
+    model, config = toy_segmenter(), OptimConfig(policy_lr=2e-3, betas=(0.8, 0.9))
+    inside = [g for g in parameter_groups(model, config) if g["name"].startswith("policy")]
+    optimizer, _ = build_optimizer(PolicyModule(policy=model.policy), config, 10)
+    alone = [{key: group[key] for key in inside[0]} for group in optimizer.param_groups]
+    assert [{**g, "lr": 0} for g in alone] == [{**g, "lr": 0} for g in inside]
+    assert {group["initial_lr"] for group in optimizer.param_groups} == {2e-3}
+    assert {group["betas"] for group in optimizer.param_groups} == {(0.8, 0.9)}
 
 
 def test_one_kernel_for_all_parameters_steps_as_pytorch_does():

@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from stepseg.model import StepSegmenter
 from stepseg.plain_types import choices
 
-UNDECAYED = ("pos_embed", "prefix", "query_Cd")
+UNDECAYED = ("pos_embed", "prefix", "query_Cd", "query_QD")
 """Learned tokens and positions: besides norms, biases and factors."""
 SCHEDULES = ("cosine", "poly", "constant")
 
@@ -64,9 +64,19 @@ class OptimConfig:
 
 
 def build_optimizer(
-    model: StepSegmenter, config: OptimConfig, max_steps: int
+    model: nn.Module, config: OptimConfig, max_steps: int
 ) -> tuple[Optimizer, LambdaLR]:
-    """Make the optimiser and the schedule that is stepped with it."""
+    """Make the optimiser and the schedule that is stepped with it.
+
+    Args:
+        model: a segmenter, or what has nothing but a `policy`.
+        config: rates and decays.
+        max_steps: the length of the schedule.
+
+    Raises:
+        ValueError: nothing is left after the warm-up.
+
+    """
     warmup = config.warmup_steps + config.encoder_warmup_steps
     if warmup >= max_steps:
         raise ValueError(
@@ -80,6 +90,18 @@ def build_optimizer(
         partial(factor, encoder=group["name"].startswith("backbone")) for group in groups
     ]
     return optimizer, LambdaLR(optimizer, factors)
+
+
+def follow_config(
+    optimizer: Optimizer, schedule: LambdaLR, model: nn.Module, config: OptimConfig
+) -> None:
+    """Set rates and decays as configured: a state that was loaded brings those of its own run."""
+    for group, own in zip(optimizer.param_groups, parameter_groups(model, config), strict=True):
+        group |= {"initial_lr": own["lr"], "weight_decay": own["weight_decay"]}
+        group["betas"] = config.betas
+    schedule.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
+    for group, factor in zip(optimizer.param_groups, schedule.lr_lambdas, strict=True):
+        group["lr"] = group["initial_lr"] * factor(schedule.last_epoch)
 
 
 def adamw(groups: list[dict], **options: Any) -> AdamW:
@@ -96,12 +118,13 @@ def adamw(groups: list[dict], **options: Any) -> AdamW:
     return optimizer
 
 
-def parameter_groups(model: StepSegmenter, config: OptimConfig) -> list[dict]:
+def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict]:
     """Group the trainable parameters by part, block and decay; norms and biases do not decay."""
     groups: dict[tuple[str, float, float], list[nn.Parameter]] = defaultdict(list)
+    depth = model.backbone.depth if isinstance(model, StepSegmenter) else 0
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            part, lr, decay = _settings(name, model.backbone.depth, config)
+            part, lr, decay = _settings(name, depth, config)
             decays = parameter.ndim > 1 and not name.endswith(UNDECAYED)
             groups[part, lr, decay if decays else 0.0].append(parameter)
     return [

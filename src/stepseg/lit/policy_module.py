@@ -10,14 +10,13 @@ from typing import Any
 import lightning as L
 import torch
 from torch import Tensor
-from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics.classification import BinaryAveragePrecision
 
 from stepseg.dcts.policy import PolicyNetwork
 from stepseg.dcts.targets import HomogeneityRule
 from stepseg.lit.callbacks.non_finite import poison
 from stepseg.lit.metrics import is_logging_step, write_metrics
-from stepseg.lit.optim import OptimConfig, adamw, lr_factor
+from stepseg.lit.optim import OptimConfig, build_optimizer
 from stepseg.losses import LossWeights, local_count, mean_over_ranks, policy_loss
 from stepseg.metrics.calibration import CalibrationMetric, calibration_errors, judge
 from stepseg.metrics.loss import LossMetric
@@ -29,7 +28,7 @@ class PolicyModule(L.LightningModule):
 
     Args:
         policy: the network, in mode ``joint``.
-        optim: `policy_lr`, `policy_weight_decay` and the schedule are read.
+        optim: of rates and decays `policy_lr` and `policy_weight_decay` are read.
         loss: `policy_balance` is read.
 
     """
@@ -94,13 +93,7 @@ class PolicyModule(L.LightningModule):
         self.val_loss.reset()
 
     def configure_optimizers(self) -> Any:
-        optimizer = adamw(
-            [{"params": list(self.policy.parameters())}],
-            lr=self.optim.policy_lr,
-            weight_decay=self.optim.policy_weight_decay,
-        )
-        steps = self.trainer.max_steps
-        schedule = LambdaLR(optimizer, lambda step: lr_factor(step, self.optim, steps))
+        optimizer, schedule = build_optimizer(self, self.optim, self.trainer.max_steps)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step", "name": "lr"},
