@@ -88,7 +88,7 @@ def test_the_profiler_prints(data, tmp_path, capsys):
 
 def test_overfitting_sees_one_batch_again_and_again(data, tmp_path, recwarn):
     still = ["optim.lr=1e-30", "optim.policy_lr=1e-30", "heads.dropout=0", "backbone.drop_path=0"]
-    dense = ["schedule.merge_from=1", "schedule.exit_from=1", "policy.training=frozen"]
+    dense = ["reduction.merge=null", "schedule.exit_from=1", "policy.training=frozen"]
     options = ["trainer.max_steps=3", "trainer.log_every_n_steps=1", *still, *dense]
     short(tmp_path, data, "debug=overfit", *options)
     losses = [row["train/loss"] for row in read_rows(tmp_path / "csv" / "metrics.csv")]

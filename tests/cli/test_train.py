@@ -160,7 +160,12 @@ def test_a_policy_that_is_named_stays_beside_other_weights(trained, data, tmp_pa
 
 
 def test_a_frozen_encoder_stays_as_it_came_also_on_resuming(trained, data, tmp_path, capsys):
-    overrides = ["data=camvid", f"data.root={data}", *SMALL, f"init_from={trained}"]
+    """And sees images as it did before: its normalisation is not that of the configuration."""
+    source = tmp_path / "source.ckpt"
+    content = load(trained, "best.ckpt")
+    content["stepseg"]["model"]["backbone"]["mean"] = [0.1, 0.2, 0.3]
+    torch.save(content, source)
+    overrides = ["data=camvid", f"data.root={data}", *SMALL, f"init_from={source}"]
     overrides += ["backbone.frozen=true", "compare=false", "callbacks.pictures=null"]
     overrides += ["trainer.val_check_interval=1", "optim.layer_decay=0.5", "optim.warmup_steps=0"]
     start, end = tmp_path / "start", tmp_path / "end"
@@ -177,6 +182,25 @@ def test_a_frozen_encoder_stays_as_it_came_also_on_resuming(trained, data, tmp_p
     assert not any(same[key] for key in same if key.startswith("decoder."))
     groups = after["optimizer_states"][0]["param_groups"]
     assert not any(group["name"].startswith("backbone") for group in groups)
+    for folder in (start, end):
+        normalised = read_checkpoint(folder / "checkpoints" / "last.ckpt").config.backbone
+        assert normalised.mean == pytest.approx((0.1, 0.2, 0.3))
+
+
+def test_an_encoder_of_its_own_under_the_heads_of_another(trained, data, tmp_path):
+    """`init_without=[backbone]` takes over the rest, and the encoder may come from elsewhere."""
+    overrides = ["data=camvid", f"data.root={data}", *SMALL, f"init_from={trained}"]
+    overrides += ["init_without=[backbone]", "trainer.max_steps=1", "compare=false", "seed=9"]
+    overrides += ["card=false", "optim.warmup_steps=0", "optim.lr=1e-30", "optim.policy_lr=1e-30"]
+    train(compose_config("train", overrides, tmp_path))
+    told = result_of(tmp_path)["init_from"]
+    assert "new: backbone" in told
+    before = read_checkpoint(trained / "checkpoints" / "best.ckpt").state
+    after = read_checkpoint(tmp_path / "checkpoints" / "last.ckpt").state
+    key = "patch_embed.proj.weight"
+    assert not torch.allclose(before[f"backbone.{key}"], after[f"backbone.{key}"])
+    key = "decoder.query_Cd"
+    assert torch.allclose(before[key], after[key])
 
 
 def test_evaluation_follows_the_protocol_of_the_checkpoint(trained, data, tmp_path, capsys):
@@ -279,8 +303,8 @@ def test_other_systems_on_the_same_weights(trained, data, tmp_path):
     assert result_of(tmp_path / "cts")["tokens_per_stage"] == [24 - 3 * 3]
     oracle = ["reduction=dcts", "reduction.merge.windows=[2]", "reduction.merge.thresholds=[0.5]"]
     evaluate(compose_config("eval", [*common, *oracle, "policy=oracle"], tmp_path / "oracle"))
-    # 32-px blocks of one class; the void rows break the two windows of the upper row
-    assert result_of(tmp_path / "oracle")["tokens_per_stage"] == [3 * 4 + 3]
+    # 32-px blocks of one class, and void rows, which break none by the rule of the training
+    assert result_of(tmp_path / "oracle")["tokens_per_stage"] == [6]
 
 
 def test_wrong_checkpoints_are_refused(trained, data, tmp_path):

@@ -43,15 +43,17 @@ def check_training(values: Mapping[str, Any]) -> None:
     seed = values["seed"]
     if not isinstance(seed, int) or not 0 <= seed < 2**32:
         raise ValueError(f"seed={seed!r}: a whole number from 0 to 2**32 - 1")
-    _check_frozen(values)
     _check_trainer(values["trainer"])
 
 
-def check_model(config: ModelConfig, datamodule: SegmentationDataModule) -> None:
+def check_model(
+    config: ModelConfig, datamodule: SegmentationDataModule, values: Mapping[str, Any]
+) -> None:
     """Check the model against the data, and that the data are there.
 
     Raises:
-        ValueError: a window that no crop can hold, an exit beyond the last block, no data.
+        ValueError: a window that no crop can hold, a part without weights that learns none, no
+            data.
 
     """
     if datamodule.scenes is None and not Path(datamodule.root).is_dir():
@@ -62,29 +64,41 @@ def check_model(config: ModelConfig, datamodule: SegmentationDataModule) -> None
     if datamodule.scenes is None:
         for split in ("train", "val"):
             datamodule.dataset(split)
-    merge, patch = config.reduction.merge, config.backbone.patch_size
+    merge, policy = config.reduction.merge, config.policy
+    cell = config.reduction.input.cell or config.backbone.patch_size
+    key, windows = "reduction.merge.windows", merge.windows if merge else (1,)
+    if values["task"] == "segmentation":
+        _check_frozen(values, merge is not None and merge.asks_policy)
+    elif policy is not None:
+        key, windows, cell = "policy.windows", policy.windows, config.backbone.patch_size
     # A window that no training crop can hold would never be trained.
-    if merge is not None and max(merge.windows) > min(datamodule.crop_size) // patch:
+    if max(windows) > min(datamodule.crop_size) // cell:
         raise ValueError(
-            f"reduction.merge.windows={list(merge.windows)}: a window of {max(merge.windows)} "
-            f"patches needs {max(merge.windows) * patch} px, data.crop_size is "
-            f"{list(datamodule.crop_size)}; enlarge the crop or drop that window and its threshold"
+            f"{key}={list(windows)}: a window of {max(windows)} patches needs "
+            f"{max(windows) * cell} px, data.crop_size is {list(datamodule.crop_size)}; enlarge "
+            f"the crop or drop that window and its threshold"
         )
 
 
-def _check_frozen(values: Mapping[str, Any]) -> None:
-    backbone = values["backbone"]
-    if values["heads"].get("frozen_decoder") and not values["init_from"]:
-        raise ValueError(
-            "heads.frozen_decoder=true keeps the decoder as it is, and nothing brings its weights: "
-            "set init_from"
-        )
-    brought = (backbone.get("pretrained"), backbone.get("checkpoint"), values["init_from"])
-    if values["task"] == "segmentation" and backbone.get("frozen") and not any(brought):
-        raise ValueError(
-            "backbone.frozen=true keeps the encoder as it is, and nothing brings its weights: set "
-            "backbone.pretrained, backbone.checkpoint or init_from"
-        )
+def _check_frozen(values: Mapping[str, Any], asks_policy: bool) -> None:
+    """What does not learn needs weights from somewhere."""
+    backbone, policy = values["backbone"], values["policy"]
+    asks_policy = asks_policy and policy.get("name") != "oracle"
+    for setting, part, frozen, keys in (
+        ("heads.frozen_decoder=true", "decoder", values["heads"].get("frozen_decoder"), ()),
+        ("backbone.frozen=true", "backbone", backbone.get("frozen"), ("pretrained", "checkpoint")),
+        (
+            "policy.training=frozen", "policy",
+            asks_policy and policy.get("training") == "frozen", ("checkpoint",),
+        ),
+    ):  # fmt: skip
+        started = values["init_from"] and part not in values["init_without"]
+        if frozen and not started and not any(values[part].get(key) for key in keys):
+            choices = " or ".join([*(f"{part}.{key}" for key in keys), "init_from"])
+            raise ValueError(
+                f"{setting} keeps the {part} as it is, and nothing brings its weights: set "
+                f"{choices}"
+            )
 
 
 def _check_trainer(trainer: Mapping[str, Any]) -> None:
@@ -95,6 +109,12 @@ def _check_trainer(trainer: Mapping[str, Any]) -> None:
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             share = ", or a share of the training up to 1.0" if key == "val_check_interval" else ""
             raise ValueError(f"trainer.{key}={value!r}: a whole number of at least 1{share}")
+    if trainer.get("limit_train_batches") not in (None, 1.0):
+        raise ValueError(
+            f"trainer.limit_train_batches={trainer['limit_train_batches']}: a training has steps "
+            f"and no epochs, so it would see the same batches again and again: set "
+            f"trainer.max_steps, or debug=overfit"
+        )
     devices = trainer.get("devices")
     count = isinstance(devices, int) and not isinstance(devices, bool) and devices >= 1
     if not count and devices != "auto" and not (isinstance(devices, list) and devices):

@@ -18,7 +18,7 @@ from torch import Tensor
 from stepseg.build import ModelConfig, build_segmenter, resolved
 from stepseg.checkpoint import KEY, describe
 from stepseg.data.specs import DatasetSpec
-from stepseg.dcts.policy import PolicyNetwork
+from stepseg.dcts.policy import OraclePolicy, PolicyNetwork
 from stepseg.dcts.targets import HomogeneityRule, pad_to_multiple
 from stepseg.evaluation import Evaluator
 from stepseg.files.writing import write_png
@@ -86,6 +86,8 @@ class SegmentationModule(L.LightningModule):
         self.schedule = schedule or ReductionSchedule()
         self.rule = rule or HomogeneityRule(ignore_index=spec.ignore_index)
         self.model = model or build_segmenter(self.config)
+        if isinstance(self.model.policy, OraclePolicy):
+            self.model.policy.rule = self.rule
         self.results: list[dict[str, Any]] = []
         """Figures of the last evaluation, plain values, per reduction."""
         self.evaluator: Evaluator

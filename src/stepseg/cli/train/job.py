@@ -70,13 +70,15 @@ def train(cfg: DictConfig) -> float | None:
         datamodule = make_datamodule(values)
         config = model_config(values, datamodule.num_classes)
         start = read_start(values) if point is None else None
-        if start is not None:
+        if point is not None and values["task"] == "segmentation":
+            config = normalised_alike(config, read_checkpoint(point.path))
+        elif start is not None and "backbone" not in values["init_without"]:
             config = normalised_alike(config, start)
-        check_model(config, datamodule)
+        check_model(config, datamodule, values)
         result.update({"data_name": datamodule.spec.name})
         module = _make_module(config, datamodule, values)
         if start is not None:
-            line = start_from(start, module)
+            line = start_from(start, module, values["init_without"])
             tell(f"stepseg-train: {line}")
             result.update({"init_from": line})
         trainer = _make_trainer(values, config, result, point)

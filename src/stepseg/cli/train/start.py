@@ -1,6 +1,6 @@
 """`init_from=`: the weights that a new training starts from."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -25,19 +25,19 @@ def read_start(values: Mapping[str, Any]) -> Checkpoint | None:
     """
     if not values["init_from"]:
         return None
+    left_out = {*values["init_without"]}
+    if unknown := left_out - {*PARTS}:
+        raise ValueError(f"init_without={sorted(unknown)}: parts of a model are {', '.join(PARTS)}")
     rivals = [("backbone", "pretrained"), ("backbone", "checkpoint")]
     if values["task"] == "policy":
         rivals.append(("policy", "checkpoint"))
     for part, key in rivals:
-        if given := values[part].get(key):
+        if (given := values[part].get(key)) and part not in left_out:
             raise ValueError(
                 f"init_from={values['init_from']!r} and {part}.{key}={given!r} both bring a "
-                f"{part}: drop one"
+                f"{part}: drop one, or init_without=[{part}]"
             )
     start = read_checkpoint(values["init_from"])
-    left_out = {*values["init_without"]}
-    if unknown := left_out - {*PARTS}:
-        raise ValueError(f"init_without={sorted(unknown)}: parts of a model are {', '.join(PARTS)}")
     if values["policy"].get("checkpoint"):
         left_out.add("policy")
     state = {k: v for k, v in start.state.items() if k.partition(".")[0] not in left_out}
@@ -51,8 +51,17 @@ def normalised_alike(config: ModelConfig, start: Checkpoint) -> ModelConfig:
     return replace(config, backbone=replace(backbone, mean=mean, std=std))
 
 
-def start_from(start: Checkpoint, module: SegmentationModule | PolicyModule) -> str:
+def start_from(
+    start: Checkpoint,
+    module: SegmentationModule | PolicyModule,
+    left_out: Collection[str] = (),
+) -> str:
     """Load what fits; returns a line about it.
+
+    Args:
+        start: from `read_start`.
+        module: whose weights are overwritten.
+        left_out: parts that start anew.
 
     Raises:
         ValueError: nothing that matters fits; says what the checkpoint is.
@@ -68,7 +77,10 @@ def start_from(start: Checkpoint, module: SegmentationModule | PolicyModule) -> 
         done = take_over(module.model, start.state, classes, module.spec.classes)
         if module.config.policy and module.config.policy.checkpoint:
             done.new = [key for key in done.new if not key.startswith("policy.")]
-        fits = "backbone.patch_embed.proj.weight" not in done.new
+        if "backbone" in left_out:
+            fits = done.taken > 0
+        else:
+            fits = "backbone.patch_embed.proj.weight" not in done.new
     if not fits:
         backbone, policy = start.config.backbone, start.config.policy
         known = f"backbone={backbone.name}" + (f", policy={policy.name}" if policy else "")
