@@ -2,8 +2,10 @@
 number, whatever the images and whatever lay in the tensors before."""
 
 import copy
+import gc
 import math
 import warnings
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -341,6 +343,27 @@ def test_a_device_on_which_graphs_go_wrong(sabotage, said, monkeypatch):
         "runtime=graphs is not used for 2 x 80 x 112 px, STEP@[1,3], float32 on cpu: "
     )
     assert said in str(warning.message)
+
+
+@pytest.mark.parametrize("cause", ["memory", "weights"])
+def test_what_is_not_used_any_more_is_freed_at_once(cause, monkeypatch):
+    """Not when the garbage collector comes: what runs instead needs the memory."""
+    model, images = toy_segmenter().prepare_for_inference(), toy_images(2)
+    graphs = with_graphs(model)
+    model(images, reduction=SYSTEMS["step"])
+    held = [weakref.ref(thing) for thing in (graphs._lanes[0], *graphs._captured.values())]
+    gc.disable()
+    try:
+        if cause == "weights":
+            model.load_state_dict(model.state_dict())
+            model(images, reduction=SYSTEMS["dense"])
+        else:
+            monkeypatch.setattr(Graph, "broken", staticmethod(fill_up))
+            with pytest.warns(UserWarning, match="do not fit into the memory"):
+                model(toy_images(1), reduction=SYSTEMS["step"])
+        assert all(thing() is None for thing in held)
+    finally:
+        gc.enable()
 
 
 def test_systems_in_turns_are_recorded_once():

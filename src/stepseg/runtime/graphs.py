@@ -69,6 +69,11 @@ class _Run:
             return end.value
         raise AssertionError("the result comes after None")
 
+    def drop(self) -> None:
+        """Hold no tensor any more but the images; an error holds those of where it came from."""
+        self._steps.close()
+        self._failed = self.event = None
+
     def _go_on(self) -> None:
         try:
             if self.event is not None:
@@ -96,6 +101,8 @@ class Graphs:
         self._lock = Lock()  # what graphs read and write is there once
         self._weights: list[nn.Parameter] = []
         self._seen: list[tuple[int, int]] | None = None
+        self._lanes: list[Lane] = []
+        self._captured: dict[tuple[Any, ...], Captured] = {}  # the least recently used first
         self._given_up = False
 
     def __call__(
@@ -155,8 +162,8 @@ class Graphs:
             except Exception as error:
                 reason = f"{type(error).__name__}: {error}".splitlines()[0]
             self._given_up = True
-            self._captured.clear()
-            self._lanes.clear()
+            run.drop()
+            self._let_go()
             kind = _kind(images_B3HW, reduction)
             warnings.warn(f"runtime=graphs is not used for {kind}: {reason}", stacklevel=4)
         return self._plain(images_B3HW, reduction)
@@ -186,10 +193,17 @@ class Graphs:
         self._weights = list(self.model.parameters())
         self._seen = self._versions()
         self._recorded: StepSegmenter | None = None
-        self._lanes: list[Lane] = []
-        self._captured: dict[tuple[Any, ...], Captured] = {}  # the least recently used first
+        self._let_go()
         self._given_up = False
         self._rounding: dict[str, Rounding] = {}
+
+    def _let_go(self) -> None:
+        """Free what was recorded, at once: by itself it would wait for the garbage collector."""
+        for lane in self._lanes:
+            lane.close()
+        self._captured.clear()
+        self._lanes.clear()
+        cuda.empty_cache()
 
     def _plain(self, images_B3HW: Tensor, reduction: Reduction) -> Segmentation:
         return StepSegmenter.forward(self.model, images_B3HW, None, reduction)

@@ -78,6 +78,11 @@ class Lane:
         for key in [key for key in self._graphs if isinstance(key, tuple) and key[0] == of]:
             del self._graphs[key]
 
+    def close(self) -> None:
+        """Let go of all; keys may refer to their owners, and these to the lane."""
+        self.stream.synchronize()
+        self._graphs.clear()
+
     def _record(self, work: Work) -> cuda.CUDAGraph:
         with cuda.stream(self.stream):
             for _ in range(WARM_UPS):
