@@ -182,5 +182,11 @@ class TestOnOtherDevices:
         assert not searched(32, grad=True)
         assert [searched(32 * n) for n in (1, 2, 3, 4, 5, 2)] == [True] * 4 + [False, True]
         assert not torch.backends.cudnn.benchmark
+        with FakeTensorMode(), torch.no_grad():  # another thread ends first
+            images = torch.empty(1, 3, 32, 32, device="cuda")
+            with search.over(images):
+                assert searched(32)
+                assert torch.backends.cudnn.benchmark
+        assert not torch.backends.cudnn.benchmark
         monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
         assert not searched(32)

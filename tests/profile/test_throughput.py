@@ -2,6 +2,7 @@
 
 import threading
 from itertools import count
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -27,8 +28,33 @@ def test_every_batch_flies_and_nobody_waits_for_a_turn(in_flight, monkeypatch):
     figures = throughput(model, {"none": Reduction()}, batches, in_flight=in_flight, rounds=2)
     calls = 4 * in_flight
     assert figures == {"none": 2 * calls}  # images in a second of this clock
-    assert len(seen) == 3 * calls
-    assert [sum(at == b.data_ptr() for _, at in seen) for b in batches] == [3 * calls / 2] * 2
+    assert len({thread for thread, _ in seen}) == in_flight, "the same threads in every round"
+    tries = in_flight if in_flight > 1 else 0
+    assert len(seen) == 3 * calls + tries
+    counts = [sum(at == b.data_ptr() for _, at in seen) for b in batches]
+    assert counts == [3 * calls / 2 + tries, 3 * calls / 2]
+
+
+def test_everyone_tries_every_system_before_the_clock_starts(monkeypatch):
+    """What a thread or its stream does for the first time is not in the time of any system."""
+    model = toy_segmenter().prepare_for_inference()
+    seen, before = {}, []
+
+    def note(_, inputs, given, __):
+        seen.setdefault(given["reduction"], set()).add(threading.get_ident())
+
+    def clock(call, device):
+        before.append({reduction: set(threads) for reduction, threads in seen.items()})
+        call()
+        return SimpleNamespace(wall=1.0)
+
+    monkeypatch.setattr("stepseg.profile.throughput.clock", clock)
+    model.register_forward_hook(note, with_kwargs=True)
+    systems = {"none": Reduction(), "step": SYSTEMS["step"]}
+    throughput(model, systems, toy_images(2).split(1), in_flight=3, rounds=1)
+    clocked = before[len(systems) :]  # after a round that is not
+    for tried, reduction in zip(clocked, systems.values(), strict=True):
+        assert len(tried[reduction]) == 3
 
 
 def test_a_runtime_that_keeps_several_in_flight_is_asked_itself(monkeypatch):

@@ -5,13 +5,37 @@ has its own size it would never end, and where results have to repeat it may cho
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from threading import Lock
 
 import torch
 from torch import Tensor
 
 MOST_SIZES = 4
-"""For which a network searches."""
+"""For which a network searches; anew in every thread, since cuDNN's plans are a thread's own."""
+
+
+class _Asked:
+    """PyTorch's switch, which is one for all threads: on while any of them searches."""
+
+    def __init__(self) -> None:
+        self._lock, self._by, self._was = Lock(), 0, False
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._by == 0:
+                self._was = torch.backends.cudnn.benchmark
+                torch.backends.cudnn.benchmark = True
+            self._by += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._by -= 1
+            if self._by == 0:
+                torch.backends.cudnn.benchmark = self._was
+
+
+_asked = _Asked()
 
 
 class ConvolutionSearch:
@@ -23,15 +47,8 @@ class ConvolutionSearch:
     @contextmanager
     def over(self, images_B3HW: Tensor) -> Iterator[None]:
         """While convolutions of these images run."""
-        was = torch.backends.cudnn.benchmark
-        if was or not self._pays(images_B3HW):
+        with _asked if self._pays(images_B3HW) else nullcontext():
             yield
-            return
-        torch.backends.cudnn.benchmark = True
-        try:
-            yield
-        finally:
-            torch.backends.cudnn.benchmark = was
 
     def _pays(self, images_B3HW: Tensor) -> bool:
         repeats = torch.backends.cudnn.deterministic or torch.are_deterministic_algorithms_enabled()

@@ -9,9 +9,9 @@ Not here: latency (`stepseg.profile.speed`).
 """
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager
 from functools import partial
 from itertools import count
 from statistics import median
@@ -53,51 +53,97 @@ def throughput(
     def finish(output: Segmentation) -> object:
         return output.prediction() if with_map else output.cell_scores()
 
-    for round_ in range(1 + rounds):
-        for name, reduction in reductions.items():
-            call = partial(_fly, model, reduction, queue, in_flight, finish)
-            reading = clock(call, batches[0].device)
-            if round_:
-                seconds[name].append(reading.wall)
+    with Crew(in_flight, batches[0].device) as crew:
+        for round_ in range(1 + rounds):
+            for name, reduction in reductions.items():
+                call = partial(_fly, model, reduction, crew, finish, queue, all_try=not round_)
+                reading = clock(call, batches[0].device)
+                if round_:
+                    seconds[name].append(reading.wall)
     return {name: images / median(list_) for name, list_ in seconds.items()}
+
+
+class Crew:
+    """Threads that take batches off a queue, each with a stream of its own.
+
+    The same ones throughout: a new thread searches its convolutions anew, and a new stream starts
+    without memory.
+
+    Args:
+        threads: how many.
+        device: of the batches.
+
+    """
+
+    def __init__(self, threads: int, device: torch.device) -> None:
+        self.threads, self.device = threads, device
+        self._pool = ThreadPoolExecutor(threads)
+        self._start = threading.Barrier(threads)
+        self._own = threading.local()
+
+    def __enter__(self) -> "Crew":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._pool.shutdown()
+
+    def work(
+        self, call: Callable[[Tensor], object], queue: Sequence[Tensor], *, all_try: bool = False
+    ) -> None:
+        """Whoever is free takes the next batch.
+
+        Args:
+            call: what is done with it.
+            queue: the batches.
+            all_try: before, everyone does it with the first one.
+
+        """
+        numbers, lock = count(), threading.Lock()
+
+        def take() -> None:
+            self._start.wait()  # or the first would be done before the last has begun
+            with self._streaming() as stream, torch.inference_mode():
+                if all_try:
+                    call(queue[0])
+                while True:
+                    with lock:
+                        number = next(numbers)
+                    if number >= len(queue):
+                        break
+                    call(queue[number])
+                if stream is not None:
+                    stream.synchronize()
+
+        for future in [self._pool.submit(take) for _ in range(self.threads)]:
+            future.result()
+
+    @contextmanager
+    def _streaming(self) -> Iterator[Any]:
+        """On the stream of this thread, where there are streams."""
+        if self.device.type != "cuda":
+            yield None
+            return
+        if not hasattr(self._own, "stream"):
+            self._own.stream = torch.cuda.Stream(self.device)
+        with torch.cuda.stream(self._own.stream):
+            yield self._own.stream
 
 
 @torch.inference_mode()
 def _fly(
     model: StepSegmenter,
     reduction: Reduction,
-    queue: Sequence[Tensor],
-    in_flight: int,
+    crew: Crew,
     finish: Callable[[Segmentation], object],
+    queue: Sequence[Tensor],
+    all_try: bool,
 ) -> None:
     forward: Any = model.forward
     if hasattr(forward, "in_flight"):  # `stepseg.runtime.graphs`
-        for output in forward.in_flight(queue, reduction, in_flight):
+        for output in forward.in_flight(queue, reduction, crew.threads):
             finish(output)
-    elif in_flight == 1:
+    elif crew.threads == 1:
         for batch in queue:
             finish(model(batch, reduction=reduction))
     else:
-        _by_threads(lambda batch: finish(model(batch, reduction=reduction)), queue, in_flight)
-
-
-def _by_threads(call: Callable[[Tensor], object], queue: Sequence[Tensor], threads: int) -> None:
-    """Whoever is free takes the next batch."""
-    numbers, lock, device = count(), threading.Lock(), queue[0].device
-
-    def work() -> None:
-        on_cuda = device.type == "cuda"
-        stream = torch.cuda.Stream(device) if on_cuda else None
-        with torch.cuda.stream(stream) if stream else nullcontext(), torch.inference_mode():
-            while True:
-                with lock:
-                    number = next(numbers)
-                if number >= len(queue):
-                    break
-                call(queue[number])
-            if stream is not None:
-                stream.synchronize()
-
-    with ThreadPoolExecutor(threads) as pool:
-        for future in [pool.submit(work) for _ in range(threads)]:
-            future.result()
+        crew.work(lambda batch: finish(model(batch, reduction=reduction)), queue, all_try=all_try)
