@@ -13,6 +13,7 @@ from commands import SMALL, compose_config, run_command, write_camvid
 from stepseg.checkpoint import read_checkpoint, write_inference_checkpoint
 from stepseg.cli import share
 from stepseg.cli.evaluate.job import evaluate
+from stepseg.cli.train import job
 from stepseg.cli.train.job import train
 from stepseg.dcts.targets import HomogeneityRule
 from stepseg.lit import segmentation_module
@@ -185,6 +186,21 @@ def test_a_frozen_encoder_stays_as_it_came_also_on_resuming(trained, data, tmp_p
     for folder in (start, end):
         normalised = read_checkpoint(folder / "checkpoints" / "last.ckpt").config.backbone
         assert normalised.mean == pytest.approx((0.1, 0.2, 0.3))
+
+
+def test_systems_are_timed_in_the_precision_of_their_figures(data, tmp_path, monkeypatch, capfd):
+    overrides = ["data=camvid", f"data.root={data}", *SMALL, "trainer.precision=bf16-mixed"]
+    overrides += ["trainer.max_steps=1", "optim.warmup_steps=0", "card=false", "compare=true"]
+    timed, time_systems = [], job.time_systems
+
+    def note(model, reductions, images):
+        timed.append(torch.is_autocast_enabled("cpu"))
+        return time_systems(model, reductions, images, iterations=1)
+
+    monkeypatch.setattr(job, "time_systems", note)
+    train(compose_config("train", overrides, tmp_path))
+    assert timed == [True]
+    assert "cpu, bf16-mixed, batch 1" in capfd.readouterr().out
 
 
 def test_an_encoder_of_its_own_under_the_heads_of_another(trained, data, tmp_path):

@@ -1,12 +1,18 @@
 """Latency as a target: a fit from a few timed reductions, corrected by the choice's own time."""
 
+from contextlib import nullcontext
+from functools import partial
+
 import pytest
+import torch
 
 from stepseg.dcts.merge import MergeRule
 from stepseg.model_config import ReductionConfig
+from stepseg.protocol import Protocol
 from stepseg.tuning.families import families
-from stepseg.tuning.latency import LatencyModel, meet_latency
+from stepseg.tuning.latency import Clock, LatencyModel, meet_latency
 from stepseg.tuning.search import ImpossibleBudgetError, Search
+from toys import toy_segmenter
 
 
 def row_of(reduction):
@@ -50,6 +56,17 @@ def test_the_choice_takes_the_time_that_was_asked_for():
     assert 1.1 * (1 + sum(parts.values())) == pytest.approx(6.0, rel=0.02)
     assert len(clock.asked) == 3  # the fit, a choice that is too slow, and another
     assert search.used <= 10
+
+
+def test_the_clock_runs_in_the_precision_of_the_figures():
+    model, images = toy_segmenter().prepare_for_inference(), [torch.zeros(3, 32, 48).byte()] * 2
+    seen = []
+    model.register_forward_hook(lambda *_: seen.append(torch.is_autocast_enabled("cpu")))
+    for during in (nullcontext, partial(torch.autocast, "cpu", torch.bfloat16)):
+        times = Clock(model, Protocol(), images, during=during).times({"dense": ReductionConfig()})
+        assert times["dense"]["speedup"] == 1
+    half = len(seen) // 2
+    assert seen == [False] * half + [True] * half
 
 
 def test_an_impossible_time_says_what_is_possible():

@@ -6,6 +6,7 @@ device and launch many small kernels. The fit guides the search; its choice is t
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -40,6 +41,8 @@ class Clock:
     """uint8 ``[3, H, W]``, where the model is."""
     rounds: int = 3
     """Clocked passes over the images."""
+    during: Callable[[], AbstractContextManager[Any]] = nullcontext
+    """What is around them: the precision of the evaluation whose figures stand beside."""
 
     def times(self, reductions: Mapping[str, ReductionConfig]) -> dict[str, dict[str, float]]:
         """Milliseconds per image, and the speed-up over the first, by name.
@@ -49,13 +52,14 @@ class Clock:
         """
         calls = {name: self._call(reduction.build()) for name, reduction in reductions.items()}
         count = len(self.images)
-        timings = time_interleaved(
-            calls,
-            warmup=count,
-            iterations=self.rounds * count,
-            device=self.images[0].device,
-            memory=False,
-        )
+        with self.during():
+            timings = time_interleaved(
+                calls,
+                warmup=count,
+                iterations=self.rounds * count,
+                device=self.images[0].device,
+                memory=False,
+            )
         first = next(iter(timings.values()))
         return {name: _figures(first, timing, count) for name, timing in timings.items()}
 

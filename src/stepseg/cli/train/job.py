@@ -216,10 +216,13 @@ def compare(
         device = trainer.strategy.root_device
         model = copy.deepcopy(module.model).prepare_for_inference().to(device)
         images = _timing_images(datamodule).to(device)
-        for name, timing in time_systems(model, reductions, images).items():
+        with trainer.precision_plugin.val_step_context():  # the type that the figures are of
+            timings = time_systems(model, reductions, images)
+        for name, timing in timings.items():
             rows[name] |= timing
-        size = f"{images.shape[3]} x {images.shape[2]}"
-        print_comparison(rows, f"{datamodule.spec.name}, {size}, {device}, batch 1, same weights")
+        size, precision = f"{images.shape[3]} x {images.shape[2]}", trainer.precision
+        where = f"{datamodule.spec.name}, {size}, {device}, {precision}"
+        print_comparison(rows, f"{where}, batch 1, same weights")
     return rows
 
 

@@ -36,7 +36,12 @@ class Walks:
         pairs = setting.datamodule.dataset("test").pairs
         chosen = pairs[:: max(1, len(pairs) // TIMED)][:TIMED]
         images = [read_image(pair.image).to(device) for pair in chosen]
-        return Clock(setting.model.to(device), setting.datamodule.protocol, images)
+        return Clock(
+            setting.model.to(device),
+            setting.datamodule.protocol,
+            images,
+            during=setting.trainer.precision_plugin.val_step_context,
+        )
 
     def rows(self, part: str, reductions: Sequence[ReductionConfig]) -> list[dict[str, Any]]:
         """Evaluate on the images of one part, ``scouted``, ``calibration`` or ``held_out``."""
