@@ -79,6 +79,7 @@ class _Functions(TorchFunctionMode):
         )
         # From pageable memory PyTorch waits for the stream, too: `upload` pins it.
         from_host = func in (torch.tensor, torch.as_tensor) and (kwargs or {}).get("device")
+        from_host = from_host or func is Tensor.new_tensor
         if func in WAITING_FUNCTIONS or to_host or from_host:
             self.seen.append(func.__name__)
         return func(*args, **(kwargs or {}))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -117,6 +118,30 @@ class Setting:
             call()
         self.wait()
         return (time.perf_counter() - start) / rounds
+
+    def device_seconds(self, call: Any, warm_up: int = 3) -> float:
+        """Of one call on a GPU alone, the median: the device is kept waiting while it is queued.
+
+        Short work is done before the host has queued the next; `seconds` would tell the host's.
+        """
+        if self.device.type != "cuda":
+            return self.seconds(call, warm_up)
+        for _ in range(warm_up):
+            call()
+        self.wait()
+        start = time.perf_counter()
+        call()
+        queued = time.perf_counter() - start
+        clocks = []
+        for _ in range(self.rounds):
+            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            torch.cuda._sleep(100_000 + int(4e9 * queued))  # cycles, of two GHz: twice as long
+            begin.record()
+            call()
+            end.record()
+            clocks.append((begin, end))
+        self.wait()
+        return median(begin.elapsed_time(end) for begin, end in clocks) / 1000
 
     def wait(self) -> None:
         """Until the device has done all that was queued."""

@@ -37,7 +37,7 @@ def place(setting: Setting, rows: Rows) -> None:
     numbers = 2**20 if setting.toy else 2**29
     source = torch.zeros(numbers, dtype=torch.bfloat16, device=setting.device)
     target = torch.empty_like(source)
-    seconds = setting.seconds(lambda: target.copy_(source))
+    seconds = setting.device_seconds(lambda: target.copy_(source))
     rows.add(what="copy", gb_per_s=4 * numbers / seconds / 1e9)
 
 
@@ -65,7 +65,8 @@ def agreement(setting: Setting, rows: Rows) -> None:
         with torch.inference_mode():
             expected = there(images.cpu(), reduction=reduction)
             for dtype in (torch.float32, setting.dtype):
-                with warnings.catch_warnings(record=True) as told:
+                exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+                with warnings.catch_warnings(record=True) as told, exact:
                     warnings.simplefilter("always")
                     model = copy.deepcopy(here).to(dtype)
                     for _ in range(2):  # the first use compares, the second is what users get
@@ -192,7 +193,7 @@ def attention_kernels(setting: Setting, rows: Rows) -> None:
             for tokens in (32,) if setting.toy else (736, 1024, 1621, 4096):
                 shape = (3, 1, HEADS, tokens, CHANNELS)
                 x = torch.randn(shape, dtype=setting.dtype, device=setting.device)
-                seconds = setting.seconds(partial(F.scaled_dot_product_attention, *x))
+                seconds = setting.device_seconds(partial(F.scaled_dot_product_attention, *x))
                 gmacs = 2 * HEADS * CHANNELS * tokens**2 / 1e9
                 rows.add(
                     kernel=name, what="attention", tokens=tokens, ms=1000 * seconds,
@@ -206,7 +207,7 @@ def products(setting: Setting, rows: Rows) -> None:
     weight = torch.randn(4 * dim, dim, dtype=setting.dtype, device=setting.device)
     for tokens in (32,) if setting.toy else (736, 768, 1024, 1621, 1664, 4096, 12968):
         x = torch.randn(tokens, dim, dtype=setting.dtype, device=setting.device)
-        seconds = setting.seconds(partial(F.linear, x, weight))
+        seconds = setting.device_seconds(partial(F.linear, x, weight))
         rate = 4 * tokens * dim**2 / 1e9 / seconds
         rows.add(tokens=tokens, us=1e6 * seconds, gmacs_per_s=rate)
 
@@ -216,7 +217,7 @@ def pieces(setting: Setting, rows: Rows) -> None:
     device, side = setting.device, setting.size(1024)
     positions = torch.randn(1, 14 * 14, 64 if setting.toy else 1024, device=device)
     with torch.inference_mode():
-        seconds = setting.seconds(lambda: resize_pos_embed(positions, (side // 16,) * 2))
+        seconds = setting.device_seconds(lambda: resize_pos_embed(positions, (side // 16,) * 2))
         rows.add(what="positions", ms=1000 * seconds)
         policy = setting.model("vit_base", 19).prepare_for_inference().policy
         for dtype in (torch.float32, setting.dtype):
@@ -226,16 +227,17 @@ def pieces(setting: Setting, rows: Rows) -> None:
                 x = images.contiguous(memory_format=layout)
                 for search in (False, True):
                     with torch.backends.cudnn.flags(enabled=True, benchmark=search):
-                        seconds = setting.seconds(partial(features, x))
+                        seconds = setting.device_seconds(partial(features, x))
+                        with_host = setting.seconds(partial(features, x))
                     rows.add(
                         what="policy CNN", dtype=str(dtype), ms=1000 * seconds,
-                        layout=str(layout), cudnn_benchmark=search,
+                        host_ms=1000 * with_host, layout=str(layout), cudnn_benchmark=search,
                     )  # fmt: skip
         for classes, pixels in ((150, 512), (19, 1024)):
             cells = setting.size(pixels) // 16
             scores = torch.rand(1, cells, cells, 5 if setting.toy else classes, device=device)
             for way in (upsampled_argmax, disputed_argmax):
-                seconds = setting.seconds(partial(way, scores, 16))
+                seconds = setting.device_seconds(partial(way, scores, 16))
                 rows.add(what=way.__name__, classes=classes, px=pixels, ms=1000 * seconds)
 
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from stepseg.dcts.classifier import ExactConv, fit_corrections
+from stepseg.dcts.classifier import ExactConv, WindowClassifier, fit_corrections
 from stepseg.dcts.policy import PolicyNetwork
 from toys import toy_images, toy_policy
 
@@ -83,3 +83,11 @@ def test_weights_of_before_have_none_and_everything_else_is_strict():
     del older["classifier.2.bias"]
     with pytest.raises(RuntimeError, match=r"Missing key.*classifier.2.bias"):
         policy.load_state_dict(older)
+
+
+def test_a_product_of_matrices_decides_as_the_convolution_does():
+    """The way of a GPU, where a convolution would be less exact."""
+    classifier = WindowClassifier(8)
+    x_BFYX = torch.randn(2, 8, 3, 5, generator=torch.Generator().manual_seed(0))
+    by_product = classifier._by_product(x_BFYX, classifier.bias)
+    torch.testing.assert_close(by_product, classifier(x_BFYX))

@@ -34,7 +34,7 @@ class SharedBatchNorm(nn.BatchNorm2d):
         # Sums of squares around the running mean: around zero they would cancel.
         origin_F = self.running_mean.clone()
         centred_BFYX = x_BFYX.float() - origin_F[:, None, None]
-        count = centred_BFYX.new_tensor([centred_BFYX.numel() / len(origin_F)])
+        count = centred_BFYX.new_full((1,), centred_BFYX.numel() / len(origin_F))
         sums_F, squares_F = centred_BFYX.sum((0, 2, 3)), centred_BFYX.square().sum((0, 2, 3))
         total = _SumOverRanks.apply(torch.cat([sums_F, squares_F, count]))
         mean_F, square_F = (total[:-1] / total[-1]).chunk(2)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 CORRECTION = "correction"
@@ -20,7 +21,7 @@ HALVINGS = 80
 
 
 class ExactConv(nn.Conv2d):
-    """A convolution of windows that stays in float32, whatever type the rest is cast to.
+    """A convolution of single windows that stays in float32, whatever type the rest is cast to.
 
     Near a threshold a half-precision score is too coarse to decide, and this costs nothing.
     """
@@ -33,7 +34,17 @@ class ExactConv(nn.Conv2d):
         device = x_BFYX.device.type  # meta, where operations are counted, has no autocast
         with torch.autocast(device if device != "meta" else "cpu", enabled=False):
             exact = self.weight.dtype if self.weight.dtype == torch.float64 else torch.float32
-            return self._conv_forward(x_BFYX.to(exact), self.weight, bias)
+            x_BFYX = x_BFYX.to(exact)
+            if x_BFYX.is_cuda:
+                return self._by_product(x_BFYX, bias)
+            return self._conv_forward(x_BFYX, self.weight, bias)
+
+    def _by_product(self, x_BFYX: Tensor, bias: Tensor | None) -> Tensor:
+        """As a product of matrices: cuDNN convolves in TF32, which is as coarse as half precision.
+
+        Products stay in float32 unless a user asks PyTorch for less.
+        """
+        return F.linear(x_BFYX.movedim(1, -1), self.weight.flatten(1), bias).movedim(-1, 1)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Follow to another device or to more bits, but never to fewer."""
