@@ -120,12 +120,13 @@ def certify_sequence(
     for start in range(0, STEPS, AT_ONCE):
         part = sequence[start : start + AT_ONCE]
         _evaluate(kept, files, lambda file, part=part: look(file, part), start + AT_ONCE)  # type: ignore[misc]
-        losses = np.array([kept.shares[file.as_posix()] for file in files])
+        end = start + AT_ONCE  # an earlier start may have got further with some images
+        losses = np.array([kept.shares[file.as_posix()][:end] for file in files])
         certificate = certify(losses, promise)
         if certificate.certified < losses.shape[1]:
             break
-    gmacs = np.array([kept.gmacs[file.as_posix()] for file in files]).mean(0).tolist()
-    return Tested(certificate, list(sequence), gmacs, images)
+    gmacs = np.array([kept.gmacs[file.as_posix()][:end] for file in files])
+    return Tested(certificate, list(sequence), gmacs.mean(0).tolist(), images)
 
 
 class Kept:
