@@ -36,6 +36,18 @@ def test_completed(tmp_path):
     assert {"stepseg", "torch", "lightning"} <= set(values["versions"])
 
 
+def test_no_command_replaces_the_result_of_another(tmp_path):
+    with result(tmp_path) as running:
+        running.update({"mIoU": 41.5})
+    other = Result(tmp_path, command="stepseg-other", overrides=[], config={})
+    with pytest.raises(ValueError, match=r"holds the result of stepseg-test, which stepseg-other"):
+        other.__enter__()
+    assert read_result(tmp_path / "result.json")["mIoU"] == 41.5
+    with result(tmp_path) as again:  # the folder is free
+        again.update({"mIoU": 42.5})
+    assert read_result(tmp_path / "result.json")["mIoU"] == 42.5
+
+
 def test_failed_and_interrupted(tmp_path):
     with pytest.raises(RuntimeError), result(tmp_path):
         raise RuntimeError("no space left")

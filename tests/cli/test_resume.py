@@ -1,5 +1,6 @@
 """A training that was stopped anywhere and resumed ends as the one that never was."""
 
+import json
 import os
 import shutil
 import signal
@@ -154,6 +155,18 @@ def test_an_unfinished_training_is_not_overwritten(run, stopped):
     assert (stopped / "checkpoints" / "last.ckpt").read_bytes() == before
 
 
+def test_the_result_of_another_command_ends_no_training(run, stopped):
+    """It says completed, and nothing of the training, which an older version let it replace."""
+    result = stopped / "result.json"
+    result.write_text(json.dumps({"status": "completed", "command": "stepseg-eval"}))
+    before = (stopped / "checkpoints" / "last.ckpt").read_bytes()
+    with pytest.raises(ValueError, match="holds the result of stepseg-eval"):
+        run(stopped, "ckpt_path=last")
+    result.unlink()
+    assert run(stopped, "ckpt_path=last") is not None
+    assert (stopped / "checkpoints" / "last.ckpt").read_bytes() != before
+
+
 def test_a_checkpoint_of_another_run_continues_elsewhere(run, whole, stopped, tmp_path_factory):
     for index, path in enumerate([stopped, stopped / "checkpoints" / "last.ckpt"]):
         folder = tmp_path_factory.mktemp(f"elsewhere{index}")
@@ -250,6 +263,8 @@ def test_a_finished_run_says_so_and_stays(run, whole, capfd):
     before = (whole / "result.json").read_bytes()
     assert run(whole, "ckpt_path=last") == result_of(whole)["mIoU"]
     assert "this run has completed (7 steps), nothing to resume" in capfd.readouterr().err
+    with pytest.raises(ValueError, match="holds a finished training: choose another"):
+        run(whole)
     assert (whole / "result.json").read_bytes() == before
 
 

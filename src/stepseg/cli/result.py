@@ -48,6 +48,7 @@ class Result:
 
     Raises:
         FolderInUseError: on entering the block, another command works in the folder.
+        ValueError: likewise, another command has left its result there.
 
     """
 
@@ -96,6 +97,7 @@ class Result:
         if is_first_process():
             folder, values = self.path.parent, self.values
             self._held.enter_context(folder_lock(folder, values["command"]))
+            self._check_folder()
             if self.hidden:
                 write_request(folder, values["overrides"], values["config"])
             mask_sweep()
@@ -107,6 +109,17 @@ class Result:
                 break
         self.grace.__enter__()
         return self
+
+    def _check_folder(self) -> None:
+        try:
+            there = read_result(self.path).get("command")
+        except ValueError:  # none, or nothing that would be missed
+            return
+        if there is not None and there != self.values["command"]:
+            raise ValueError(
+                f"{self.path.parent} holds the result of {there}, which {self.values['command']} "
+                f"would replace: choose another folder, or remove {self.path}"
+            )
 
     def __exit__(
         self,

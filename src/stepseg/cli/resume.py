@@ -9,6 +9,8 @@ from stepseg.lit.resume import ResumePoint, changes, newest_point, read_point
 from stepseg.lit.stopping import LAST
 from stepseg.telling import tell
 
+COMMAND = "stepseg-train"
+
 
 def find_point(ckpt_path: str | None, output: Path) -> ResumePoint | None:
     """The checkpoint behind `ckpt_path`; None: start at step 0.
@@ -18,12 +20,10 @@ def find_point(ckpt_path: str | None, output: Path) -> ResumePoint | None:
         output: the output directory.
 
     Raises:
-        ValueError: no such checkpoint, none that is whole, or an unfinished training in `output`
-            that would be overwritten.
+        ValueError: no such checkpoint, or none that is whole.
 
     """
     if ckpt_path is None:
-        _check_unused(output)
         return None
     path = output if ckpt_path == "last" else Path(ckpt_path)
     if path.name == LAST and path.parent.name == "checkpoints":
@@ -56,7 +56,7 @@ def finished_result(ckpt_path: str | None, output: Path) -> dict[str, Any] | Non
     if ckpt_path != "last" or not file.is_file():
         return None
     result = read_result(file)
-    if result["status"] != "completed":
+    if result["status"] != "completed" or result.get("command") != COMMAND:
         return None
     _say(
         f"this run has completed ({result.get('steps')} steps), nothing to resume; its figures "
@@ -101,13 +101,21 @@ def check_steps(point: ResumePoint, max_steps: int) -> None:
         )
 
 
-def _check_unused(output: Path) -> None:
-    last = output / "checkpoints" / "last.ckpt"
-    if not last.is_file():
+def check_unused(ckpt_path: str | None, output: Path) -> None:
+    """Refuse to begin where a training has been.
+
+    Raises:
+        ValueError: `output` holds one, and `ckpt_path` does not say that it goes on.
+
+    """
+    if ckpt_path is not None or not (output / "checkpoints" / LAST).is_file():
         return
     result = output / "result.json"
     if result.is_file() and read_result(result)["status"] == "completed":
-        return
+        raise ValueError(
+            f"{output} holds a finished training: choose another hydra.run.dir, or remove the "
+            f"folder"
+        )
     raise ValueError(
         f"{output} holds an unfinished training: continue it with ckpt_path=last, or choose "
         f"another hydra.run.dir, or remove the folder"
@@ -115,4 +123,4 @@ def _check_unused(output: Path) -> None:
 
 
 def _say(message: str) -> None:
-    tell(f"stepseg-train: {message}")
+    tell(f"{COMMAND}: {message}")

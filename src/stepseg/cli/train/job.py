@@ -21,7 +21,14 @@ from stepseg.cli.config import (
     recorded,
 )
 from stepseg.cli.result import Result
-from stepseg.cli.resume import check_config, check_steps, find_point, finished_result
+from stepseg.cli.resume import (
+    COMMAND,
+    check_config,
+    check_steps,
+    check_unused,
+    find_point,
+    finished_result,
+)
 from stepseg.cli.share import examples_of, share_best
 from stepseg.cli.tracking import make_loggers, tracked_result
 from stepseg.cli.train.length import fit_to_length
@@ -60,7 +67,8 @@ def train(cfg: DictConfig) -> float | None:
     finished = finished_result(values["ckpt_path"], output_dir())
     if finished is not None:
         return finished.get("mIoU", finished.get("mAP"))
-    with tracked_result("stepseg-train", recorded(cfg)) as result:
+    check_unused(values["ckpt_path"], output_dir())
+    with tracked_result(COMMAND, recorded(cfg)) as result:
         check_sweep(values)
         check_training(values)
         for line in fit_to_length(values, result.values["config"]):
