@@ -59,6 +59,21 @@ def test_weights_are_the_default(checkpoint, tmp_path):
     assert read_checkpoint(path).config == read_checkpoint(checkpoint).config
 
 
+def test_a_readme_of_somebody_else_stays(checkpoint, tmp_path):
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    (shared / "README.md").write_text("# my project\n")
+    given = [f"ckpt_path={checkpoint}", f"output={shared}"]
+    with pytest.raises(ValueError, match="is no model card of stepseg"):
+        run(tmp_path / "a", *given)
+    assert [file.name for file in shared.iterdir()] == ["README.md"]
+    run(tmp_path / "b", *given, "card=false")
+    assert (shared / "README.md").read_text() == "# my project\n"
+    (shared / "README.md").unlink()
+    for name in "cd":  # its own card is brought up to date
+        run(tmp_path / name, *given)
+
+
 def test_a_card_from_the_result_of_the_training(checkpoint, tmp_path):
     folder = tmp_path / "run" / "checkpoints"
     folder.mkdir(parents=True)

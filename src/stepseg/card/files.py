@@ -16,6 +16,8 @@ from stepseg.files.writing import write_atomically, write_text
 from stepseg.predict.segmenter import Segmenter
 
 CARD = "README.md"
+OURS = "library_name: stepseg"
+"""A line of `front_matter`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,11 @@ def write_shared(
         source: how a reader addresses the weights; None: by the file's name.
         license_: an identifier of the hub.
 
+    Raises:
+        ValueError: there is a README of somebody else.
+
     """
+    check_place(weights.parent)
     checkpoint = replace(checkpoint, about={**checkpoint.about, **about})
     write_inference_checkpoint(weights, checkpoint)
     files, pictures, problems = {weights.name: weights}, {}, []
@@ -76,6 +82,21 @@ def write_shared(
     card = weights.parent / CARD
     write_text(card, text)
     return Shared({CARD: card, **files}, problems)
+
+
+def check_place(folder: Path) -> None:
+    """Refuse a folder with a README that is no card of this project.
+
+    Raises:
+        ValueError: names the file.
+
+    """
+    card = folder / CARD
+    if card.is_file() and OURS not in card.read_text(encoding="utf-8", errors="replace"):
+        raise ValueError(
+            f"{card} is no model card of stepseg, and would be replaced by one: choose another "
+            f"folder, or write weights without a card (card=false)"
+        )
 
 
 def default_name(checkpoint: Checkpoint) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from stepseg.card.examples import Example
-from stepseg.card.files import write_shared
+from stepseg.card.files import check_place, write_shared
 from stepseg.card.tuned import with_choice
 from stepseg.checkpoint import Checkpoint, write_inference_checkpoint
 from stepseg.cli.config import (
@@ -36,6 +36,8 @@ def export(cfg: DictConfig) -> None:
         target = _target(values["format"], values["output"])
         if values["push_to"]:
             check_push(values["push_to"])
+        if values["format"] == "safetensors" and values["card"]:
+            check_place(target.parent)
         checkpoint = given_checkpoint(values)
         files = {target.name: target}
         if values["format"] == "safetensors":

@@ -7,6 +7,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from gpu_pool.guard import check_sweep
+from stepseg.card.files import check_place
 from stepseg.cli.comparison import print_comparison
 from stepseg.cli.config import checkpoint_reduction, output_dir, plain, recorded
 from stepseg.cli.evaluate.job import check_figures
@@ -41,6 +42,7 @@ def tune(cfg: DictConfig) -> float | None:
     values = plain(cfg)
     with tracked_result("stepseg-tune", recorded(cfg)) as result:
         check_sweep(values)
+        check_place(output_dir())
         target, number = target_of(values, TARGETS)
         if target == "certify":
             guarantee(values, result)
