@@ -364,9 +364,16 @@ def test_an_entry_is_one_line_of_json(shared):
 def test_other_data_are_refused(shared):
     checkpoint = read_checkpoint(shared)
     assert isinstance(checkpoint, Checkpoint)
-    check_data(checkpoint, 11, "camvid")
+    classes = checkpoint.data["classes"]
+    assert check_data(checkpoint, classes, "camvid") is None
     with pytest.raises(ValueError, match=r"predicts 11 classes \(camvid\), data 'x' has 3"):
-        check_data(checkpoint, 3, "x")
+        check_data(checkpoint, classes[:3], "x")
+    swapped = [classes[1], classes[0], *classes[2:]]
+    with pytest.raises(ValueError, match=r"another order .*class 0 is 'sky' there and 'building'"):
+        check_data(checkpoint, swapped, "x")
+    told = check_data(checkpoint, [*classes[:10], "rider"], "x")
+    assert "1 of 11 classes have other names" in told
+    assert "class 10 is 'bicyclist' there and 'rider' here" in told
 
 
 PROBABILITIES = st.floats(0, 1)

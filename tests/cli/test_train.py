@@ -225,9 +225,12 @@ def test_evaluation_follows_the_protocol_of_the_checkpoint(trained, data, tmp_pa
     content["stepseg"]["protocol"] = slide.as_dict()
     torch.save(content, tmp_path / "slide.ckpt")
     common = [f"ckpt_path={tmp_path}/slide.ckpt", "data=camvid", f"data.root={data}"]
-    evaluate(compose_config("eval", common, tmp_path / "same"))
+    typed = [*common, "data.crop_size=[32,32]"]
+    evaluate(compose_config("eval", typed, tmp_path / "same"))
     assert result_of(tmp_path / "same")["protocol"] == slide.as_dict()
-    assert "images are shown" not in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "images are shown" not in told.replace("how images are shown", "")
+    assert "data.crop_size is of trainings" in told
     evaluate(compose_config("eval", [*common, "data.evaluation.mode=whole"], tmp_path / "other"))
     assert result_of(tmp_path / "other")["protocol"]["mode"] == "whole"
     assert "the checkpoint says mode=slide" in capsys.readouterr().err

@@ -8,7 +8,7 @@ takes both.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -153,14 +153,44 @@ def write_inference_checkpoint(
     write_safetensors(Path(path), checkpoint.state, plain)
 
 
-def check_data(checkpoint: Checkpoint, num_classes: int, name: str) -> None:
-    """Refuse to evaluate on data with other classes than the checkpoint was trained on."""
-    if checkpoint.config.num_classes != num_classes:
+def check_data(checkpoint: Checkpoint, classes: Sequence[str], name: str) -> str | None:
+    """Refuse to evaluate on data with other classes than the checkpoint was trained on.
+
+    Args:
+        checkpoint: what predicts.
+        classes: names, in the order of the data's training ids.
+        name: of the data.
+
+    Returns:
+        A line where names differ that may mean the same; else None.
+
+    Raises:
+        ValueError: not as many classes, or the same ones in another order.
+
+    """
+    source = f"checkpoint {str(checkpoint.path)!r}"
+    if checkpoint.config.num_classes != len(classes):
         raise ValueError(
-            f"checkpoint {str(checkpoint.path)!r} predicts {checkpoint.config.num_classes} classes "
-            f"({checkpoint.data.get('name')}), data {name!r} has {num_classes}: "
+            f"{source} predicts {checkpoint.config.num_classes} classes "
+            f"({checkpoint.data.get('name')}), data {name!r} has {len(classes)}: "
             "choose data of the same classes by data="
         )
+    known = [str(known).casefold() for known in checkpoint.data["classes"]]
+    here = [own.casefold() for own in classes]
+    differing = [i for i, (own, other) in enumerate(zip(here, known, strict=True)) if own != other]
+    if not differing:
+        return None
+    first = differing[0]
+    words = f"class {first} is {checkpoint.data['classes'][first]!r} there and {classes[first]!r}"
+    if sorted(known) == sorted(here):
+        raise ValueError(
+            f"{source} has the classes of data {name!r} in another order ({words} here): give "
+            f"them in the checkpoint's order, for a folder in its classes.yaml"
+        )
+    return (
+        f"{len(differing)} of {len(here)} classes have other names in {source} than in data "
+        f"{name!r} ({words} here)"
+    )
 
 
 def without_local_paths(config: ModelConfig) -> ModelConfig:

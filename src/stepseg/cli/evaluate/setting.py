@@ -8,7 +8,7 @@ from typing import Any, Self
 import lightning as L
 
 from stepseg.checkpoint import Checkpoint, check_data
-from stepseg.cli.config import given_checkpoint, output_dir
+from stepseg.cli.config import given_checkpoint, output_dir, overrides
 from stepseg.cli.protocol import choose_protocol
 from stepseg.cli.result import Result, is_first_process
 from stepseg.cli.tracking import make_loggers
@@ -25,6 +25,10 @@ from stepseg.lit.segmentation_module import SegmentationModule
 from stepseg.model import StepSegmenter
 from stepseg.runtime.apply import apply_runtime
 from stepseg.runtime.choice import check_runtime, choose_runtime
+from stepseg.telling import tell
+
+OF_TRAININGS = ("data.crop_size", "data.batch_size", "data.augmentation")
+"""Keys of data that an evaluation does not read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +115,12 @@ def _make_data(
     given = values["data"]["evaluation"] or {}
     protocol = choose_protocol(command, checkpoint, given, "data.evaluation")
     datamodule = make_datamodule(values, evaluation=protocol.as_dict())
-    check_data(checkpoint, datamodule.num_classes, datamodule.spec.name)
+    other_names = check_data(checkpoint, datamodule.spec.classes, datamodule.spec.name)
+    if other_names:
+        tell(f"{command}: {other_names}")
+    for key in sorted({o.partition("=")[0].lstrip("+") for o in overrides()}):
+        if key.startswith(OF_TRAININGS):
+            tell(f"{command}: {key} is of trainings: data.evaluation says how images are shown")
     return datamodule
 
 
