@@ -112,7 +112,8 @@ def test_label_maps_and_figures_are_those_of_the_evaluation(
     for key in ("tokens_per_stage", "exited_per_head", "superpatches"):
         assert result[key] == pytest.approx(expected[key])
     assert min(result["tokens_per_stage"]) < max(result["tokens_per_stage"])
-    assert result["protocol"] == expected["protocol"]
+    for key in ("protocol", "data_name"):
+        assert result[key] == expected[key]
 
 
 def test_every_picture_is_written_and_told(checkpoint, data, tmp_path):

@@ -114,6 +114,41 @@ def test_sliding_windows_count_per_view():
     assert dict(row.arena)["resolution"] == "160"
 
 
+def slide(tokens, cell=None, **changes):
+    """A row of two windows of 64 x 64."""
+    protocol = {"mode": "slide", "crop": [64, 64], "stride": [42, 42]}
+    counts = {"1": tokens, "2": 0.0}
+    row = accuracy_row(30.0, 1.0, protocol=protocol, superpatches=counts)
+    row["reduction"]["input"] = {"cell": cell}
+    return row | {"tokens_per_stage": [tokens], "superpatches_min": counts} | changes
+
+
+def test_windows_of_a_smaller_input_hold_fewer_patches():
+    maxima = {"superpatches_max": {"1": 18.0, "2": 0.0}}
+    rows, _ = rows_of(evaluation([slide(32.0), slide(18.0, 24, **maxima)]))
+    assert [row.figures["views"] for row in rows] == [2.0, 2.0]
+    assert [row.tokens for row in rows] == [(16.0,), (9.0,)]
+    assert [row.superpatches[1] for row in rows] == [16.0, 9.0]
+    assert rows[1].extremes["superpatches_1"] == (9.0, 9.0)
+    assert rows[0].arena == rows[1].arena
+
+
+def test_windows_of_larger_patches_hold_fewer():
+    model = {"backbone": {"name": "vit_base", "patch_size": 32}}
+    (row,), _ = rows_of(evaluation([slide(8.0)], model=model))
+    assert (row.figures["views"], row.tokens) == (2.0, (4.0,))
+
+
+def test_a_smaller_input_is_of_images_of_the_same_size():
+    values = evaluation([accuracy_row(30.0, 3.0), accuracy_row(29.0, 2.0)])
+    values["config"] = values["config"] | {"data": {"name": "synthetic", "image_size": [64, 96]}}
+    for row, cell, tokens in zip(values["rows"], (None, 24), (24.0, 12.0), strict=True):
+        row["reduction"]["input"] = {"cell": cell}
+        row["superpatches"] = {"1": tokens}
+    rows, _ = rows_of(values)
+    assert [dict(row.arena)["resolution"] for row in rows] == ["64 x 96"] * 2
+
+
 def test_missing_and_infinite_figures_are_no_figures():
     entry = accuracy_row(None, float("nan"))
     del entry["superpatches"], entry["per_class_IoU"], entry["tokens_per_stage"]

@@ -1,20 +1,25 @@
-"""What was set in a run, read from its configuration and that of the training behind it."""
+"""What was set in a run, read from its configuration and that of the training behind it.
+
+Not here: which images it saw (`stepseg.report.images`).
+"""
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from stepseg.plain_types import flat
-from stepseg.report.runs import Run, read_run
-from stepseg.report.values import mapping, number, plain, size_words
+from stepseg.report.runs import NAME, Run, read_run
+from stepseg.report.values import mapping, number, plain
+from stepseg.weights.place import NAMES
 
 PLACES = {"root", "save_dir", "dirpath", "default_root_dir", "num_workers", "val_batch_size"}
 PLACES |= {"logger", "callbacks", "compare", "ckpt_path", "monitor", "best_by", "seed"}
 """Keys of a training's configuration that say where and how it ran, not what was trained."""
 
+PATCH_SIZE = 16
+"""Pixels; of results that do not say it."""
 
 PARTS = ("merge", "exit", "inside", "input", "budget")
 """Of a reduction."""
@@ -146,7 +151,24 @@ def weights_of(run: Run, training: Run | None) -> tuple[dict[str, Any], str]:
     text = json.dumps([str(item) for item in sorted(recipe.items())])
     backbone = backbone_name(mapping(config.get("backbone")))
     fields = {"backbone": backbone, "recipe": hashlib.sha1(text.encode()).hexdigest()[:8], **recipe}
-    return fields, str(training.values.get("seed"))
+    other = other_checkpoint(run, training)
+    return fields | ({"checkpoint": other} if other else {}), str(training.values.get("seed"))
+
+
+def other_checkpoint(run: Run, training: Run) -> str | None:
+    """The file of a training that was used, such as ``checkpoints/last.ckpt``.
+
+    None of the one that the training gives as its result. Folders do not count, as runs are moved
+    and as seeds have folders of their own.
+    """
+    used, own = run.config.get("ckpt_path"), training.values.get("checkpoint")
+    if training is run or not used or str(used) == str(own):
+        return None
+    file = Path(str(used))
+    if file / NAME == training.path:  # the folder of a run means its best
+        file = next((file / name for name in NAMES if (file / name).is_file()), file / NAMES[0])
+    parts = file.parts[-2:]
+    return None if own and parts == Path(str(own)).parts[-2:] else "/".join(parts)
 
 
 def model_of(run: Run, training: Run | None) -> Mapping[str, Any]:
@@ -169,38 +191,14 @@ def policy_name(run: Run, training: Run | None) -> str | None:
     return mapping(config.get("policy")).get("name")
 
 
+def cell_of(reduction: Mapping[str, Any], run: Run, training: Run | None) -> float:
+    """Pixels, per side, that a patch shows: its own size, unless the input was made smaller."""
+    model = mapping(run.values.get("model")) or (training.config if training else run.config)
+    shown = number(mapping(reduction.get("input")), "cell")
+    return shown or number(mapping(model.get("backbone")), "patch_size") or PATCH_SIZE
+
+
 def backbone_name(values: Mapping[str, Any]) -> str | None:
     """``vit_tiny, 6 blocks``."""
     name, depth = values.get("name"), values.get("depth")
     return f"{name}, {depth} blocks" if name and depth else name
-
-
-def cells_of(entry: Mapping[str, Any]) -> float | None:
-    """Patches of an image, all its views together."""
-    counts = mapping(entry.get("superpatches"))
-    cells = sum((number(counts, side) or 0.0) * int(side) ** 2 for side in counts)
-    return round(cells, 3) or None
-
-
-def whole_size(data: Mapping[str, Any], cells: float | None) -> list[int] | None:
-    """The size of images that are shown whole and are all of one configured size."""
-    size = data.get("image_size")
-    if size and cells == math.ceil(size[0] / 16) * math.ceil(size[1] / 16):
-        return list(size)
-    return None
-
-
-def protocol_words(protocol: Mapping[str, Any]) -> str:
-    """The part of a protocol that changes figures, in words."""
-    words = [str(protocol.get("mode", "unknown"))]
-    if protocol.get("resize_short"):
-        words.append(f"short side {protocol['resize_short']}")
-    if protocol.get("mode") == "slide":
-        words.append(
-            f"crop {size_words(protocol.get('crop'))} stride {size_words(protocol.get('stride'))}"
-        )
-    if protocol.get("scales") not in (None, [1.0], [1]):
-        words.append("scales " + ",".join(map(str, protocol["scales"])))
-    if protocol.get("flip"):
-        words.append("flip")
-    return ", ".join(words)

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
 
+from stepseg.report.images import special_words
 from stepseg.report.summaries import Arena, Summary
 from stepseg.report.systems import KINDS
 
@@ -181,6 +182,8 @@ def _note(entry: Published, summary: Summary, arena: Arena) -> str:
     words = [entry.text["note"]] if entry.text["note"] else []
     if arena.is_benchmark and arena.key["tokens"] != "measured" and entry.text["tau"]:
         words.append("ours with prescribed token counts, of no threshold")
+    if not arena.is_benchmark and (special := special_words(arena.key)):
+        words.append(f"ours of {', '.join(special)}")
     if "images_per_s" in summary.figures and "FPS" in entry.figures:
         machine = arena.key.get("hardware") or summary.fields.get("device")
         words.append(f"our speed on {machine}")

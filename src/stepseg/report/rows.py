@@ -5,26 +5,24 @@ Two rows may be compared where their `arena` is the same; they are repetitions w
 the seed are the same (`stepseg.report.summaries`).
 """
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from stepseg.report.fields import (
     backbone_name,
-    cells_of,
+    cell_of,
     model_of,
     place_fields,
     policy_name,
-    protocol_words,
     reduction_fields,
     reduction_of_entry,
     reduction_of_system,
     training_of,
     weights_of,
-    whole_size,
     without_thresholds,
 )
+from stepseg.report.images import corruption_seeds, image_fields, views_of
 from stepseg.report.runs import Problem, Run
 from stepseg.report.systems import System, system_of
 from stepseg.report.values import mapping, number, numbers, plain, size_words
@@ -107,31 +105,14 @@ def _rows(run: Run, trainings: Mapping[str, Run]) -> Iterator[Row]:
 
 
 def _accuracy_row(run: Run, entry: Mapping[str, Any], training: Run | None) -> Row:
-    """A row of stepseg-train or stepseg-eval."""
-    data = mapping(run.config.get("data"))
-    protocol = mapping(entry.get("protocol"))
+    """A row of stepseg-train, stepseg-eval or stepseg-predict."""
     reduction = reduction_of_entry(entry, run)
-    classes = len(entry["per_class_IoU"]) if entry.get("per_class_IoU") else None
-    cells = cells_of(entry)
-    crop = protocol.get("crop")
-    views = 1.0
-    if protocol.get("mode") == "slide" and crop and cells:
-        views = cells / (math.ceil(crop[0] / 16) * math.ceil(crop[1] / 16))
-    size: Any = crop if protocol.get("mode") == "slide" else None
-    size = size or whole_size(data, cells)
-    name = str(run.values.get("data_name") or data.get("name", "unknown data"))
-    arena = {
-        "kind": "accuracy",
-        "data": name,
-        "classes": classes,
-        "images": entry.get("images"),
-        "protocol": protocol_words(protocol),
-        "resolution": size_words(size) if size else f"{cells:.0f} patches" if cells else None,
-    }
+    cell = cell_of(reduction, run, training)
+    arena = {"kind": "accuracy", **image_fields(run, entry, cell)}
     weights, seed = weights_of(run, training)
     rules = mapping(reduction["merge"]), mapping(reduction["exit"])
     drawn = [rule.get("seed") for rule in rules if "random" in (rule.get("by"), rule.get("rule"))]
-    seed = "/".join(map(str, [seed, *drawn]))
+    seed = "/".join(map(str, [seed, *drawn, *corruption_seeds(run)]))
     fields = {
         **arena,
         **place_fields(run, entry),
@@ -139,7 +120,7 @@ def _accuracy_row(run: Run, entry: Mapping[str, Any], training: Run | None) -> R
         "policy": policy_name(run, training),
         **weights,
     }
-    return _row(run, entry, reduction, arena, fields, seed, views)
+    return _row(run, entry, reduction, arena, fields, seed, views_of(entry, cell))
 
 
 def _benchmark_row(run: Run, entry: Mapping[str, Any], training: Run | None) -> Row:

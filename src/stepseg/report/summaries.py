@@ -1,7 +1,7 @@
 """Rows to be compared, seeds taken together.
 
 Rows are averaged only where everything but the seed is the same, and stand in one table only where
-data, classes, images and protocol (accuracy), or machine and protocol (benchmark), are the same.
+images, classes and protocol (accuracy), or machine and protocol (benchmark), are the same.
 Rows that repeat the same seed count once: they are averaged first, so that no seed weighs double.
 """
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean, mode, stdev
 from typing import Any
 
+from stepseg.report.images import special_words
 from stepseg.report.rows import Row
 from stepseg.report.systems import KINDS, System
 from stepseg.telling import counted
@@ -81,7 +82,8 @@ class Arena:
             size = key["resolution"]
             size = f"{size} x {size} px" if str(size).isdigit() else size
             words = [key["data"], f"{key['classes']} classes", counted(key["images"], "image")]
-            return ", ".join(map(str, [*words, *([size] if size else []), key["protocol"]]))
+            words += [*special_words(key), *([size] if size else []), key["protocol"]]
+            return ", ".join(map(str, words))
         size = str(key["resolution"])
         words = [f"{size} x {size} px" if size.isdigit() else f"{size} px"]
         words += [f"{key['classes']} classes", f"tokens: {_show_tokens(key['tokens'])}"]

@@ -158,6 +158,7 @@ def _about(
         "protocol": segmenter.protocol.as_dict(),
         "reduction": dict(reduction),
         "data": checkpoint.data["name"],
+        "data_name": checkpoint.data["name"],  # as every command calls it that knows one
         "classes": list(segmenter.classes),
     }
 
