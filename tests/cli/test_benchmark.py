@@ -231,6 +231,8 @@ def test_what_a_checkpoint_decides_cannot_be_said_again(checkpoint, tmp_path):
         (["runtimes=[eager,graphs]"], "needs device=cuda"),
         (["runtimes=[eager,compile]", "parts=true"], "runtime=eager,compile has no borders"),
         (["iterations=0"], "iterations must be at least 1"),
+        (["threads=-1"], "threads must be at least 1, or null for PyTorch's choice, got -1"),
+        (["threads=all"], "threads must be at least 1, .* got 'all'"),
         (["device=tpu9"], "choose auto, cpu, cuda"),
         pytest.param(["device=cuda"], "sees no CUDA device here; use device=cpu", marks=NO_GPU),
         (["images=/nowhere/photos"], "'/nowhere/photos' is not a folder"),

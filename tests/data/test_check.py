@@ -93,6 +93,30 @@ def test_command_fails_on_faults_and_still_writes(tmp_path, builders, capsys):
     assert len(list((out / "overlays").iterdir())) == 2  # the faulty one has no picture
 
 
+@pytest.mark.parametrize(
+    ("out", "message"), [("/proc/foo", "--out /proc/foo: "), ("FILE/out", "--out ")]
+)
+def test_command_refuses_a_folder_that_cannot_be_made(
+    out, message, roots, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("stepseg.data.check.check_split", lambda *_: pytest.fail("read images"))
+    (tmp_path / "file").touch()
+    out = out.replace("FILE", str(tmp_path / "file"))
+    assert main(["check", "camvid", str(roots["camvid"]), "--split", "val", "--out", out]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"stepseg-data: {message}")
+    assert line.endswith("; choose another one")
+
+
+def test_command_tells_in_one_line_what_cannot_be_written(roots, tmp_path, capsys):
+    (tmp_path / "check.json").mkdir()
+    command = ["check", "camvid", str(roots["camvid"]), "--split", "val", "--processes", "1"]
+    assert main([*command, "--out", str(tmp_path)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("stepseg-data: ")
+    assert str(tmp_path) in line
+
+
 def test_command_reports_a_wrong_root_without_traceback(tmp_path, capsys):
     assert main(["check", "cityscapes", str(tmp_path), "--split", "val"]) == 1
     assert "leftImg8bit/val" in capsys.readouterr().err

@@ -108,10 +108,28 @@ def test_settings_may_be_plain_values_or_objects(roots):
     assert plain.crop_size == (32, 40)
 
 
+def test_one_number_is_both_sides(roots):
+    evaluation = {"mode": "slide", "crop": 64, "stride": 32}
+    datamodule = SegmentationDataModule(
+        "camvid", roots["camvid"], crop_size=64, evaluation=evaluation
+    )
+    assert datamodule.crop_size == (64, 64)
+    assert datamodule.protocol == Protocol("slide", crop=(64, 64), stride=(32, 32))
+
+
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
         ({"image_size": (64, 64)}, r"\['image_size'\].*'camvid'"),
+        ({"crop_size": [64]}, r"data\.crop_size is \[height, width\] in pixels.*got \[64\]"),
+        ({"crop_size": [64, 64, 64]}, r"data\.crop_size is \[height, width\] in pixels"),
+        ({"crop_size": "big"}, r"data\.crop_size is \[height, width\] .* got 'big'"),
+        ({"crop_size": [64, 64.5]}, r"data\.crop_size is \[height, width\] .* 64\.5"),
+        ({"crop_size": 8}, r"data\.crop_size needs 16 x 16 px or more, got \(8, 8\)"),
+        ({"batch_size": "big"}, r"data\.batch_size is a whole number, at least 1, got 'big'"),
+        ({"val_batch_size": 1.5}, r"data\.val_batch_size is a whole number.* got 1\.5"),
+        ({"num_workers": None}, r"data\.num_workers is a whole number.* got None"),
+        ({"seed": "one"}, r"data\.seed is a whole number, got 'one'"),
         ({"batch_size": 0}, "data.batch_size is at least 1, got 0"),
         ({"num_workers": -1}, "data.num_workers is at least 0, got -1"),
     ],

@@ -3,7 +3,10 @@ import pytest
 from PIL import Image
 
 from stepseg.data.dataset import SegmentationDataset
+from stepseg.data.files import FORMATS
+from stepseg.data.layouts import IMAGE_SUFFIXES, LayoutError
 from stepseg.data.sets.folder import load_spec
+from stepseg.predict import inputs
 
 FULL = """
 classes: [road, sky]
@@ -47,9 +50,70 @@ def test_least_description(tmp_path):
     assert len(set(spec.palette)) == 3
 
 
+def test_every_format_that_is_read_counts(tmp_path):
+    assert set(IMAGE_SUFFIXES) == set(inputs.IMAGE_SUFFIXES)
+    kinds = Image.registered_extensions()
+    assert {kinds[suffix] for suffix in IMAGE_SUFFIXES} == set(FORMATS)
+    spec = describe(tmp_path, "classes: [a, b]")
+    for folder in ("images/val", "masks/val"):
+        (tmp_path / folder).mkdir(parents=True)
+    for index, suffix in enumerate((*IMAGE_SUFFIXES, ".Jpg")):
+        grey = suffix == ".pgm"
+        pixels = np.full((16, 16) if grey else (16, 16, 3), 100 + index, np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"images/val/{index:02d}{suffix}")
+        Image.fromarray(np.zeros((16, 16), np.uint8)).save(tmp_path / f"masks/val/{index:02d}.png")
+    dataset = SegmentationDataset(spec, tmp_path, "val")
+    assert len(dataset) == len(IMAGE_SUFFIXES) + 1
+    for index, sample in enumerate(dataset):
+        assert abs(sample["image"].float().mean() - 100 - index) < 2
+
+
+def test_images_beside_their_masks_are_told_apart_by_their_suffix(tmp_path):
+    (tmp_path / "both").mkdir()
+    Image.fromarray(np.zeros((2, 3, 3), np.uint8)).save(tmp_path / "both/a.jpg")
+    Image.fromarray(np.zeros((2, 3), np.uint8)).save(tmp_path / "both/a.png")
+    text = "classes: [a, b]\nsplits: {val: {images: both, masks: both}}\n"
+    spec = describe(tmp_path, text)
+    with pytest.raises(LayoutError, match=r"'image_suffix: \.jpg' in classes\.yaml"):
+        SegmentationDataset(spec, tmp_path, "val")
+    remedied = describe(tmp_path, f"{text}image_suffix: .jpg")
+    assert len(SegmentationDataset(remedied, tmp_path, "val")) == 1
+
+
+def test_words_that_yaml_takes_for_truth_values_are_classes_in_quotes(tmp_path):
+    spec = describe(tmp_path, "classes: ['Yes', 'No']\nlabel_map: {0: 'No', 1: 'Yes'}")
+    assert spec.classes == ("Yes", "No")
+    assert spec.label_map.table[:2].tolist() == [1, 0]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("classes: [Yes, No]", "classes: True is no name; yes, no, .* put the name in quotes"),
+        ("classes: [a, ~]", "classes: None is no name; put the name in quotes"),
+        (
+            "classes: ['Yes', 'No']\nlabel_map: {0: No, 1: Yes}",
+            "label_map: 0: False is no class; .*quotes",
+        ),
+        ("classes: [a, b]\nlabel_map: {No: a}", "label_map: False is no id of a mask"),
+        ("classes: [a, b]\nlabel_map: {1.5: a}", r"label_map: 1\.5 is no id of a mask"),
+        ("classes: [a, b]\nlabel_map: {0: [a]}", "label_map: .* is neither a class name"),
+        ("classes: [a, b]\nlabel_map: [a, b]", "'label_map' has lines such as '7: road'"),
+        ("classes: [a, b]\nignore_index: no", "ignore_index: False is no id of a mask"),
+        (
+            "classes: [a, b]\ncolours: [[0, 0, 300], [1, 1, 1]]",
+            r"colours: \[0, 0, 300\] is not .*0\.\.255",
+        ),
+        (
+            "classes: [a, b]\ncolours: [[0, 0, -1], [1, 1, 1]]",
+            r"colours: .* whole numbers in 0\.\.255",
+        ),
+        (
+            "classes: [a, b]\ncolours: [[0, 0], [1, 1, 1]]",
+            r"colours: \[0, 0\] is not \[red, green, blue\]",
+        ),
+        ("classes: [a, b]\ncolours: [red, blue]", "colours: red is not"),
+        ("classes: [a, b]\ncolours: red", "'colours' is a list"),
         ("colours: []", "needs the key 'classes'"),
         ("[1, 2]", "needs the key 'classes'"),
         ("classes: [a, a]", "must differ"),

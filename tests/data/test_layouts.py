@@ -1,6 +1,9 @@
 import pytest
 
+from stepseg.data.check import check_split
+from stepseg.data.labels import LabelMap
 from stepseg.data.layouts import LayoutError, PairLayout, SplitDirs
+from stepseg.data.specs import DatasetSpec
 
 
 def touch(root, *names):
@@ -68,6 +71,17 @@ def test_wrong_root_shows_what_is_expected_and_what_is_there(tmp_path):
     assert "Ask someone." in message
 
 
+def test_capitals_of_suffixes_do_not_count(tmp_path):
+    images = ("a.Jpg", "b.JPEG", "c.webp", "d.tif", "e.BMP", "f.png")
+    touch(tmp_path, *(f"img/{n}" for n in images), *(f"ids/{n}.png" for n in "abcde"), "ids/f.PNG")
+    pairs = LAYOUT.pairs(tmp_path, "train")
+    assert [p.image.name for p in pairs] == list(images)
+    assert pairs[-1].label == tmp_path / "ids/f.PNG"
+    touch(tmp_path, "new/img/x_IM.JPG", "new/ids/x_Id.png")
+    (pair,) = LAYOUT.pairs(tmp_path, "train")
+    assert (pair.name, pair.image.name) == ("x", "x_IM.JPG")
+
+
 @pytest.mark.parametrize(
     ("make", "found"),
     [
@@ -85,17 +99,43 @@ def test_missing_root(tmp_path, make, found):
 
 def test_image_without_label_is_named(tmp_path):
     touch(tmp_path, "img/1.jpg", "img/2.jpg", "ids/1.png")
-    with pytest.raises(LayoutError, match=r"1 names.*img/2\.jpg"):
+    with pytest.raises(LayoutError, match=r"images without a label \(1\): .*img/2\.jpg"):
         LAYOUT.pairs(tmp_path, "train")
     _, problems = LAYOUT.dirs(tmp_path, "train").find(tmp_path)
     assert problems.without_label == [tmp_path / "img/2.jpg"]
     assert problems.without_image == []
 
 
+def test_nothing_is_left_out_silently(tmp_path):
+    touch(tmp_path, "img/1.jpg", "ids/1.png", "img/2.heic", *(f"ids/{n}.png" for n in "2345"))
+    with pytest.raises(LayoutError) as error:
+        LAYOUT.pairs(tmp_path, "train")
+    message = str(error.value)
+    named = ", ".join(str(tmp_path / f"ids/{n}.png") for n in "234")
+    assert f"labels without an image (4): {named}, ...\n" in message
+    for text in ("img/**/NAME.jpg", "images end in .jpg, .jpeg, ", "add what is missing", "Ask"):
+        assert text in message
+    (tmp_path / "val.txt").write_text("1\n")  # who lists what belongs to a split leaves out others
+    assert len(LAYOUT.pairs(tmp_path, "val")) == 1
+
+
 def test_listed_name_without_files_is_reported(tmp_path):
-    touch(tmp_path, "img/1.jpg", "ids/1.png")
-    (tmp_path / "val.txt").write_text("1\n2\n")
-    with pytest.raises(LayoutError, match=r"img/2\.jpg"):
+    touch(tmp_path, "img/1.jpg", "ids/1.png", "ids/3.png")
+    (tmp_path / "val.txt").write_text("1\n2\n3\n")
+    with pytest.raises(LayoutError) as error:
+        LAYOUT.pairs(tmp_path, "val")
+    assert f"labels without an image (1): {tmp_path / 'ids/3.png'}\n" in str(error.value)
+    assert f"listed images that are not there (1): {tmp_path / 'img/2.jpg'}\n" in str(error.value)
+    spec = DatasetSpec(
+        "a", ("b", "c"), ((0, 0, 0), (1, 1, 1)), LAYOUT, {"ids": LabelMap.identity(2)}
+    )
+    problems = check_split(spec, tmp_path, "val").problems
+    assert f"{tmp_path / 'img/2.jpg'}: in val.txt, but not there" in problems
+
+
+def test_an_empty_list_of_names_is_an_empty_split(tmp_path):
+    touch(tmp_path, "img/1.jpg", "ids/1.png", "val.txt")
+    with pytest.raises(LayoutError, match="is empty"):
         LAYOUT.pairs(tmp_path, "val")
 
 
@@ -116,6 +156,22 @@ def test_two_files_of_one_name_are_refused(tmp_path):
     touch(tmp_path, "img/1.jpg", "img/1.png", "ids/1.png")
     with pytest.raises(LayoutError, match=r"1\.(jpg|png) and .*1\.(jpg|png) have the same name"):
         LAYOUT.pairs(tmp_path, "train")
+
+
+@pytest.mark.parametrize(
+    ("files", "remedy"),
+    [
+        (("1.jpg", "1.png"), "say which are the images, such as image_suffix: .jpg here"),
+        (("1.PNG", "1.tif"), "say which are the images, such as image_suffix: .tif here"),
+        (("1.jpg", "1.JPG"), "rename one of them"),
+    ],
+)
+def test_nobody_is_told_to_delete_labels(files, remedy, tmp_path):
+    touch(tmp_path, *(f"both/{name}" for name in files), "both/2.png")
+    dirs = SplitDirs("both", "both", choice="image_suffix: {} here")
+    with pytest.raises(LayoutError, match="have the same name") as error:
+        PairLayout({"train": (dirs,)}).pairs(tmp_path, "train")
+    assert remedy in str(error.value)
 
 
 def test_unknown_split(tmp_path):

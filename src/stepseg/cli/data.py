@@ -29,6 +29,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"stepseg-data: {error}", file=sys.stderr)
         return 1
+    except OSError as error:  # no permission, no space, no such place
+        told = f"{error.strerror}: {error.filename}" if error.filename else error
+        print(f"stepseg-data: {told}", file=sys.stderr)
+        return 1
     return status
 
 
@@ -95,6 +99,8 @@ def _check(options: argparse.Namespace) -> int:
     from stepseg.pictures.figures import label_figure
 
     spec = get_spec(options.name, options.root)
+    if options.out is not None:
+        _make_folder(options.out)  # a split takes minutes to read
     report = check_split(spec, options.root, options.split, options.processes)
     print(report.table())
     for problem in report.problems[:20]:
@@ -106,6 +112,15 @@ def _check(options: argparse.Namespace) -> int:
         write_report(report, spec, options.root, options.out, draw, options.overlays)
         print(f"written: {options.out / 'check.json'}")
     return 1 if report.problems else 0
+
+
+def _make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"--out {out}: this folder cannot be made ({error.strerror}); choose another one"
+        ) from error
 
 
 def _progress(step: str) -> Callable[[int, int | None], None]:

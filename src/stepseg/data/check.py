@@ -114,6 +114,7 @@ def check_split(spec: DatasetSpec, root: Path, split: str, processes: int = 1) -
     report.expected_pairs = spec.layout.published.get(split)
     report.problems += [f"{path}: image without a label" for path in unpaired.without_label]
     report.problems += [f"{path}: label without an image" for path in unpaired.without_image]
+    report.problems += [f"{path}: in {dirs.names}, but not there" for path in unpaired.absent]
     if not pairs:
         report.problems.append(f"{root}: split {split!r} is empty; expected {dirs.describe()}")
     jobs = [(pair, spec) for pair in pairs]

@@ -2,7 +2,8 @@
 
 A layout lists, per split, one or more `SplitDirs`; the first whose folders exist is used, so a data
 set may be accepted in several published arrangements. Pairing is by name: the image's path relative
-to its folder, less the image suffix, plus the label suffix.
+to its folder, less the image suffix, plus the label suffix. Suffixes are compared without regard to
+capitals. Nothing is left out silently: what has no partner is an error.
 """
 
 from __future__ import annotations
@@ -14,7 +15,12 @@ from typing import NamedTuple
 
 from stepseg.files.finding import files_below
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
+IMAGE_SUFFIXES = (
+    ".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm", ".jp2",
+    ".avif", ".jfif",
+)  # fmt: skip
+"""Of the formats that `stepseg.data.files` reads; here, because finding files needs no torch."""
+_SHOWN = 3
 
 
 class LayoutError(ValueError):
@@ -32,10 +38,27 @@ class Pair(NamedTuple):
 
 
 class PairProblems(NamedTuple):
-    """Images without a label and labels without an image, as paths."""
+    """What has no partner, as paths."""
 
     without_label: list[Path]
+    """Images."""
     without_image: list[Path]
+    """Labels."""
+    absent: list[Path]
+    """Images that a list of names has, and that are not there, nor are their labels."""
+
+    def lines(self) -> list[str]:
+        """A line for each kind that there is: how many, and the first of them."""
+        found = []
+        for paths, what in (
+            (self.without_label, "images without a label"),
+            (self.without_image, "labels without an image"),
+            (self.absent, "listed images that are not there"),
+        ):
+            if paths:
+                more = ", ..." if paths[_SHOWN:] else ""
+                found.append(f"{what} ({len(paths)}): {', '.join(map(str, paths[:_SHOWN]))}{more}")
+        return found
 
 
 @dataclass(frozen=True)
@@ -50,6 +73,8 @@ class SplitDirs:
     """Text file with one name per line; without it every image in `images` belongs to the split."""
     encoding: str = "ids"
     """Key of the label map that these label files are read with."""
+    choice: str = ""
+    """How a user says which suffix images have, with {} for the suffix; empty: it is fixed."""
 
     def describe(self) -> str:
         listed = f", names in {self.names}" if self.names else ""
@@ -64,7 +89,7 @@ class SplitDirs:
             (self.labels, (self.label_suffix,)),
         ):
             if (root / folder).is_dir():
-                files = len(self._by_name(root / folder, suffixes))
+                files = len(self._files(root / folder, suffixes))
                 parts.append(f"{folder} with {files} files NAME{suffixes[0]}")
             else:
                 parts.append(f"no folder {folder}")
@@ -79,7 +104,7 @@ class SplitDirs:
         if self.names is not None and not (root / self.names).is_file():
             return False
         labels = files_below(root / self.labels)
-        return any(file.name.endswith(self.label_suffix) for file in labels)
+        return any(_suffix_of(file.name, (self.label_suffix,)) is not None for file in labels)
 
     def find(self, root: Path) -> tuple[list[Pair], PairProblems]:
         """All pairs in name order, and what has no partner."""
@@ -87,36 +112,50 @@ class SplitDirs:
         labels = self._by_name(root / self.labels, (self.label_suffix,))
         if self.names is not None:
             names = read_names(root / self.names)
-            missing = [
-                root / self.images / f"{n}{self.image_suffixes[0]}" for n in names - set(images)
+            absent = [
+                root / self.images / f"{name}{self.image_suffixes[0]}"
+                for name in names - set(images) - set(labels)
             ]
             images = {name: path for name, path in images.items() if name in names}
             labels = {name: path for name, path in labels.items() if name in names}
         else:
-            missing = []
+            absent = []
         pairs = [
             Pair(name, images[name], labels[name], self.encoding)
             for name in sorted(images.keys() & labels.keys())
         ]
         without_label = sorted(images[name] for name in images.keys() - labels.keys())
         without_image = sorted(labels[name] for name in labels.keys() - images.keys())
-        return pairs, PairProblems(without_label, sorted(without_image + missing))
+        return pairs, PairProblems(without_label, without_image, sorted(absent))
+
+    def _by_name(self, folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
+        found: dict[str, Path] = {}
+        for name, path in self._files(folder, suffixes):
+            if name in found:
+                raise LayoutError(self._same_name(found[name], path, suffixes))
+            found[name] = path
+        return found
 
     @staticmethod
-    def _by_name(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
-        found: dict[str, Path] = {}
+    def _files(folder: Path, suffixes: tuple[str, ...]) -> list[tuple[str, Path]]:
+        """Files with one of the suffixes, under their names, which may be the same."""
+        found = []
         for path in files_below(folder):
-            relative = path.relative_to(folder).as_posix()
-            for suffix in suffixes:
-                if relative.endswith(suffix) and not path.name.startswith("."):
-                    name = relative.removesuffix(suffix)
-                    if name in found:
-                        raise LayoutError(
-                            f"{found[name]} and {path} have the same name; keep one of them"
-                        )
-                    found[name] = path
-                    break
+            suffix = _suffix_of(path.name, suffixes)
+            if suffix is not None and not path.name.startswith("."):
+                relative = path.relative_to(folder).as_posix()
+                found.append((relative[: len(relative) - len(suffix)], path))
         return found
+
+    def _same_name(self, first: Path, second: Path, suffixes: tuple[str, ...]) -> str:
+        """Either may be a label in the same folder: never advise to delete one."""
+        same = f"{first} and {second} have the same name"
+        kinds = {_suffix_of(path.name, suffixes) for path in (first, second)}
+        if len(kinds) == 1 or not self.choice:
+            return f"{same}; rename one of them, or move what does not belong here elsewhere"
+        label = _suffix_of(f"NAME{self.label_suffix}", suffixes)
+        image = next(suffix for suffix in suffixes if suffix in kinds - {label})
+        return f"{same}; say which are the images, such as {self.choice.format(image)}"
 
 
 @dataclass(frozen=True)
@@ -155,23 +194,30 @@ class PairLayout:
         """The pairs of a split in name order.
 
         Raises:
-            LayoutError: nothing found, or an image without a label.
+            LayoutError: nothing found, or an image or a label without its partner.
         """
         dirs = self.dirs(root, split)
         pairs, problems = dirs.find(root)
-        if problems.without_label or (dirs.names and problems.without_image):
-            count = len(problems.without_label) + len(problems.without_image)
-            first = (problems.without_label + problems.without_image)[0]
-            raise LayoutError(
-                f"{count} names of split {split!r} under {root} lack an image or a label, "
-                f"first {first}; expected {dirs.describe()}"
-            )
-        if not pairs:
+        lines = problems.lines()
+        no_image = not pairs and not problems.without_label
+        if no_image and (dirs.names is None or not lines):
             raise LayoutError(
                 f"split {split!r} under {root} is empty\n  expected {dirs.describe()}"
                 f"\n  found {dirs.describe_found(root)}"
             )
+        if lines:
+            suffixes = ", ".join(dirs.image_suffixes)
+            lines[:0] = [f"split {split!r} under {root} has files without a partner"]
+            lines.append(f"expected {dirs.describe()}; images end in {suffixes}")
+            lines.append("add what is missing, or move what does not belong to it elsewhere")
+            raise LayoutError("\n  ".join(lines + [self.hint] * bool(self.hint)))
         return pairs
+
+
+def _suffix_of(name: str, suffixes: tuple[str, ...]) -> str | None:
+    """The one of the suffixes that a file's name ends in, whatever its capitals."""
+    name = name.lower()
+    return next((suffix for suffix in suffixes if name.endswith(suffix.lower())), None)
 
 
 def read_names(path: Path) -> set[str]:

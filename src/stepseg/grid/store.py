@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from stepseg.data.dataset import SegmentationDataset
+from stepseg.data.specs import DatasetSpec
 from stepseg.files.writing import write_json
 from stepseg.grid.partial_counts import Snapshots, unfinished
 from stepseg.grid.points import Point
@@ -83,9 +84,10 @@ class GridStore:
         for key, ours in self.identity.items():
             theirs = identity.get(key)
             if theirs != ours:
+                before, now = _difference(theirs, ours)
                 raise ValueError(
-                    f"{self.folder} holds a grid with another {key}: {_short(theirs)}, not "
-                    f"{_short(ours)}; choose another hydra.run.dir, or delete that folder"
+                    f"{self.folder} holds a grid with another {key}: {_short(before)}, not "
+                    f"{_short(now)}; choose another hydra.run.dir, or delete that folder"
                 )
         return rows
 
@@ -110,7 +112,10 @@ def file_hash(path: str | Path) -> str:
 
 
 def data_identity(dataset: SegmentationDataset, name: str) -> dict[str, Any]:
-    """Which images and labels: their names and sizes in bytes, wherever they lie."""
+    """Which images and labels, wherever they lie, and what the labels mean.
+
+    Files count by their names and sizes in bytes.
+    """
     digest = hashlib.sha256()
     for pair in dataset.pairs:
         sizes = [os.path.getsize(pair.image), os.path.getsize(pair.label)]
@@ -120,7 +125,25 @@ def data_identity(dataset: SegmentationDataset, name: str) -> dict[str, Any]:
         "split": dataset.split,
         "images": len(dataset),
         "files": digest.hexdigest()[:16],
+        "classes": _classes_hash(dataset.spec),
     }
+
+
+def _classes_hash(spec: DatasetSpec) -> str:
+    """Names in their order, and the training id of every id in the files."""
+    digest = hashlib.sha256(json.dumps(spec.classes).encode())
+    for encoding, label_map in sorted(spec.label_maps.items()):
+        digest.update(f"\n{encoding} {len(label_map.table)}\n".encode())
+        digest.update(label_map.table.astype("<i2").tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _difference(theirs: Any, ours: Any) -> tuple[Any, Any]:
+    """Two values, or of two mappings the entries that differ: a message has room for few."""
+    if not isinstance(theirs, Mapping) or not isinstance(ours, Mapping):
+        return theirs, ours
+    keys = [k for k in {**theirs, **ours} if theirs.get(k) != ours.get(k)]
+    return {k: theirs.get(k) for k in keys}, {k: ours.get(k) for k in keys}
 
 
 def _short(value: Any) -> str:

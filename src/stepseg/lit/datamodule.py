@@ -38,7 +38,7 @@ class SegmentationDataModule(L.LightningDataModule):
     Args:
         name: data set, see `stepseg.data.specs.available()`.
         root: its folder; of generated scenes that of their cache.
-        crop_size: (height, width) of training samples.
+        crop_size: (height, width) of training samples, or one number for both.
         batch_size: training samples per rank and step.
         val_batch_size: evaluation samples per step; above 1 needs images of one size.
         num_workers: loader processes; 0 loads in the main process.
@@ -59,7 +59,7 @@ class SegmentationDataModule(L.LightningDataModule):
         name: str,
         root: str | Path,
         *,
-        crop_size: tuple[int, int] = (512, 512),
+        crop_size: int | tuple[int, int] = (512, 512),
         batch_size: int = 4,
         val_batch_size: int = 1,
         num_workers: int = 0,
@@ -79,13 +79,13 @@ class SegmentationDataModule(L.LightningDataModule):
         super().__init__()
         self.name = name
         self.root = Path(root).expanduser()
-        self.crop_size = (int(crop_size[0]), int(crop_size[1]))
+        self.crop_size = _sides(crop_size)
         self.batch_size = batch_size
         self.val_batch_size = val_batch_size
         self.num_workers = num_workers
         self.seed = seed
         self.augmentation = _settings(Augmentation, augmentation, "data.augmentation")
-        self.protocol = _settings(Protocol, evaluation, "data.evaluation")
+        self.protocol = _settings(Protocol, _windows(evaluation), "data.evaluation")
         self.splits = {"train": train_split, "val": val_split, "test": test_split}
         self.on_error = on_error
         self.corruption = _settings(Corruption, corruption, "data.corruption")
@@ -93,10 +93,13 @@ class SegmentationDataModule(L.LightningDataModule):
         given = {"image_size": image_size, "train_images": train_images, "val_images": val_images}
         self.scenes = _scene_parameters(name, given)
         for key, least in (("batch_size", 1), ("val_batch_size", 1), ("num_workers", 0)):
-            if getattr(self, key) < least:
-                raise ValueError(f"data.{key} is at least {least}, got {getattr(self, key)}")
-        if min(self.crop_size) < 16:
-            raise ValueError(f"data.crop_size needs 16 x 16 px or more, got {self.crop_size}")
+            value = getattr(self, key)
+            if not _is_whole(value):
+                raise ValueError(f"data.{key} is a whole number, at least {least}, got {value!r}")
+            if value < least:
+                raise ValueError(f"data.{key} is at least {least}, got {value}")
+        if not _is_whole(seed):
+            raise ValueError(f"data.seed is a whole number, got {seed!r}")
         if on_error not in ON_ERROR:
             raise ValueError(f"data.on_error={on_error!r}: choose one of {', '.join(ON_ERROR)}")
         self.spec: DatasetSpec = get_spec(name, self.root)
@@ -206,6 +209,33 @@ class SegmentationDataModule(L.LightningDataModule):
         total: Any = self.trainer.fit_loop.epoch_loop.batch_progress.total
         before = int(total.processed)
         return lambda: int(total.processed) - before
+
+
+def _sides(given: Any) -> tuple[int, int]:
+    """A crop's height and width."""
+    sides = (given, given) if _is_whole(given) else given
+    if not (isinstance(sides, list | tuple) and len(sides) == 2 and all(map(_is_whole, sides))):
+        raise ValueError(
+            f"data.crop_size is [height, width] in pixels, or one number for both, got {given!r}"
+        )
+    height, width = sides
+    if min(height, width) < 16:
+        raise ValueError(f"data.crop_size needs 16 x 16 px or more, got {(height, width)}")
+    return height, width
+
+
+def _windows(evaluation: Any) -> Any:
+    """A window is often the crop, which may be one number for both sides."""
+    if not isinstance(evaluation, Mapping):
+        return evaluation
+    return {
+        key: (value, value) if key in ("crop", "stride") and _is_whole(value) else value
+        for key, value in evaluation.items()
+    }
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _scene_parameters(name: str, given: Mapping[str, Any]) -> SceneParameters | None:

@@ -57,7 +57,9 @@ def run(cfg: DictConfig) -> None:
         config, chosen, checkpoint = systems(values, overrides())
         result.update({"model": config.to_dict()})
         if checkpoint is not None and datamodule is not None:
-            check_data(checkpoint, datamodule.num_classes, datamodule.spec.name)
+            other_names = check_data(checkpoint, datamodule.spec.classes, datamodule.spec.name)
+            if other_names:
+                tell(f"stepseg-benchmark: {other_names}")
         built = {name: system.build() for name, system in chosen.items()}
         reductions = with_tokens(built, options, config.backbone.patch_size)
         sketch = _checked(config, reductions, options, values["parts"])

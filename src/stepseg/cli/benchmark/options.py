@@ -74,6 +74,13 @@ class Options:
         for key, least in (("warmup", 0), ("iterations", 1), ("num_images", 1)):
             if not isinstance(values[key], int) or values[key] < least:
                 raise ValueError(f"{key} must be at least {least}, got {values[key]!r}")
+        threads = values["threads"]
+        if threads is not None and (
+            not isinstance(threads, int) or isinstance(threads, bool) or threads < 1
+        ):
+            raise ValueError(
+                f"threads must be at least 1, or null for PyTorch's choice, got {threads!r}"
+            )
         maps = (True, False) if values["map"] == "both" else (values["map"],)
         return cls(
             image_size=image_size,

@@ -9,8 +9,10 @@ The file's keys, all but `classes` optional:
     label_map: {0: ignore, 7: road}     # id in the masks: class name, training id or "ignore"
     splits:                             # default: images/SPLIT with masks/SPLIT
       train: {images: img, masks: mask, names: train.txt}
-    image_suffix: .jpg                  # default: any of .jpg .jpeg .png
+    image_suffix: .jpg                  # default: that of any format that is read
     mask_suffix: .png
+
+YAML reads unquoted yes, no, on and off as truth values: as class names they need quotes.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from typing import Any
 from stepseg.data.labels import IGNORE_INDEX, LabelMap
 from stepseg.data.layouts import IMAGE_SUFFIXES, PairLayout, SplitDirs
 from stepseg.data.palettes import distinct_colours
-from stepseg.data.specs import DatasetSpec, available
+from stepseg.data.specs import Colour, DatasetSpec, available
 from stepseg.files.yaml_file import read_yaml
 from stepseg.plain_types import check_keys
 
@@ -57,20 +59,43 @@ def _build(described: Any, folder: str) -> DatasetSpec:
     if not isinstance(described, Mapping) or not described.get("classes"):
         raise ValueError("needs the key 'classes' with a list of names")
     check_keys("", described, _KEYS)
-    if not isinstance(described["classes"], list):
-        raise ValueError(f"'classes' is a list of names, got {str(described['classes'])[:40]!r}")
-    classes = tuple(str(name) for name in described["classes"])
-    if len(set(classes)) < len(classes):
-        raise ValueError(f"class names must differ, got {list(classes)}")
-    colours = described.get("colours")
-    palette = tuple((int(r), int(g), int(b)) for r, g, b in colours) if colours else None
+    classes = _classes(described["classes"])
     return DatasetSpec(
         name=_name(described.get("name"), folder),
         classes=classes,
-        palette=palette or distinct_colours(classes),
+        palette=_palette(described.get("colours")) or distinct_colours(classes),
         layout=_layout(described),
         label_maps={"ids": _label_map(described, classes)},
     )
+
+
+def _classes(given: Any) -> tuple[str, ...]:
+    if not isinstance(given, list):
+        raise ValueError(f"'classes' is a list of names, got {str(given)[:40]!r}")
+    for name in given:
+        if not isinstance(name, str | int) or isinstance(name, bool):
+            raise ValueError(f"classes: {str(name)[:40]} is no name; {_quotes(name)}")
+    classes = tuple(map(str, given))
+    if len(set(classes)) < len(classes):
+        raise ValueError(f"class names must differ, got {list(classes)}")
+    return classes
+
+
+def _palette(given: Any) -> tuple[Colour, ...]:
+    """Colours of the classes; empty where none are given."""
+    if not isinstance(given or [], list):
+        raise ValueError(f"'colours' is a list of [red, green, blue], got {str(given)[:40]!r}")
+    return tuple(map(_colour, given or []))
+
+
+def _colour(given: Any) -> Colour:
+    values = given if isinstance(given, list) else []
+    if len(values) != 3 or not all(_is_whole(value) and 0 <= value <= 255 for value in values):
+        raise ValueError(
+            f"colours: {str(given)[:40]} is not [red, green, blue] with whole numbers in 0..255"
+        )
+    red, green, blue = values
+    return red, green, blue
 
 
 def _name(given: Any, folder: str) -> str:
@@ -96,23 +121,55 @@ def _layout(described: Mapping[str, Any]) -> PairLayout:
                 image_suffixes=image_suffixes,
                 label_suffix=mask_suffix,
                 names=given.get("names"),
+                choice=f"'image_suffix: {{}}' in {FILE_NAME}",
             ),
         )
-    return PairLayout(dirs, hint=f"The folders are set in {FILE_NAME}, key 'splits'.")
+    hint = (
+        f"{FILE_NAME} says where files lie: 'splits' has folders, and lists of names where splits "
+        f"share a folder; 'image_suffix' and 'mask_suffix' have the ends of names."
+    )
+    return PairLayout(dirs, hint=hint)
 
 
 def _label_map(described: Mapping[str, Any], classes: tuple[str, ...]) -> LabelMap:
     ignored = described.get("ignore_index", IGNORE_INDEX)
-    ignored_ids = [int(i) for i in ignored] if isinstance(ignored, list) else [int(ignored)]
+    ignored_ids = [
+        _id("ignore_index", i) for i in (ignored if isinstance(ignored, list) else [ignored])
+    ]
     given = described.get("label_map")
     if given is None:
         return LabelMap.identity(len(classes), ignored_ids)
+    if not isinstance(given, Mapping):
+        raise ValueError(
+            f"'label_map' has lines such as '7: road' (id in the masks: class), got "
+            f"{str(given)[:40]!r}"
+        )
     targets = {name: index for index, name in enumerate(classes)} | {"ignore": IGNORE_INDEX}
     pairs = dict.fromkeys(ignored_ids, IGNORE_INDEX)
     for file_id, target in given.items():
-        if target not in targets and not isinstance(target, int):
+        if isinstance(target, bool):  # False == 0: it would lead to a class without a word
+            raise ValueError(f"label_map: {file_id}: {target} is no class; {_quotes(target)}")
+        if not _is_whole(target) and not (isinstance(target, str) and target in targets):
             raise ValueError(
                 f"label_map: {target!r} is neither a class name, a training id nor 'ignore'"
             )
-        pairs[int(file_id)] = targets.get(target, target)
+        pairs[_id("label_map", file_id)] = target if _is_whole(target) else targets[target]
     return LabelMap.from_pairs(pairs)
+
+
+def _id(key: str, given: Any) -> int:
+    if isinstance(given, str) and given.isdecimal():
+        return int(given)
+    if not _is_whole(given):
+        raise ValueError(f"{key}: {str(given)[:40]} is no id of a mask, which is a whole number")
+    return int(given)
+
+
+def _is_whole(given: Any) -> bool:
+    return isinstance(given, int) and not isinstance(given, bool)
+
+
+def _quotes(given: Any) -> str:
+    """The remedy where YAML took a word for something else."""
+    words = "yes, no, on, off, true and false are truth values in YAML: "
+    return f"{words * isinstance(given, bool)}put the name in quotes"
