@@ -6,7 +6,6 @@ from stepseg.data.dataset import SegmentationDataset
 from stepseg.data.files import FORMATS
 from stepseg.data.layouts import IMAGE_SUFFIXES, LayoutError
 from stepseg.data.sets.folder import load_spec
-from stepseg.predict import inputs
 
 FULL = """
 classes: [road, sky]
@@ -51,7 +50,6 @@ def test_least_description(tmp_path):
 
 
 def test_every_format_that_is_read_counts(tmp_path):
-    assert set(IMAGE_SUFFIXES) == set(inputs.IMAGE_SUFFIXES)
     kinds = Image.registered_extensions()
     assert {kinds[suffix] for suffix in IMAGE_SUFFIXES} == set(FORMATS)
     spec = describe(tmp_path, "classes: [a, b]")

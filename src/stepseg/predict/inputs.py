@@ -13,11 +13,10 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from stepseg.data.files import Pixels, read_pixels
+from stepseg.data.layouts import IMAGE_SUFFIXES
 from stepseg.files.finding import files_below
 from stepseg.predict import video
-from stepseg.profile.images import SUFFIXES
 
-IMAGE_SUFFIXES = (*SUFFIXES, ".gif", ".ppm", ".pgm", ".jp2", ".avif", ".jfif")
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
 
 

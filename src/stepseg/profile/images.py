@@ -11,10 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stepseg.data.files import read_image
+from stepseg.data.layouts import IMAGE_SUFFIXES
 from stepseg.data.scenes.street import draw_scene
 from stepseg.files.finding import files_below
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 
 def load_images(
@@ -53,11 +52,12 @@ def image_files(folder: str | Path) -> list[Path]:
     """
     if not Path(folder).is_dir():
         raise ValueError(f"images={str(folder)!r} is not a folder")
-    inside = sorted(f for f in files_below(folder) if f.suffix.lower() in SUFFIXES)
+    inside = sorted(f for f in files_below(folder) if f.suffix.lower() in IMAGE_SUFFIXES)
     files = [file for file in inside if file.is_file() and not file.name.startswith(".")]
     if not files:
         raise ValueError(
-            f"images={str(folder)!r} holds no image ({', '.join(SUFFIXES)}), also not in subfolders"
+            f"images={str(folder)!r} holds no image ({', '.join(IMAGE_SUFFIXES)}), also not in "
+            f"subfolders"
         )
     return files
 
