@@ -64,8 +64,8 @@ class TruthFolder:
         for arrangements in self.spec.layout.splits.values():
             for dirs in arrangements:
                 for suffix in dirs.image_suffixes:
-                    if relative.endswith(suffix):
-                        name = relative.removesuffix(suffix) + dirs.label_suffix
+                    if relative.lower().endswith(suffix.lower()):
+                        name = f"{relative[: -len(suffix)]}{dirs.label_suffix}"
                         found.append((name, self.spec.label_maps[dirs.encoding]))
         return [*found, (f"{stem}.png", self.spec.label_map)]
 
