@@ -26,10 +26,10 @@ from torch import Tensor
 
 from stepseg.build import ModelConfig, build_segmenter
 from stepseg.dcts.merge import MergeRule, build_layout, merge_windows
-from stepseg.dcts.targets import pad_to_multiple
 from stepseg.heads.atm import AtmHead, presence_probability
 from stepseg.heads.exit import BudgetExit, ConfidenceExit
 from stepseg.model import Reduction, StepSegmenter
+from stepseg.ops.padding import pad_to_multiple
 from stepseg.packed import PackedTokens, Segments, TokenLayout
 from stepseg.profile.benchmark import environment
 from stepseg.profile.images import load_images

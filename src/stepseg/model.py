@@ -25,7 +25,6 @@ from stepseg.budget import within_budget
 from stepseg.dcts.edges import edge_density
 from stepseg.dcts.merge import MergeRule, build_layout, merge_windows, shuffle_windows
 from stepseg.dcts.policy import OraclePolicy, PolicyNetwork
-from stepseg.dcts.targets import pad_to_multiple
 from stepseg.group import Group
 from stepseg.heads.atm import AtmHead
 from stepseg.heads.cascade import check_cascade
@@ -33,6 +32,7 @@ from stepseg.heads.eomt import EomtHead
 from stepseg.heads.linear import ExitHead
 from stepseg.merging.rules import Cropr
 from stepseg.merging.scorer import TokenScorer
+from stepseg.ops.padding import pad_to_multiple
 from stepseg.ops.query_masks import QueryMasks
 from stepseg.packed import PackedTokens, TokenLayout
 from stepseg.reduction import Reduction
@@ -320,9 +320,7 @@ class StepSegmenter(nn.Module):
 
     def show(self, images_B3HW: Tensor, cell: int | None) -> Tensor:
         """The images as the networks see them: resized, where a cell is not a patch."""
-        if cell is None or cell == self.patch_size:
-            return images_B3HW
-        return resize_cells(pad_to_multiple(images_B3HW, cell, 0.5), cell, self.patch_size)
+        return resize_cells(images_B3HW, cell, self.patch_size)
 
     def policy_logits(
         self, images_B3HW: Tensor, labels_BHW: Tensor | None = None

@@ -88,6 +88,11 @@ def flat(values: Mapping[str, Any], separator: str = ".") -> dict[str, Any]:
     return found
 
 
+def is_whole(value: Any) -> bool:
+    """Whether this is a whole number; True and False are none, though Python counts with them."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def check_count(value: Any, most: int, what: str) -> None:
     """Refuse what is endless when it is written out: the lists of a pickle may hold one another.
 

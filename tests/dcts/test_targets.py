@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reference import merging
-from stepseg.dcts.targets import HomogeneityRule, pad_to_multiple
+from stepseg.dcts.targets import HomogeneityRule
+from stepseg.ops.padding import pad_to_multiple
 
 IGNORE = 255
 

@@ -20,11 +20,11 @@ from stepseg.accelerate.samples import Samples
 from stepseg.checkpoint import Checkpoint
 from stepseg.data.labels import IGNORE_INDEX
 from stepseg.dcts.merge import MergeRule
-from stepseg.dcts.targets import pad_to_multiple
 from stepseg.heads.linear import LinearHead
 from stepseg.heads.temperature import fit_temperatures
 from stepseg.metrics.calibration import EPS, resize_labels
 from stepseg.model_config import ExitConfig
+from stepseg.ops.padding import pad_to_multiple
 from stepseg.packed import TokenLayout
 from stepseg.predict.segmenter import Segmenter
 from stepseg.protocol import show_first

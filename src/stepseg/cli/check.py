@@ -4,7 +4,7 @@ Parts check their own numbers when they are made (`OptimConfig`, `MergeRule`, ..
 concerns several parts, and what Lightning would find out late or not at all.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,19 +64,24 @@ def check_model(
     if datamodule.scenes is None:
         for split in ("train", "val"):
             datamodule.dataset(split)
-    merge, policy = config.reduction.merge, config.policy
-    cell = config.reduction.input.cell or config.backbone.patch_size
-    key, windows = "reduction.merge.windows", merge.windows if merge else (1,)
-    if values["task"] == "segmentation":
-        _check_frozen(values, merge is not None and merge.asks_policy)
-    elif policy is not None:
-        key, windows, cell = "policy.windows", policy.windows, config.backbone.patch_size
-    # A window that no training crop can hold would never be trained.
-    if max(windows) > min(datamodule.crop_size) // cell:
+    merge, policy, patch = config.reduction.merge, config.policy, config.backbone.patch_size
+    if values["task"] == "policy":
+        if policy is not None:
+            _check_windows("policy.windows", policy.windows, patch, datamodule.crop_size)
+        return
+    _check_frozen(values, merge is not None and merge.asks_policy)
+    if merge is not None:
+        cell = config.reduction.input.cell or patch
+        _check_windows("reduction.merge.windows", merge.windows, cell, datamodule.crop_size)
+
+
+def _check_windows(key: str, windows: Sequence[int], cell: int, crop: Sequence[int]) -> None:
+    """A window that no training crop can hold would never be trained."""
+    if max(windows) > min(crop) // cell:
         raise ValueError(
             f"{key}={list(windows)}: a window of {max(windows)} patches needs "
-            f"{max(windows) * cell} px, data.crop_size is {list(datamodule.crop_size)}; enlarge "
-            f"the crop or drop that window and its threshold"
+            f"{max(windows) * cell} px, data.crop_size is {list(crop)}; enlarge the crop or drop "
+            f"that window and its threshold"
         )
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor
 
-from stepseg.dcts.targets import pad_to_multiple
+from stepseg.ops.padding import pad_to_multiple
 
 
 def edge_density(images_B3HW: Tensor, patch_size: int, windows: Sequence[int]) -> dict[int, Tensor]:

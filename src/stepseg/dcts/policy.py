@@ -21,7 +21,8 @@ from stepseg.dcts.classifier import CORRECTION, WindowClassifier
 from stepseg.dcts.fold import fold_batch_norm
 from stepseg.dcts.merge import check_windows
 from stepseg.dcts.search import ConvolutionSearch
-from stepseg.dcts.targets import HomogeneityRule, pad_to_multiple
+from stepseg.dcts.targets import HomogeneityRule
+from stepseg.ops.padding import pad_to_multiple
 
 Training = Literal["frozen", "joint"]
 

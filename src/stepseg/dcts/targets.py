@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from stepseg.dcts.merge import check_windows
+from stepseg.ops.padding import pad_to_multiple
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +61,6 @@ class HomogeneityRule:
             blank_result = torch.full_like(single, self.all_ignore_is_homogeneous)
             result[window] = torch.where(blank, blank_result, single)
         return result
-
-
-def pad_to_multiple(x: Tensor, multiple: int, value: float) -> Tensor:
-    """Pad ``[..., H, W]`` at the bottom and right, so that `multiple` divides both sides."""
-    bottom, right = (-x.shape[-2] % multiple, -x.shape[-1] % multiple)
-    return F.pad(x, (0, right, 0, bottom), value=value) if bottom or right else x
 
 
 def _reduce(x_BHW: Tensor, step: int, how: str) -> Tensor:

@@ -17,13 +17,13 @@ from torch import Tensor, nn
 
 from stepseg.dcts.merge import MergeRule, merge_windows
 from stepseg.dcts.policy import OraclePolicy
-from stepseg.dcts.targets import pad_to_multiple
 from stepseg.export.dense import run_block, run_head, take_rows
 from stepseg.heads.atm import AtmHead
 from stepseg.heads.exit import BudgetExit
 from stepseg.heads.linear import ExitHead
 from stepseg.heads.temperature import tempered
 from stepseg.model import Reduction, StepSegmenter
+from stepseg.ops.padding import pad_to_multiple
 from stepseg.vit.patch_embed import shrink_image
 from stepseg.vit.rotary import Rotation
 

@@ -27,7 +27,7 @@ from stepseg.data.sampler import EvaluationSampler, InfiniteBatchSampler, Sample
 from stepseg.data.specs import DatasetSpec, get_spec
 from stepseg.data.synthetic import KINDS, SceneParameters, ensure_scenes, scene_root
 from stepseg.data.transforms import Augmentation, TrainTransform
-from stepseg.plain_types import from_values
+from stepseg.plain_types import from_values, is_whole
 from stepseg.protocol import Protocol
 from stepseg.telling import tell
 
@@ -94,11 +94,11 @@ class SegmentationDataModule(L.LightningDataModule):
         self.scenes = _scene_parameters(name, given)
         for key, least in (("batch_size", 1), ("val_batch_size", 1), ("num_workers", 0)):
             value = getattr(self, key)
-            if not _is_whole(value):
+            if not is_whole(value):
                 raise ValueError(f"data.{key} is a whole number, at least {least}, got {value!r}")
             if value < least:
                 raise ValueError(f"data.{key} is at least {least}, got {value}")
-        if not _is_whole(seed):
+        if not is_whole(seed):
             raise ValueError(f"data.seed is a whole number, got {seed!r}")
         if on_error not in ON_ERROR:
             raise ValueError(f"data.on_error={on_error!r}: choose one of {', '.join(ON_ERROR)}")
@@ -213,8 +213,8 @@ class SegmentationDataModule(L.LightningDataModule):
 
 def _sides(given: Any) -> tuple[int, int]:
     """A crop's height and width."""
-    sides = (given, given) if _is_whole(given) else given
-    if not (isinstance(sides, list | tuple) and len(sides) == 2 and all(map(_is_whole, sides))):
+    sides = (given, given) if is_whole(given) else given
+    if not (isinstance(sides, list | tuple) and len(sides) == 2 and all(map(is_whole, sides))):
         raise ValueError(
             f"data.crop_size is [height, width] in pixels, or one number for both, got {given!r}"
         )
@@ -229,13 +229,9 @@ def _windows(evaluation: Any) -> Any:
     if not isinstance(evaluation, Mapping):
         return evaluation
     return {
-        key: (value, value) if key in ("crop", "stride") and _is_whole(value) else value
+        key: (value, value) if key in ("crop", "stride") and is_whole(value) else value
         for key, value in evaluation.items()
     }
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _scene_parameters(name: str, given: Mapping[str, Any]) -> SceneParameters | None:

@@ -9,10 +9,12 @@ import lightning as L
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
+from stepseg.checkpoint.entry import KEY, parse_entry
 from stepseg.lit.optim import follow_config
 from stepseg.lit.policy_module import PolicyModule
 from stepseg.lit.segmentation_module import SegmentationModule
 from stepseg.lit.stopping import LAST, NEXT, PREVIOUS
+from stepseg.model_config import ModelConfig
 from stepseg.plain_types import check_count, flat
 from stepseg.weights.read import read_weights
 from stepseg.weights.safetensors_file import is_safetensors
@@ -40,6 +42,8 @@ class ResumePoint:
     step: int
     config: dict[str, Any] | None
     """Configuration of the run that wrote it; None: not recorded."""
+    model: ModelConfig | None = None
+    """Of its segmenter; None: it trained a policy alone."""
 
 
 class RunRecord(L.Callback):
@@ -104,7 +108,11 @@ def read_point(path: Path) -> ResumePoint:
     config = record.get("config") if isinstance(record, dict) else record
     if type(step) is not int or step < 0 or not isinstance(config, dict | None):
         raise ValueError(f"{source} is damaged: its step or its configuration is none")
-    return ResumePoint(path, step, config)
+    try:
+        model = parse_entry(content[KEY]).model if KEY in content else None
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
+    return ResumePoint(path, step, config, model)
 
 
 def newest_point(folder: Path) -> tuple[ResumePoint | None, list[str]]:

@@ -19,7 +19,7 @@ from stepseg.build import ModelConfig, build_segmenter, resolved
 from stepseg.checkpoint import KEY, describe
 from stepseg.data.specs import DatasetSpec
 from stepseg.dcts.policy import OraclePolicy, PolicyNetwork
-from stepseg.dcts.targets import HomogeneityRule, pad_to_multiple
+from stepseg.dcts.targets import HomogeneityRule
 from stepseg.evaluation import Evaluator
 from stepseg.files.writing import write_png
 from stepseg.heads.linear import LinearHead
@@ -43,6 +43,7 @@ from stepseg.metrics.calibration import calibration_errors
 from stepseg.metrics.loss import LossMetric
 from stepseg.metrics.tokens import TokenMetric
 from stepseg.model import HeadOutput, Reduction, Segmentation, StepSegmenter
+from stepseg.ops.padding import pad_to_multiple
 from stepseg.protocol import Protocol
 
 

@@ -16,7 +16,8 @@ from torchmetrics import Metric
 
 from stepseg.dcts.classifier import fit_corrections
 from stepseg.dcts.policy import PolicyNetwork
-from stepseg.dcts.targets import HomogeneityRule, pad_to_multiple
+from stepseg.dcts.targets import HomogeneityRule
+from stepseg.ops.padding import pad_to_multiple
 from stepseg.protocol import Protocol, resized_size, show_first
 from stepseg.segmentation import Segmentation
 from stepseg.vit.patch_embed import resize_cells
@@ -61,10 +62,7 @@ def judge(
     side = cell or policy.patch_size
     if not logits:
         shown_B3HW = show_first(images_B3HW, protocol)
-        if side != policy.patch_size:
-            padded_B3HW = pad_to_multiple(shown_B3HW, side, 0.5)
-            shown_B3HW = resize_cells(padded_B3HW, side, policy.patch_size)
-        logits = policy.decide(shown_B3HW)
+        logits = policy.decide(resize_cells(shown_B3HW, side, policy.patch_size))
     labels_BHW = resize_labels(labels_BHW, size)
     return dict(logits), rule.windows(labels_BHW, side, policy.windows)
 

@@ -11,6 +11,8 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stepseg.ops.padding import pad_to_multiple
+
 Resize = Literal["bilinear", "area"]
 
 
@@ -34,11 +36,14 @@ class PatchEmbed(nn.Module):
         return F.linear(patches_TP, self.proj.weight.flatten(1), self.proj.bias)
 
 
-def resize_cells(images_B3HW: Tensor, cell: int, patch_size: int) -> Tensor:
-    """Resize ``[B, 3, Y * cell, X * cell]`` so that every cell becomes one patch.
+def resize_cells(images_B3HW: Tensor, cell: int | None, patch_size: int) -> Tensor:
+    """Resize ``[B, 3, H, W]`` so that every cell becomes one patch; None: a cell is a patch.
 
-    Bilinear, averaging where it shrinks.
+    Padded with grey to whole cells; bilinear, averaging where it shrinks.
     """
+    if cell is None or cell == patch_size:
+        return images_B3HW
+    images_B3HW = pad_to_multiple(images_B3HW, cell, 0.5)
     size = [side // cell * patch_size for side in images_B3HW.shape[2:]]
     return F.interpolate(
         images_B3HW, size=size, mode="bilinear", align_corners=False, antialias=cell > patch_size

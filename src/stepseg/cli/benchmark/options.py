@@ -12,6 +12,7 @@ from stepseg.grid.systems import checked_names, named_system
 from stepseg.merging.rules import Cropr
 from stepseg.model import Reduction
 from stepseg.model_config import ExitConfig, ModelConfig, ReductionConfig
+from stepseg.plain_types import is_whole
 from stepseg.profile.benchmark import Rounds
 from stepseg.profile.spread import spread_tokens
 from stepseg.profile.tokens import prescribe, prescribe_paper
@@ -75,9 +76,7 @@ class Options:
             if not isinstance(values[key], int) or values[key] < least:
                 raise ValueError(f"{key} must be at least {least}, got {values[key]!r}")
         threads = values["threads"]
-        if threads is not None and (
-            not isinstance(threads, int) or isinstance(threads, bool) or threads < 1
-        ):
+        if threads is not None and (not is_whole(threads) or threads < 1):
             raise ValueError(
                 f"threads must be at least 1, or null for PyTorch's choice, got {threads!r}"
             )

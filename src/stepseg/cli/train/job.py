@@ -78,10 +78,10 @@ def train(cfg: DictConfig) -> float | None:
         datamodule = make_datamodule(values)
         config = model_config(values, datamodule.num_classes)
         start = read_start(values) if point is None else None
-        if point is not None and values["task"] == "segmentation":
-            config = normalised_alike(config, read_checkpoint(point.path))
+        if point is not None and point.model is not None:
+            config = normalised_alike(config, point.model)
         elif start is not None and "backbone" not in values["init_without"]:
-            config = normalised_alike(config, start)
+            config = normalised_alike(config, start.config)
         check_model(config, datamodule, values)
         result.update({"data_name": datamodule.spec.name})
         module = _make_module(config, datamodule, values)

@@ -44,9 +44,9 @@ def read_start(values: Mapping[str, Any]) -> Checkpoint | None:
     return replace(start, state=state)
 
 
-def normalised_alike(config: ModelConfig, start: Checkpoint) -> ModelConfig:
-    """The configuration with the normalisation that the weights know, unless it says its own."""
-    backbone, known = config.backbone, start.config.backbone
+def normalised_alike(config: ModelConfig, other: ModelConfig) -> ModelConfig:
+    """The configuration with the normalisation of another's weights, unless it says its own."""
+    backbone, known = config.backbone, other.backbone
     mean, std = backbone.mean or known.mean, backbone.std or known.std
     return replace(config, backbone=replace(backbone, mean=mean, std=std))
 

@@ -26,7 +26,7 @@ from stepseg.data.layouts import IMAGE_SUFFIXES, PairLayout, SplitDirs
 from stepseg.data.palettes import distinct_colours
 from stepseg.data.specs import Colour, DatasetSpec, available
 from stepseg.files.yaml_file import read_yaml
-from stepseg.plain_types import check_keys
+from stepseg.plain_types import check_keys, is_whole
 
 FILE_NAME = "classes.yaml"
 
@@ -90,7 +90,7 @@ def _palette(given: Any) -> tuple[Colour, ...]:
 
 def _colour(given: Any) -> Colour:
     values = given if isinstance(given, list) else []
-    if len(values) != 3 or not all(_is_whole(value) and 0 <= value <= 255 for value in values):
+    if len(values) != 3 or not all(is_whole(value) and 0 <= value <= 255 for value in values):
         raise ValueError(
             f"colours: {str(given)[:40]} is not [red, green, blue] with whole numbers in 0..255"
         )
@@ -149,24 +149,20 @@ def _label_map(described: Mapping[str, Any], classes: tuple[str, ...]) -> LabelM
     for file_id, target in given.items():
         if isinstance(target, bool):  # False == 0: it would lead to a class without a word
             raise ValueError(f"label_map: {file_id}: {target} is no class; {_quotes(target)}")
-        if not _is_whole(target) and not (isinstance(target, str) and target in targets):
+        if not is_whole(target) and not (isinstance(target, str) and target in targets):
             raise ValueError(
                 f"label_map: {target!r} is neither a class name, a training id nor 'ignore'"
             )
-        pairs[_id("label_map", file_id)] = target if _is_whole(target) else targets[target]
+        pairs[_id("label_map", file_id)] = target if is_whole(target) else targets[target]
     return LabelMap.from_pairs(pairs)
 
 
 def _id(key: str, given: Any) -> int:
     if isinstance(given, str) and given.isdecimal():
         return int(given)
-    if not _is_whole(given):
+    if not is_whole(given):
         raise ValueError(f"{key}: {str(given)[:40]} is no id of a mask, which is a whole number")
     return int(given)
-
-
-def _is_whole(given: Any) -> bool:
-    return isinstance(given, int) and not isinstance(given, bool)
 
 
 def _quotes(given: Any) -> str:
