@@ -251,6 +251,12 @@ def test_a_changed_configuration_is_refused_by_name(run, stopped, capfd):
     assert schedule["base_lrs"] == [group["initial_lr"] for group in optimizer["param_groups"]]
 
 
+def test_an_optimiser_of_other_groups_is_refused_by_name(run, stopped):
+    changed = ["ckpt_path=last", "optim.layer_decay=0.5", "resume.on_change=warn"]
+    with pytest.raises(ValueError, match=r"'backbone' has \d+ there and 0 here.*init_from="):
+        run(stopped, *changed)
+
+
 def test_a_checkpoint_behind_the_last_step_is_refused(run, stopped):
     with pytest.raises(ValueError, match=r"at step 4, behind trainer\.max_steps=3: give more"):
         run(stopped, "ckpt_path=last", "trainer.max_steps=3", "resume.on_change=warn")

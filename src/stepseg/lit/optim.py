@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -90,6 +90,33 @@ def build_optimizer(
         partial(factor, encoder=group["name"].startswith("backbone")) for group in groups
     ]
     return optimizer, LambdaLR(optimizer, factors)
+
+
+def check_groups(saved: Sequence[Mapping[str, Any]], model: nn.Module, config: OptimConfig) -> None:
+    """Refuse the state of an optimiser that had other parameters, or grouped them otherwise.
+
+    Args:
+        saved: `param_groups` of its state.
+        model: that is trained now.
+        config: rates and decays of now.
+
+    Raises:
+        ValueError: the groups differ; says how.
+
+    """
+    before = {group["name"]: len(group["params"]) for group in saved}
+    now = {group["name"]: len(group["params"]) for group in parameter_groups(model, config)}
+    differing = [
+        f"{name!r} has {before.get(name, 0)} there and {now.get(name, 0)} here"
+        for name in {**before, **now}
+        if before.get(name) != now.get(name)
+    ]
+    if differing:
+        raise ValueError(
+            f"the checkpoint's optimiser groups parameters otherwise ({', '.join(differing)}), as "
+            f"it learned other parts, or by another optim.layer_decay or weight decay: resume as "
+            f"it was, or begin anew with init_from=<checkpoint>"
+        )
 
 
 def follow_config(

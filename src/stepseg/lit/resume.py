@@ -7,10 +7,11 @@ from typing import Any
 
 import lightning as L
 import torch
+from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from stepseg.checkpoint.entry import KEY, parse_entry
-from stepseg.lit.optim import follow_config
+from stepseg.lit.optim import OptimConfig, check_groups, follow_config
 from stepseg.lit.policy_module import PolicyModule
 from stepseg.lit.segmentation_module import SegmentationModule
 from stepseg.lit.stopping import LAST, NEXT, PREVIOUS
@@ -62,14 +63,20 @@ class RunRecord(L.Callback):
     ) -> None:
         # A run that ended after its last validation evaluates nothing again.
         pl_module.results = checkpoint.get(RECORD, {}).get("results", pl_module.results)
+        (optimizer,) = checkpoint["optimizer_states"]
+        check_groups(optimizer["param_groups"], *_trained(pl_module))
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Let the record be true: what is resumed with other rates learns by these."""
-        assert isinstance(pl_module, SegmentationModule | PolicyModule)
-        model = pl_module.model if isinstance(pl_module, SegmentationModule) else pl_module
         (optimizer,), (schedule,) = trainer.optimizers, trainer.lr_scheduler_configs
         assert isinstance(schedule.scheduler, LambdaLR)
-        follow_config(optimizer, schedule.scheduler, model, pl_module.optim)
+        follow_config(optimizer, schedule.scheduler, *_trained(pl_module))
+
+
+def _trained(pl_module: L.LightningModule) -> tuple[nn.Module, OptimConfig]:
+    assert isinstance(pl_module, SegmentationModule | PolicyModule)
+    model = pl_module.model if isinstance(pl_module, SegmentationModule) else pl_module
+    return model, pl_module.optim
 
 
 def validated(path: str | Path) -> tuple[int, Any]:
