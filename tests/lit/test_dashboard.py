@@ -6,7 +6,8 @@ import re
 import pytest
 
 from stepseg.cli.dashboard import main
-from stepseg.lit.tracking.dashboard import build_workspace
+from stepseg.lit.tracking.dashboard import SYSTEMS, build_workspace
+from stepseg.lit.tracking.final import final_figures
 
 
 @pytest.fixture(autouse=True)
@@ -27,6 +28,18 @@ def test_accuracy_is_plotted_against_cost(sections):
     assert ("final/gmacs", "final/mIoU") in axes
     assert ("final/images_per_s", "final/mIoU") in axes
     assert ("final/STEP/gmacs", "final/STEP/mIoU") in axes
+
+
+def test_systems_are_found_however_their_rows_were_typed():
+    rows = {"none": {"mIoU": 40.0}, "dcts": {"mIoU": 39.0}, "step@2": {"mIoU": 38.0}}
+    figures = final_figures(rows)
+    assert {name: figures[f"final/{name}/mIoU"] for name in SYSTEMS} == {
+        "dense": 40.0, "dCTS": 39.0, "STEP": 38.0
+    }  # fmt: skip
+    placements = final_figures({**rows, "step@2+4": {"mIoU": 37.0}})
+    assert placements["final/step@2/mIoU"] == 38.0
+    assert placements["final/step@2+4/mIoU"] == placements["final/mIoU"] == 37.0
+    assert "final/STEP/mIoU" not in placements
 
 
 @pytest.mark.parametrize(

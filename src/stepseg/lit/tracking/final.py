@@ -8,7 +8,7 @@ from lightning.pytorch.loggers import Logger
 
 from stepseg.lit.tracking.record import log_summary, log_table
 from stepseg.metrics.calibration import calibration_errors
-from stepseg.reduction import Reduction
+from stepseg.reduction import KINDS, Reduction
 
 Rows = Mapping[str, Mapping[str, Any]]
 """Figures of each system under the names of `result.json`; the run's own system is the last."""
@@ -56,11 +56,21 @@ def log_final(
 def final_figures(rows: Rows, *, each: bool = True) -> dict[str, Any]:
     """``final/mIoU`` and so on of the last system, and ``final/<system>/mIoU`` of each."""
     figures: dict[str, Any] = {}
-    for name, row in rows.items() if each else ():
-        system = name.partition("@")[0]  # the blocks of the exits are a figure of their own
+    for system, row in zip(_systems(list(rows)), rows.values(), strict=True) if each else ():
         figures |= {f"final/{system}/{key}": v for key, v in shown_figures(row).items()}
     last = list(rows.values())[-1]
     return figures | {f"final/{key}": value for key, value in shown_figures(last).items()}
+
+
+def _systems(names: Sequence[str]) -> list[str]:
+    """Rows by what their systems are called in tables, however typed.
+
+    The blocks of exits are a figure of their own, and stay where nothing else tells rows apart.
+    """
+    bases = [name.partition("@")[0] for name in names]
+    kinds = [KINDS.get(base, base) for base in bases]
+    pairs = zip(kinds, names, strict=True)
+    return [kind if kinds.count(kind) == 1 else name for kind, name in pairs]
 
 
 def shown_figures(row: Mapping[str, Any]) -> dict[str, Any]:
