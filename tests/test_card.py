@@ -18,7 +18,10 @@ from stepseg.card.examples import read_series, training_curve
 from stepseg.card.facts import command_line, run_facts
 from stepseg.card.files import write_shared
 from stepseg.card.text import card_text
+from stepseg.card.tuned import with_choice
 from stepseg.checkpoint import Checkpoint, read_checkpoint
+from stepseg.dcts.merge import MergeRule
+from stepseg.model_config import ReductionConfig
 from stepseg.protocol import Protocol
 
 RESULT = {
@@ -134,6 +137,43 @@ def test_it_names_the_licence_of_what_it_began_with(weights, licence, checkpoint
     said = f"that of {weights}, whose weights it began with: {licence}."
     assert (said in text) == (licence is not None)
     assert "<b>" not in text
+
+
+def test_another_reduction_takes_neither_the_promise_nor_the_figures_of_the_one_before(checkpoint):
+    certificate = {"alpha": 0.01, "delta": 0.05, "n": 400, "bound": "betting"}
+    first = with_choice(checkpoint, checkpoint.config.reduction, {"certificate": certificate})
+    first = replace(first, about={**run_facts(RESULT), **first.about})
+    assert "changes at most 1 % of all pixels" in card_text(first, "pond model", {})
+    bold = replace(checkpoint.config.reduction, merge=MergeRule((2, 4), (0.0, 0.0)))
+    text = card_text(with_choice(first, bold, {}, measured=False), "pond model", {})
+    assert "% of all pixels" not in text
+    assert "**42.12 mIoU**" not in text
+    assert "repeats the figures" not in text
+    assert "None is of the model's own reduction" in text
+    # figures that were taken of it are its own
+    again = with_choice(with_choice(first, bold, {}, measured=False), bold, {})
+    assert "**42.12 mIoU**" in card_text(again, "pond model", {})
+
+
+@pytest.mark.parametrize(
+    ("merging", "said"),
+    [
+        ({"merge": {"windows": [2], "top_k": 5}}, "5 windows of 2 × 2 patches, with the best"),
+        (
+            {"merge": {"windows": [2, 4], "top_k": [5, 1]}},
+            "5 windows of 2 × 2 patches and 1 windows of 4 × 4 patches, with the best scores",
+        ),
+        ({"merge": {"windows": [2], "by": "uniform"}}, "all windows of 2 patches"),
+        ({"inside": {"rule": "tome"}}, "inside the blocks by ToMe"),
+        ({"input": {"cell": 24}}, "the image shown smaller, 24 pixels a patch"),
+        ({}, "none"),
+    ],
+)
+def test_it_says_what_is_merged(checkpoint, merging, said):
+    if "merge" in merging:
+        merging["merge"].setdefault("thresholds", None)
+    config = replace(checkpoint.config, reduction=ReductionConfig.from_dict(merging))
+    assert f"| merging | {said}" in card_of(replace(checkpoint, config=config))
 
 
 def test_it_guesses_nothing(checkpoint):

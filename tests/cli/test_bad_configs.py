@@ -120,6 +120,7 @@ OTHERS = {
     ("predict", "pictures=[exits"): ["pictures=[exits: this cannot be read"],
     ("predict", "+user.note=${nokey}"): ["nokey", "not found"],
     ("predict", "ckpt_path=null"): ["ckpt_path= is missing"],
+    ("predict", "recursive=no"): ["recursive=no is text", "type recursive=false"],
     ("predict", "output=/dev/null/out"): ["/dev/null"],
     ("export", "formt=onnx"): ["unknown key formt", "did you mean 'format'"],
     ("export", "ckpt_path=null"): ["ckpt_path= is missing: give a checkpoint of stepseg-train"],
@@ -154,6 +155,13 @@ def test_exits_of_a_checkpoint_without_heads_are_refused(name, tmp_path):
     checkpoint_reduction(values, heads)
     chosen = compose_config("eval", [*typed, "reduction.exit=null"], tmp_path)
     assert checkpoint_reduction(plain(chosen)["reduction"], without)["exit"] is None
+
+
+@pytest.mark.parametrize("typed", ["merge.thresholds=[0.5]", "exit.threshold=0.5", "inside.r=9"])
+def test_values_of_a_part_that_the_checkpoint_lacks_are_refused(typed, tmp_path):
+    cfg = compose_config("predict", [f"reduction.{typed}"], tmp_path)
+    with pytest.raises(ValueError, match="changes what the checkpoint's own reduction does not"):
+        checkpoint_reduction(plain(cfg)["reduction"], ModelConfig.from_dict({"num_classes": 11}))
 
 
 def quiet(folder):

@@ -150,6 +150,15 @@ def test_a_file_that_disagrees_is_not_passed_on(checkpoint, tmp_path, monkeypatc
     arguments = [f"ckpt_path={checkpoint}", "format=torch", "reduction=none"]
     with pytest.raises(ValueError, match=r"disagrees with the model.*0\.500000"):
         run(tmp_path, *arguments)
+    assert not (tmp_path / "model.pt2").exists()
+
+
+def test_single_values_become_the_weights_own(checkpoint, tmp_path):
+    typed = ["reduction.exit.threshold=0.77", "reduction.merge.thresholds=[0.1,0.2]"]
+    run(tmp_path, f"ckpt_path={checkpoint}", *typed, "card=false")
+    own = read_checkpoint(tmp_path / "model.safetensors").config.reduction
+    assert (own.exit.threshold, own.merge.thresholds) == (0.77, (0.1, 0.2))
+    assert own.exit.blocks == (1,)
 
 
 @pytest.mark.parametrize(
@@ -164,6 +173,9 @@ def test_a_file_that_disagrees_is_not_passed_on(checkpoint, tmp_path, monkeypatc
         (["format=torch", "reduction=none", "verify=-1"], "verify=-1 counts images"),
         (["format=onnx", "reduction=none", "opset=11"], "opset=11: the exporter writes opset 18"),
         (["format=torch", "reduction=none", "images=/nowhere"], "'/nowhere' is not a folder"),
+        (["format=torch", "reduction=none", "batch_size=two"], "batch_size is 'two', expected"),
+        (["batch_size=2"], "batch_size=2 says nothing of format=safetensors"),
+        (["format=onnx", "license=mit"], "license=mit says nothing of format=onnx"),
     ],
 )
 def test_bad_wishes_are_refused(overrides, message, checkpoint, tmp_path):

@@ -70,6 +70,11 @@ def test_a_budget_gives_a_file_that_other_commands_take(common, tmp_path, monkey
     [chosen] = [point for point in result["search"]["tried"] if point["chosen"]]
     assert chosen["gmacs_mean"] <= 1.01 * budget
     assert result["rows"][-1]["name"] == "tuned"
+    assert all((tmp_path / "tuned" / row["confusion"]).is_file() for row in result["rows"])
+    systems = (tmp_path / "tuned" / "tables" / "final_systems.csv").read_text()
+    assert [line.split(",")[1] for line in systems.splitlines()[1:]] == [
+        "dense", "given", "tuned"
+    ]  # fmt: skip
     assert (tmp_path / "tuned" / "front.png").stat().st_size > 1000
     file = tmp_path / "tuned" / "reduction.yaml"
     evaluate(compose_config("eval", [*common, f"reduction={file}"], tmp_path / "eval"))
@@ -141,6 +146,8 @@ def test_a_certificate_needs_images_alone(common, tmp_path):
         (["gmacs=-1"], "gmacs=-1: a number above 0"),
         (["gmacs=1", "reduction=none"], "dense has no number to tune"),
         (["gmacs=1", "calibration=0.9"], "fewer than 10"),
+        (["gmacs=1", "images=photos"], "images=photos says nothing of gmacs="),
+        (["certify=0.1", "logger=csv"], "logger=csv says nothing of certify="),
     ],
 )
 def test_what_cannot_be_meant_is_refused_at_once(common, tmp_path, target, problem):

@@ -4,11 +4,11 @@ import re
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
 
 from commands import compose_config
 from stepseg.export import job
 from stepseg.export.agreement import LARGEST_MARGIN, LEAST_AGREEMENT
+from stepseg.model_config import ReductionConfig
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -35,5 +35,5 @@ def test_options_named_in_the_text_exist(tmp_path):
     for name, value in re.findall(r"`(\w+)=(\w+)`", text):
         assert name in cfg, f"{name}={value}"
     assert "verify=2" in text
-    assert job.StaticExport(reduction=OmegaConf.create({})).verify == cfg.verify == 2
+    assert job.StaticExport(reduction=ReductionConfig()).verify == cfg.verify == 2
     assert (LEAST_AGREEMENT, LARGEST_MARGIN) == (0.999, 0.001)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from stepseg.data.dataset import SegmentationDataset
 from stepseg.data.sets.folder import load_spec
-from stepseg.grid.store import GridStore, data_identity
+from stepseg.grid.store import GridStore, data_identity, file_hash
 
 PLAIN = "classes: [road, sky]\n"
 
@@ -21,6 +21,13 @@ def data(tmp_path):
     Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "data/images/val/a.png")
     Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "data/masks/val/a.png")
     return tmp_path / "data"
+
+
+def test_a_checkpoint_may_be_a_folder(data):
+    before = file_hash(data)
+    assert file_hash(data) == before
+    (data / "masks" / "val" / "a.png").write_bytes(b"other")
+    assert file_hash(data) != before
 
 
 def identity(root, described):

@@ -3,11 +3,13 @@
 from math import exp
 
 import pytest
+from PIL import Image
 
 from stepseg.dcts.merge import MergeRule
 from stepseg.merging.rules import Algm, Cropr, ToMe
 from stepseg.model_config import ExitConfig, InputConfig, ReductionConfig
-from stepseg.tuning.families import families
+from stepseg.protocol import Protocol
+from stepseg.tuning.families import families, grid_cells, together
 from stepseg.tuning.search import ImpossibleBudgetError, Search
 from stepseg.tuning.split import split_images
 
@@ -155,8 +157,18 @@ def test_what_has_no_number_is_refused():
     with pytest.raises(ValueError, match="dense has no number to tune"):
         families(ReductionConfig(), [], 16, 1024)
     budget = ReductionConfig(exit=ExitConfig(blocks=(2,), rule="budget", tokens=(9,)))
-    with pytest.raises(ValueError, match="prescribes its numbers"):
-        families(budget, [2], 16, 1024)
+    for make in (lambda: families(budget, [2], 16, 1024), lambda: together(budget, 16, 1024)):
+        with pytest.raises(ValueError, match="prescribes its numbers"):
+            make()
+
+
+def test_numbers_of_windows_are_shares_of_what_the_model_is_shown_at_once(tmp_path):
+    Image.new("RGB", (256, 128)).save(tmp_path / "a.png")
+    image = tmp_path / "a.png"
+    assert grid_cells(image, Protocol(), 16) == 8 * 16
+    assert grid_cells(image, Protocol(), 24) == 6 * 11
+    assert grid_cells(image, Protocol(mode="slide", crop=(64, 96)), 16) == 4 * 6
+    assert grid_cells(image, Protocol(resize_short=64), 16) == 4 * 8
 
 
 def test_parts_are_alike_and_depend_on_nothing_but_the_files(tmp_path):

@@ -9,6 +9,25 @@ from stepseg.tuning.changes import Changes
 from stepseg.tuning.sequence import AT_ONCE, STEPS, certify_sequence
 
 
+def test_what_costs_more_than_it_saves_is_not_chosen(tmp_path):
+    """A policy runs for every merging, however little merges."""
+    files = [tmp_path / f"{n:02d}.png" for n in range(40)]
+    for file in files:
+        file.write_bytes(file.name.encode())
+    sequence = [ReductionConfig() for _ in range(STEPS)]
+
+    def certified(dense):
+        def look(file, part):
+            return Changes([0.001] * len(part), [9.0] * len(part), dense)
+
+        promise = Promise(alpha=0.1, delta=0.1, bound="mean")
+        return certify_sequence(promise, sequence, files, look, tmp_path / str(dense), {}, 0)
+
+    assert certified(9.1).chosen == certified(None).chosen == sequence[0]
+    with pytest.raises(ValueError, match=r"at least 9 GMACs where no reduction takes 8\.9"):
+        certified(8.9).chosen  # noqa: B018
+
+
 class KilledError(Exception):
     pass
 

@@ -18,6 +18,8 @@ FIGURES = (
     "images_per_s", "speedup",
     "validated_at",  # the step of the training whose validation measured this; None: an evaluation
 )  # fmt: skip
+BEFORE = "figures_before"
+"""Of a header: its figures are those of another reduction, which was the model's own before."""
 RECIPE = {
     "steps": ("trainer", "max_steps"),
     "images per step and process": ("data", "batch_size"),
@@ -81,7 +83,8 @@ def command_line(result: Mapping[str, Any]) -> str | None:
 def main_figures(checkpoint: Checkpoint) -> dict[str, Any]:
     """The row of the model's own reduction; empty where no evaluation is known."""
     systems = checkpoint.about.get("systems")
-    last = systems[-1] if isinstance(systems, list) and systems else None
+    known = isinstance(systems, list) and systems and not checkpoint.about.get(BEFORE)
+    last = systems[-1] if known else None
     return last if isinstance(last, dict) else {}
 
 

@@ -8,13 +8,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stepseg import __version__
-from stepseg.card.facts import main_figures
+from stepseg.card.facts import BEFORE, main_figures
 from stepseg.card.front_matter import front_matter
 from stepseg.card.origin import accelerated_section, origin_of
 from stepseg.card.tuned import tuned_section
 from stepseg.checkpoint import Checkpoint
 from stepseg.files.markdown import code, code_block, escape, table
 from stepseg.model_config import ReductionConfig
+from stepseg.reduction import KINDS
 from stepseg.report.values import is_number
 from stepseg.vit.licence import licence_of
 
@@ -101,7 +102,11 @@ def _systems(checkpoint: Checkpoint) -> str:
     notes = ["Accuracy in percent; GMACs are multiply-accumulates."]
     if len(rows) > 1:
         notes.insert(0, "All rows share the weights.")
-    step = main_figures(checkpoint).get("validated_at")
+    if checkpoint.about.get(BEFORE):
+        notes.append(
+            "None is of the model's own reduction, which was chosen after they were taken."
+        )
+    step = rows[-1].get("validated_at")
     if step is not None:
         notes.append(f"Measured by the validation after step {step} of the training.")
     if checkpoint.about.get("timed_on"):
@@ -165,14 +170,28 @@ def _model(checkpoint: Checkpoint) -> str:
 
 
 def _merging(reduction: ReductionConfig) -> str:
-    rule = reduction.merge
-    if rule is None:
-        return "none"
-    if rule.thresholds is None:
-        return f"the best {rule.top_k} windows of {_listed(rule.windows)} patches"
-    pairs = zip(rule.windows, rule.thresholds, strict=True)
-    scores = ", ".join(f"{w} × {w} above {t}" for w, t in pairs)
-    return f"windows of patches by their score: {scores}"
+    rule, bound = reduction.merge, reduction.budget.gmacs_per_image
+    parts = []
+    if reduction.input.cell is not None:
+        parts.append(f"the image shown smaller, {reduction.input.cell} pixels a patch")
+    if rule is not None and rule.by == "uniform":
+        parts.append(f"all windows of {_listed(rule.windows)} patches")
+    elif rule is not None and rule.thresholds is None:
+        counted = zip(rule.counts, rule.windows, strict=True)
+        how = "drawn" if rule.by == "random" else "with the best scores"
+        parts.append(
+            _listed([f"{n} windows of {w} × {w} patches" for n, w in counted]) + f", {how}"
+        )
+    elif rule is not None and rule.thresholds is not None:
+        pairs = zip(rule.windows, rule.thresholds, strict=True)
+        scores = ", ".join(f"{w} × {w} above {t}" for w, t in pairs)
+        drawn = "; as many are drawn" if rule.by == "random" else ""
+        parts.append(f"windows of patches by their score: {scores}{drawn}")
+    if reduction.inside is not None:
+        parts.append(f"inside the blocks by {KINDS[reduction.inside.rule]}")
+    if bound is not None:
+        parts.append(f"thresholds moved until an image takes at most {bound:g} GMACs")
+    return "; ".join(parts) or "none"
 
 
 def _exits(reduction: ReductionConfig) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from stepseg.card.facts import BEFORE
 from stepseg.checkpoint import Checkpoint
 from stepseg.files.markdown import code, escape
 from stepseg.model_config import ReductionConfig
@@ -12,22 +13,30 @@ KEY = "tuned"
 
 
 def with_choice(
-    checkpoint: Checkpoint, reduction: ReductionConfig, tuned: Mapping[str, Any]
+    checkpoint: Checkpoint,
+    reduction: ReductionConfig,
+    tuned: Mapping[str, Any],
+    *,
+    measured: bool = True,
 ) -> Checkpoint:
     """The checkpoint with another reduction as its own; all heads that it has stay.
 
     Args:
         checkpoint: any.
         reduction: one that its model can carry out.
-        tuned: what the file of the reduction says about it.
+        tuned: what the file of the reduction says about it; of the one before nothing stays.
+        measured: whether the figures that the checkpoint carries are of this reduction.
 
     """
+    changed = reduction.build() != checkpoint.config.reduction.build()
     own = checkpoint.config.reduction.exit
     if own is not None and own.head_blocks:
         chosen = reduction.exit or replace(own, blocks=(), rule="confidence", tokens=())
         reduction = replace(reduction, exit=replace(chosen, heads=own.head_blocks))
     config = replace(checkpoint.config, reduction=reduction)
-    about = {**checkpoint.about, **({KEY: dict(tuned)} if tuned else {})}
+    about = {key: value for key, value in checkpoint.about.items() if key not in (KEY, BEFORE)}
+    about |= {KEY: dict(tuned)} if tuned else {}
+    about |= {BEFORE: True} if changed and not measured else {}
     return replace(checkpoint, config=config, about=about)
 
 

@@ -91,7 +91,8 @@ def checkpoint_reduction(values: Mapping[str, Any], config: ModelConfig) -> dict
     """The reduction to use with a checkpoint; what is null within a part is the checkpoint's.
 
     Raises:
-        ValueError: tokens are to leave a model that has no exit heads.
+        ValueError: tokens are to leave a model that has no exit heads; values of a part that the
+            checkpoint's own reduction lacks.
 
     """
     exit_ = config.reduction.exit
@@ -101,10 +102,15 @@ def checkpoint_reduction(values: Mapping[str, Any], config: ModelConfig) -> dict
     chosen: dict[str, Any] = {}
     for part, given in reduction_values(values).items():
         base = own.get(part)
+        said = {key: value for key, value in (given or {}).items() if value is not None}
         if given is None or (values["name"] == "checkpoint" and base is None):
+            if said:
+                raise ValueError(
+                    f"reduction.{part}.{next(iter(said))}= changes what the checkpoint's own "
+                    f"reduction does not have: choose one that does, such as reduction=step"
+                )
             chosen[part] = None
             continue
-        said = {key: value for key, value in given.items() if value is not None}
         chosen[part] = (
             change_merge(base or {}, said) if part == "merge" else {**(base or {}), **said}
         )

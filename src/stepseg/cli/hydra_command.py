@@ -8,7 +8,7 @@ import functools
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import hydra
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -55,6 +56,7 @@ def hydra_command(
         def checked(cfg: DictConfig) -> Any:
             def job() -> Any:
                 check_root(cfg, config_name)
+                check_words(HydraConfig.get().overrides.task)
                 return task(cfg)
 
             return run_command(command, job)
@@ -128,6 +130,20 @@ def check_root(cfg: DictConfig, config_name: str) -> None:
         check_keys("", map(str, cfg), known)
     except ValueError as error:
         raise UnknownRootKeyError(f"{error}; keys of your own: +user.name=value") from None
+
+
+def check_words(overrides: Sequence[str]) -> None:
+    """Refuse yes, no, on and off, which YAML 1.2 takes for text, and Python for true.
+
+    Raises:
+        ValueError: names the key and what to type.
+
+    """
+    for typed in overrides:
+        key, _, value = typed.partition("=")
+        if value.lower() in ("yes", "no", "on", "off") and not key.lstrip("+").startswith("user."):
+            said = "true" if value.lower() in ("yes", "on") else "false"
+            raise ValueError(f"{typed} is text, and neither true nor false: type {key}={said}")
 
 
 def composition_message(error: Exception, config_name: str) -> str:

@@ -21,6 +21,7 @@ from stepseg.export.program import export_program, write_program
 from stepseg.export.static import StaticSegmenter
 from stepseg.model import Reduction, StepSegmenter
 from stepseg.model_config import ReductionConfig
+from stepseg.plain_types import check_types
 from stepseg.profile.images import load_images
 from stepseg.profile.speed import time_interleaved
 
@@ -45,6 +46,7 @@ class StaticExport:
     """Of generated scenes."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         if self.batch_size is not None and self.batch_size < 1:
             raise ValueError(f"batch_size={self.batch_size}: at least 1, or null for any number")
         if self.verify < 0:
@@ -77,20 +79,24 @@ def export_static(
     program = export_program(static, job.batch_size)
     exported = replace(without_local_paths(checkpoint.config), reduction=job.reduction)
     metadata = _metadata(replace(checkpoint, config=exported), static, job.batch_size)
+    # Under its own name stands only what agrees with the model.
+    written = target.with_name(f"unverified-{target.name}") if job.verify else target
     if format_ == "onnx":
-        write_onnx(target, program, metadata, job.opset)
+        write_onnx(written, program, metadata, job.opset)
     else:
-        write_program(target, program, metadata)
+        write_program(written, program, metadata)
     figures = {
-        "bytes": target.stat().st_size,
+        "bytes": written.stat().st_size,
         "image_size": list(size),
         "tokens_per_stage": static.tokens_per_stage,
         "device": "cpu",
     }
     if images is None:
         return figures
-    run = onnx_runner(target) if format_ == "onnx" else program_runner(target)
-    return figures | _verify(model, reduction, run, images, job.batch_size or 1, target)
+    run = onnx_runner(written) if format_ == "onnx" else program_runner(written)
+    figures |= _verify(model, reduction, run, images, job.batch_size or 1, written)
+    written.replace(target)
+    return figures
 
 
 def _metadata(

@@ -106,7 +106,11 @@ def point_digest(point: Point) -> str:
 
 
 def file_hash(path: str | Path) -> str:
-    """SHA-256 of a file's content."""
+    """SHA-256 of a file's content, or of all files of a folder, as some checkpoints are."""
+    if os.path.isdir(path):
+        inside = sorted(file for file in Path(path).rglob("*") if file.is_file())
+        hashes = [f"{file.relative_to(path)} {file_hash(file)}\n" for file in inside]
+        return hashlib.sha256("".join(hashes).encode()).hexdigest()
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -21,6 +21,8 @@ class Changes:
     shares: list[float]
     """Pixels whose class is another than the dense run's, as shares of the image."""
     gmacs: list[float]
+    dense_gmacs: float | None = None
+    """Without reduction; None: its map was known, and it did not run."""
 
 
 @torch.no_grad()
@@ -56,4 +58,4 @@ def changes_of(
         for index in indices:
             shares[index], gmacs[index] = changed, macs / 1e9
     first = len(everyone) - len(reductions)
-    return Changes(shares[first:], gmacs[first:])
+    return Changes(shares[first:], gmacs[first:], gmacs[0] if first else None)

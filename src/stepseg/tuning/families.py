@@ -7,12 +7,16 @@ reduced it is the exit threshold. What is no matter of degree makes families of 
 heads run, and at how low a confidence tokens leave.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
+from stepseg.data.files import read_image
 from stepseg.dcts.merge import MergeRule, moved
 from stepseg.merging.rules import Algm, Cropr, ToMe
 from stepseg.model_config import ExitConfig, ReductionConfig
+from stepseg.protocol import Protocol, forward_sizes
 
 SPAN = 8.0
 """Logits by which the number moves thresholds, up and down."""
@@ -42,17 +46,13 @@ def families(
         base: gives the rule, the thresholds in the middle, and whether tokens may leave.
         heads: blocks after which exit heads are trained.
         patch_size: of the encoder, in pixels.
-        cells: of the patch grid of an image, for numbers of windows.
+        cells: of `grid_cells`.
 
     Raises:
         ValueError: nothing of this reduction is a matter of degree.
 
     """
     leaves = base.exit is not None and bool(base.exit.blocks)
-    if leaves and base.exit is not None and base.exit.rule == "budget":
-        raise ValueError(
-            "reduction.exit.rule=budget prescribes its numbers: tune confidence exits instead"
-        )
     number = _number(base, patch_size, cells)
     if number is not None:
         plain = replace(base, exit=None)
@@ -73,6 +73,19 @@ def families(
         Family(name, lambda t, exit_=exit_: replace(base, exit=_shifted_exit(exit_, t)))  # type: ignore[misc]
         for name, exit_ in _exits(base.exit, heads, bolder=False).items()
     ]
+
+
+def grid_cells(image: Path, protocol: Protocol, cell: int) -> int:
+    """Patches that the model is shown at once of images like this one, for numbers of windows.
+
+    Args:
+        image: a file.
+        protocol: in windows, or the whole image in another size.
+        cell: pixels, per side, that a patch shows.
+
+    """
+    height, width = read_image(image).shape[1:]
+    return math.prod(-(-side // cell) for side in forward_sizes(height, width, protocol)[0])
 
 
 def together(base: ReductionConfig, patch_size: int, cells: int) -> Family:
@@ -105,7 +118,11 @@ Number = Callable[[ReductionConfig, float], ReductionConfig]
 
 def _number(base: ReductionConfig, patch_size: int, cells: int) -> Number | None:
     """How the family's number enters the reduction; None: only by its exits."""
-    merge, inside = base.merge, base.inside
+    merge, inside, exit_ = base.merge, base.inside, base.exit
+    if exit_ is not None and exit_.blocks and exit_.rule == "budget":
+        raise ValueError(
+            "reduction.exit.rule=budget prescribes its numbers: tune confidence exits instead"
+        )
     if merge is not None and merge.by != "uniform":
         if merge.thresholds is not None:
             return lambda given, t: replace(given, merge=_shifted_merge(merge, t))

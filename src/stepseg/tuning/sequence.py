@@ -42,6 +42,8 @@ class Tested:
     gmacs: list[float]
     """Means over the images, of those that were evaluated."""
     images_sha256: str
+    dense_gmacs: float | None = None
+    """Mean without reduction; None: not measured."""
 
     @property
     def fastest(self) -> int | None:
@@ -53,7 +55,7 @@ class Tested:
         """The same, as a reduction.
 
         Raises:
-            ValueError: none is certified.
+            ValueError: none is certified, or none that saves anything.
 
         """
         if self.fastest is None:
@@ -61,6 +63,12 @@ class Tested:
                 f"not even the first reduction of the sequence is certified: it changes "
                 f"{100 * self.certificate.means[0]:.2g} % of the pixels of these images in the "
                 f"mean; certify more, or give more images"
+            )
+        if self.dense_gmacs is not None and self.gmacs[self.fastest] >= self.dense_gmacs:
+            raise ValueError(
+                f"all {self.certificate.certified} reductions that are certified cost more than "
+                f"they save, at least {self.gmacs[self.fastest]:.4g} GMACs where no reduction "
+                f"takes {self.dense_gmacs:.4g}; certify more, or give more images"
             )
         return self.sequence[self.fastest]
 
@@ -126,7 +134,10 @@ def certify_sequence(
         if certificate.certified < losses.shape[1]:
             break
     gmacs = np.array([kept.gmacs[file.as_posix()][:end] for file in files])
-    return Tested(certificate, list(sequence), gmacs.mean(0).tolist(), images)
+    dense = [kept.dense.get(file.as_posix()) for file in files]
+    known = [cost for cost in dense if cost is not None]
+    unreduced = sum(known) / len(known) if len(known) == len(files) else None
+    return Tested(certificate, list(sequence), gmacs.mean(0).tolist(), images, unreduced)
 
 
 class Kept:
@@ -137,18 +148,22 @@ class Kept:
         self.path = folder / f"changes-{request[:12]}.json"
         self.shares: dict[str, list[float]] = {}
         self.gmacs: dict[str, list[float]] = {}
+        self.dense: dict[str, float] = {}
         if self.path.is_file():
             content = json.loads(self.path.read_text())
             self.shares, self.gmacs = content["shares"], content["gmacs"]
+            self.dense = content.get("dense", {})
 
     def add(self, name: str, changes: Changes) -> None:
         """Keep more of an image's reductions."""
         self.shares.setdefault(name, []).extend(changes.shares)
         self.gmacs.setdefault(name, []).extend(changes.gmacs)
+        if changes.dense_gmacs is not None:
+            self.dense[name] = changes.dense_gmacs
 
     def write(self) -> None:
         """All of it."""
-        write_json(self.path, {"shares": self.shares, "gmacs": self.gmacs})
+        write_json(self.path, {"shares": self.shares, "gmacs": self.gmacs, "dense": self.dense})
 
 
 def _evaluate(

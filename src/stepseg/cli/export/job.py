@@ -1,6 +1,7 @@
 """An export: weights with a card, or a file for another runtime."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from stepseg.cli.config import (
     checkpoint_reduction,
     given_checkpoint,
     output_dir,
+    overrides,
     plain,
     recorded,
 )
@@ -39,17 +41,21 @@ def export(cfg: DictConfig) -> None:
         if values["format"] == "safetensors" and values["card"]:
             check_place(target.parent)
         checkpoint = given_checkpoint(values)
+        given = ReductionConfig.from_dict(
+            checkpoint_reduction(values["reduction"], checkpoint.config)
+        )
+        _check_typed(values["format"])
         files = {target.name: target}
         if values["format"] == "safetensors":
-            files = _share(checkpoint, target, values)
+            files = _share(checkpoint, target, given, values)
             result.update({"device": "cpu", "bytes": target.stat().st_size})
         else:
-            given = checkpoint_reduction(values["reduction"], checkpoint.config)
             job = StaticExport(
-                reduction=ReductionConfig.from_dict(given),
+                reduction=given,
                 image_size=_size(values["image_size"]),
                 **{key: values[key] for key in _OPTIONS},
             )
+            checkpoint = replace(checkpoint, about=_chosen(checkpoint, given, values).about)
             result.update(export_static(checkpoint, target, values["format"], job))
         result.update({"file": str(target)})
         if values["push_to"]:
@@ -59,14 +65,31 @@ def export(cfg: DictConfig) -> None:
     print("\n".join(_summary(result.values)))
 
 
-def _share(checkpoint: Checkpoint, target: Path, values: Mapping[str, Any]) -> dict[str, Path]:
+def _check_typed(format_: str) -> None:
+    """Refuse options of the other formats, which would do nothing."""
+    others = _OF_WEIGHTS if format_ != "safetensors" else _OF_PROGRAMS
+    for typed in overrides():
+        key = typed.lstrip("+~").partition("=")[0]
+        if key in others:
+            raise ValueError(f"{typed} says nothing of format={format_}: drop it")
+
+
+def _chosen(
+    checkpoint: Checkpoint, reduction: ReductionConfig, values: Mapping[str, Any]
+) -> Checkpoint:
+    """The checkpoint with this reduction as its own; itself if it is."""
+    if reduction == checkpoint.config.reduction:
+        return checkpoint
+    tuned = values["reduction"].get("tuned") or {}
+    return with_choice(checkpoint, reduction, tuned, measured=False)
+
+
+def _share(
+    checkpoint: Checkpoint, target: Path, reduction: ReductionConfig, values: Mapping[str, Any]
+) -> dict[str, Path]:
     """Write weights and card; returns the files by their name in a repository."""
     facts, metrics = known_facts(checkpoint, values["result"])
-    if values["reduction"]["name"] != "checkpoint":
-        given = ReductionConfig.from_dict(
-            checkpoint_reduction(values["reduction"], checkpoint.config)
-        )
-        checkpoint = with_choice(checkpoint, given, values["reduction"].get("tuned") or {})
+    checkpoint = _chosen(checkpoint, reduction, values)
     if not values["card"]:
         write_inference_checkpoint(target, checkpoint, facts)
         return {target.name: target}
@@ -91,6 +114,8 @@ def _share(checkpoint: Checkpoint, target: Path, values: Mapping[str, Any]) -> d
 
 
 _OPTIONS = ("batch_size", "scores", "opset", "verify", "images", "seed")
+_OF_PROGRAMS = ("image_size", "batch_size", "scores", "opset", "verify")
+_OF_WEIGHTS = ("card", "result", "name", "license")
 
 
 def _target(format_: str, output: str | None) -> Path:

@@ -20,7 +20,7 @@ def write_choice(
 ) -> None:
     """Write both into the output directory; the checkpoint stays as it is."""
     write_reduction(output_dir() / FILE, reduction, name, tuned)
-    chosen = with_choice(checkpoint, reduction, tuned)
+    chosen = with_choice(checkpoint, reduction, tuned, measured=False)
     source = checkpoint.path.name
     text = card_text(chosen, default_name(chosen), {}, source=source)
     write_text(output_dir() / CARD, text)

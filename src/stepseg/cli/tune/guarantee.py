@@ -19,6 +19,7 @@ from stepseg.runtime.choice import choose_device, choose_runtime
 from stepseg.telling import tell
 from stepseg.tuning.certificate import Promise
 from stepseg.tuning.changes import Changes, changes_of
+from stepseg.tuning.families import grid_cells
 from stepseg.tuning.sequence import STEPS, certify_sequence, fixed_sequence
 
 
@@ -37,7 +38,7 @@ def guarantee(values: Mapping[str, Any], result: Result) -> ReductionConfig:
     device = choose_device("cpu" if values["trainer"]["accelerator"] == "cpu" else "auto")
     runtime = choose_runtime(values["runtime"], device)
     model = apply_runtime(checkpoint.build().prepare_for_inference().to(device), runtime)
-    cells = read_image(files[0])[0].numel() // model.patch_size**2
+    cells = grid_cells(files[0], protocol, base.input.cell or model.patch_size)
     sequence = fixed_sequence(model, base, cells)
     result.update({"model": config.to_dict(), "device": str(device), "runtime": runtime})
 

@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from gpu_pool.guard import check_sweep
 from stepseg.card.files import check_place
 from stepseg.cli.comparison import print_comparison
-from stepseg.cli.config import checkpoint_reduction, output_dir, plain, recorded
+from stepseg.cli.config import checkpoint_reduction, output_dir, overrides, plain, recorded
 from stepseg.cli.evaluate.job import check_figures
 from stepseg.cli.evaluate.setting import Setting
 from stepseg.cli.result import Result
@@ -18,12 +18,12 @@ from stepseg.cli.trainer import clear_failures
 from stepseg.cli.tune.choice import FILE, write_choice
 from stepseg.cli.tune.guarantee import guarantee
 from stepseg.cli.tune.walks import Walks
-from stepseg.data.files import read_image
 from stepseg.grid.table import write_grid_csv
+from stepseg.lit.tracking.final import log_final
 from stepseg.model_config import ReductionConfig
 from stepseg.report.pareto import pareto_front
 from stepseg.telling import tell
-from stepseg.tuning.families import Family, families
+from stepseg.tuning.families import Family, families, grid_cells
 from stepseg.tuning.front import plot_front
 from stepseg.tuning.latency import meet_latency
 from stepseg.tuning.search import Search, Tried
@@ -44,6 +44,7 @@ def tune(cfg: DictConfig) -> float | None:
         check_sweep(values)
         check_place(output_dir())
         target, number = target_of(values, TARGETS)
+        _check_typed(target)
         if target == "certify":
             guarantee(values, result)
             return None
@@ -81,14 +82,33 @@ def tune(cfg: DictConfig) -> float | None:
         if setting.trainer.is_global_zero:
             _write(setting, chosen, rows, {target: number}, result)
             _tell(search, rows, reason)
+            log_final(
+                setting.trainer.loggers,
+                output_dir(),
+                result.described(),
+                {row["name"]: row for row in rows if row["name"] in SHOWN},
+                step=0,
+                classes=setting.datamodule.spec.classes,
+            )
     return float(row["mIoU"])
+
+
+def _check_typed(target: str) -> None:
+    """Refuse options that say nothing of this target."""
+    others = ("images", "delta", "bound")
+    if target == "certify":
+        others = ("calibration", "unpaid_exits", "logger", "trainer.precision", "trainer.devices")
+    for typed in overrides():
+        key = typed.lstrip("+~").partition("=")[0]
+        if key.startswith(others):
+            raise ValueError(f"{typed} says nothing of {target}=: drop it")
 
 
 def _families(base: ReductionConfig, setting: Setting) -> list[Family]:
     """The families that this model can carry out."""
     model = setting.model
-    image = read_image(setting.datamodule.dataset("test").pairs[0].image)
-    cells = image.shape[1] * image.shape[2] // model.patch_size**2
+    image = setting.datamodule.dataset("test").pairs[0].image
+    cells = grid_cells(image, setting.datamodule.protocol, base.input.cell or model.patch_size)
     found = families(base, model.exit_head_blocks, model.patch_size, cells)
     for family in found:
         model.check(family.at(0.5).build())
@@ -139,9 +159,11 @@ def _held_out(
     named = {"dense": ReductionConfig(), "given": base}
     named |= {f"{t.family.name} {t.strength:g}": t.reduction for t in front if t is not chosen}
     named["tuned"] = chosen.reduction
+    found = walks.rows("held_out", list(named.values()))
+    place = walks.folder("held_out").relative_to(output_dir())
     return [
-        {**row, "name": name}
-        for name, row in zip(named, walks.rows("held_out", list(named.values())), strict=True)
+        {**row, "name": name, "confusion": (place / row["confusion"]).as_posix()}
+        for name, row in zip(named, found, strict=True)
     ]
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from stepseg.cli.config import output_dir
@@ -43,9 +44,13 @@ class Walks:
             during=setting.trainer.precision_plugin.val_step_context,
         )
 
+    def folder(self, part: str) -> Path:
+        """Where a part's rows and confusions lie."""
+        return output_dir() / "search" / part
+
     def rows(self, part: str, reductions: Sequence[ReductionConfig]) -> list[dict[str, Any]]:
         """Evaluate on the images of one part, ``scouted``, ``calibration`` or ``held_out``."""
-        setting, folder = self.setting, output_dir() / "search" / part
+        setting, folder = self.setting, self.folder(part)
         setting.datamodule.test_only(getattr(self.parts, part))
         points = [Point(str(i), asdict(r), axes={}) for i, r in enumerate(reductions)]
         grid = GridRun(setting, setting.store(folder), points, folder)
