@@ -351,6 +351,52 @@ def test_a_changed_image_is_done_again(checkpoint, tmp_path):
     assert labels_in(tmp_path / "out")["a.png"].shape == (48, 32)
 
 
+def test_a_changed_label_is_compared_again(checkpoint, tmp_path):
+    image = write_image(tmp_path / "in" / "a.png")
+    label = tmp_path / "labels" / "a.png"
+    label.parent.mkdir()
+    options = {"input": image, "labels": label.parent, "label_ids": "training"}
+    options["pictures"] = "[difference]"
+    found, pictures = [], []
+    for value in (255, 0, 1):  # ignored, and two classes of which not both can be everywhere
+        Image.new("L", (56, 40), value).save(label)
+        os.utime(label, ns=(0, 10**18 + value))
+        assert run(checkpoint, tmp_path / "out", **options)["finished_before"] == 0
+        record = json.loads((tmp_path / "out/records/a.json").read_text())
+        found.append(record["pixel_accuracy"])
+        pictures.append((tmp_path / "out/difference/a.png").read_bytes())
+    assert found[0] is None
+    assert found[1] is not None
+    assert len(set(pictures)) == 3
+    assert run(checkpoint, tmp_path / "out", **options)["finished_before"] == 1
+
+
+def test_an_image_that_vanishes_fails_by_itself(checkpoint, tmp_path, monkeypatch):
+    for name in "ab":
+        write_image(tmp_path / f"in/{name}.png")
+    whole = runner_module.items_of
+
+    def vanishing(files, frames):
+        if files[0].name == "b":
+            files[0].path.unlink()
+        return whole(files, frames)
+
+    monkeypatch.setattr(runner_module, "items_of", vanishing)
+    with pytest.raises(
+        ValueError, match=r"1 input\(s\) failed, 1 done; .*b\.png: .*vanished since"
+    ):
+        run(checkpoint, tmp_path / "out", input=tmp_path / "in")
+
+
+def test_a_submission_of_two_videos_is_refused(checkpoint, tmp_path):
+    pytest.importorskip("av")
+    for name in "ab":
+        (tmp_path / f"{name}.mp4").touch()
+    both = f"[{tmp_path}/a.mp4,{tmp_path}/b.mp4]"
+    with pytest.raises(ValueError, match="a/frame_000000 and b/frame_000000 would have the same"):
+        run(checkpoint, tmp_path / "out", input=both, submission="true")
+
+
 def test_too_little_memory_falls_back_to_single_images(checkpoint, data, tmp_path, monkeypatch):
     whole = runner_module.Segmenter.predict_pixels
 

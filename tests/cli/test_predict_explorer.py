@@ -1,22 +1,28 @@
 """`stepseg-predict explorer=true`, and the overrides that its page offers."""
 
 import json
+import re
 import shlex
+import shutil
+import subprocess
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from browser import chromium, open_page
 from commands import compose_config, write_camvid
 from stepseg.build import ModelConfig, build_segmenter
 from stepseg.checkpoint import describe
 from stepseg.cli.config import checkpoint_reduction, plain
+from stepseg.cli.predict.explorer import as_seen
 from stepseg.cli.predict.job import predict
+from stepseg.cli.reduction_file import register_reduction_files
 from stepseg.data.specs import get_spec
+from stepseg.explorer.page import STATIC
+from stepseg.heads.exit import ConfidenceExit
 from stepseg.model_config import ReductionConfig
-from stepseg.protocol import Protocol
+from stepseg.protocol import Protocol, show_first
 from toys import sharpen
 
 MERGE = {"windows": [2, 4], "thresholds": [0.5, 0.5], "edge_weight": 0.5}
@@ -42,17 +48,62 @@ def write_checkpoint(path, reduction, protocol=None):
     return config
 
 
+def in_script(html, expression, values=None):
+    """A value from the page's own functions of its state, which need no browser."""
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("no Node.js is installed on this system")
+    (common,) = re.findall(r'id="common">(.*?)</script>', html, re.DOTALL)
+    script = (
+        f"{(STATIC / 'state.js').read_text()};"
+        f"const LAYERS = {{}}, common = {common}, values = {json.dumps(values)};"
+        f"console.log(JSON.stringify({expression}))"
+    )
+    done = subprocess.run([node, "-"], input=script, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
 def run(output, *typed):
     predict(compose_config("predict", ["device=cpu", "pictures=[]", *typed], output))
     return json.loads((output / "result.json").read_text())
 
 
-@pytest.mark.parametrize("reduction", [{"merge": MERGE, "exit": EXIT}, {"merge": None}])
-def test_the_overrides_are_the_settings(reduction, tmp_path):
+STEP = [
+    "reduction=step",
+    "reduction.merge.windows=[2,4]",
+    "reduction.merge.thresholds=[0.5,0.5]",
+    "reduction.exit=null",
+]
+TUNED = "merge: {windows: [2, 4], top_k: [3, 1], thresholds: null}"
+
+
+@pytest.mark.parametrize(
+    ("reduction", "chosen"),
+    [
+        ({"merge": MERGE, "exit": EXIT}, []),
+        ({"merge": MERGE, "exit": EXIT | {"rule": "margin"}}, []),
+        ({"merge": None, "exit": EXIT | {"rule": "budget", "tokens": [5]}}, []),
+        ({"merge": None}, []),
+        ({"merge": None}, [*STEP, "resize_short=48", "scales=[1,0.5]"]),
+        ({"merge": MERGE | {"resize": "area"}, "exit": EXIT}, ["reduction.exit=null"]),
+        (
+            {"merge": MERGE, "exit": EXIT, "budget": {"gmacs_per_image": 1.0}},
+            ["reduction.budget=null", "reduction.exit=null"],
+        ),
+        ({"merge": None}, ["reduction=cts"]),
+        ({"merge": None, "exit": EXIT}, ["FILE"]),
+    ],
+    ids="own margin budget none step area bound cts file".split(),
+)
+def test_the_overrides_are_the_settings(reduction, chosen, tmp_path):
     config = write_checkpoint(tmp_path / "best.ckpt", reduction)
-    data = write_camvid(tmp_path / "data", train=1, val=2)
+    data = write_camvid(tmp_path / "data", train=1, val=1)
+    if chosen == ["FILE"]:
+        register_reduction_files()
+        (tmp_path / "tuned.yaml").write_text(TUNED)
+        chosen = [f"reduction={tmp_path / 'tuned.yaml'}"]
     typed = [f"ckpt_path={tmp_path / 'best.ckpt'}", f"input={data / 'images/val'}"]
-    result = run(tmp_path / "out", *typed, "explorer=true")
+    result = run(tmp_path / "out", *typed, *chosen, "explorer=true")
     assert result["explorer"] == "explorer.html"
     settings = [
         {"merge": True, "mode": "thresholds", "thresholds": [0.25, 0.755]},
@@ -62,27 +113,82 @@ def test_the_overrides_are_the_settings(reduction, tmp_path):
     if "exit" in reduction:
         settings[0] |= {"exits": True, "exit": 0.615, "keep": 3, "blocks": [1, 2]}
         settings[1] |= {"exits": False}
-    with chromium() as browser:
-        page, problems = open_page(browser, tmp_path / "out" / "explorer.html")
-        commands = page.evaluate(
-            "settings => settings.map(given => { const {page, common, overrides} = window.explorer;"
-            " return overrides({...page.state, ...given}, common); })",
-            settings,
-        )
-        assert problems == []
+        settings[2] |= {"exits": True, "exit": 0.615, "keep": 3, "blocks": [1, 2]}
+    commands = in_script(
+        (tmp_path / "out" / "explorer.html").read_text(),
+        "values.map((given) =>"
+        " `${common.command} ${overrides({...initialState(common), ...given}, common)}`)",
+        settings,
+    )
     for setting, command in zip(settings, commands, strict=True):
-        cfg = compose_config("predict", [*typed, *shlex.split(command)], tmp_path / "composed")
+        name, *words = shlex.split(command)
+        assert (name, words[0]) == ("stepseg-predict", "ckpt_path=best.ckpt")
+        # as a user completes it, and not with what was typed before
+        cfg = compose_config("predict", words, tmp_path / "composed")
+        shown = [word for word in chosen if not word.startswith("reduction")]
+        assert [word for word in words if word in shown] == shown
         values = checkpoint_reduction(plain(cfg)["reduction"], config)
-        chosen = ReductionConfig.from_dict(values).build()
-        assert (chosen.merge is not None) == setting["merge"]
-        if chosen.merge and setting["mode"] == "thresholds":
-            assert chosen.merge.thresholds == (0.25, 0.755)
-        elif chosen.merge:
-            assert (chosen.merge.top_k, chosen.merge.top_k_cells) == ((7, 2), 1024)
+        rule = ReductionConfig.from_dict(values).build()
+        assert (rule.merge is not None) == setting["merge"]
+        assert rule.gmacs_per_image is None
+        if rule.merge:
+            assert rule.merge.resize == (reduction["merge"] or {}).get("resize", "bilinear")
+        if rule.merge and setting["mode"] == "thresholds":
+            assert rule.merge.thresholds == (0.25, 0.755)
+            assert rule.merge.edge_weight == (reduction["merge"] or {}).get("edge_weight", 0)
+        elif rule.merge:
+            assert (rule.merge.top_k, rule.merge.top_k_cells) == ((7, 2), 1024)
         if "exits" in setting:
-            assert chosen.exit_blocks == tuple(setting.get("blocks", ()))
+            assert rule.exit_blocks == tuple(setting.get("blocks", ()))
         if setting.get("exits"):
-            assert (chosen.exit.threshold, chosen.exit.keep_per_class) == (0.615, 3)
+            assert rule.exit == ConfidenceExit(0.615, 3)
+
+
+def test_the_start_comes_back_whole():
+    """Also the cells that its counts are for, which other runs change."""
+    rule = {"counts": [3, 0], "cells": None}
+    own = {"merge": rule, "threshold": 0.9, "keep": 5}
+    paper = {"thresholds": [0.6, 0.8], "threshold": 0.9}
+    common = {"own": own, "paper": paper, "windows": [2, 4], "exitBlocks": [], "ownExits": False}
+    start, back = in_script(
+        f'<script id="common">{json.dumps(common)}</script>',
+        """(() => {
+          const start = initialState(common);
+          const cts = levelSettings({counts: [103, 0], cells: 1024});
+          return [start, {...start, ...cts, ...ownSettings(common)}];
+        })()""",
+    )
+    assert start["counts"] == [3, 0]
+    assert back == start
+
+
+def test_the_page_shows_the_pixels_of_a_prediction(tmp_path):
+    protocol = Protocol(resize_short=48, scales=(0.5, 1.0))
+    pixels = np.random.default_rng(0).integers(0, 256, (128, 160, 3), dtype=np.uint8)
+    seen = as_seen(pixels, protocol)
+    assert (seen.shape, seen.dtype) == ((48, 60, 3), np.uint8)
+    images = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+    expected = show_first(images, Protocol(resize_short=48))[0].permute(1, 2, 0).numpy()
+    assert np.abs(seen / 255 - expected).max() <= 0.501 / 255
+    assert (as_seen(pixels, Protocol()) == pixels).all()
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("reduction=smaller", "knows nothing of"),
+        ("reduction=tome", "knows nothing of"),
+        ("reduction.budget.gmacs_per_image=1", "knows nothing of"),
+    ],
+)
+def test_what_no_page_can_replay_is_refused_before_anything_runs(typed, message, tmp_path):
+    write_checkpoint(tmp_path / "best.ckpt", {"merge": MERGE})
+    Image.fromarray(np.zeros((64, 96, 3), np.uint8)).save(tmp_path / "a.png")
+    out = tmp_path / "out"
+    given = [f"ckpt_path={tmp_path / 'best.ckpt'}", f"input={tmp_path / 'a.png'}", typed]
+    with pytest.raises(ValueError, match=message):
+        run(out, *given, "explorer=true")
+    assert [file.name for file in out.iterdir()] == ["result.json"]
 
 
 def test_windows_and_resizing_are_told(tmp_path):

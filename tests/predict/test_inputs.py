@@ -2,10 +2,13 @@
 
 import builtins
 import os
+import re
+from pathlib import Path
 
 import pytest
 
-from stepseg.predict.inputs import find_files, items_of
+from stepseg.data.files import ImageFileError
+from stepseg.predict.inputs import File, find_files, first_name, items_of
 from stepseg.predict.video import read_frames
 
 
@@ -43,6 +46,13 @@ def test_patterns_files_and_lists(tmp_path):
     assert found(f"{tmp_path}/odd[1].png") == [("odd[1].png", "odd[1]")]  # it exists as it is
     both = [f"{tmp_path}/x/1", f"{tmp_path}/x/2/a.png", f"{tmp_path}/x/1/a.png"]
     assert found(both) == [("1/a.png", "1/a"), ("2/a.png", "2/a")]
+
+
+def test_a_file_is_found_once_however_it_is_named(tmp_path, monkeypatch):
+    touch(tmp_path, "x/a.png", "x/b.png")
+    monkeypatch.chdir(tmp_path)
+    given = ["x/a.png", f"{tmp_path}/x/a.png", "./x/../x/a.png", f"{tmp_path}/x"]
+    assert found(given) == [("a.png", "a"), ("b.png", "b")]
 
 
 def test_results_of_different_files_never_meet(tmp_path):
@@ -94,3 +104,16 @@ def test_a_file_that_changes_within_its_size_has_another_stamp(tmp_path):
     path.write_bytes(b"two")
     os.utime(path, ns=(0, 10**18 + 10**9))
     assert next(items_of(find_files(str(path)))).stamp != before
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.mp4"])
+def test_a_file_that_vanished_is_named(name, tmp_path):
+    files = find_files(str(touch(tmp_path, name) / name))
+    (tmp_path / name).unlink()
+    with pytest.raises(ImageFileError, match=rf"{re.escape(name)}: .*vanished since"):
+        next(items_of(files))
+
+
+def test_every_video_begins_with_its_first_frame():
+    assert first_name(File(Path("in/a.png"), "a.png", "a")) == "a"
+    assert first_name(File(Path("in/b.mp4"), "b.mp4", "b")) == "b/frame_000000"

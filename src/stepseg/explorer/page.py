@@ -45,6 +45,7 @@ def write_explorer(
     title: str = "stepseg",
     notes: Sequence[str] = (),
     command: str = "",
+    typed: Sequence[str] = (),
     exit_thresholds: Sequence[float] = EXIT_THRESHOLDS,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Path:
@@ -62,6 +63,8 @@ def write_explorer(
         title: names the model to readers.
         notes: sentences to show, such as how images were resized.
         command: what overrides can be appended to, such as ``stepseg-predict ckpt_path=...``.
+        typed: overrides that make the reduction, quoted for a shell, where it is not the
+            checkpoint's; the page's own follow them.
         exit_thresholds: of the exact runs, besides that of the reduction.
         progress: told the number of runs that are done, and of all.
 
@@ -80,6 +83,7 @@ def write_explorer(
         "title": title,
         "notes": list(notes),
         "command": command,
+        "typed": list(typed),
         "classes": list(class_names),
         "palette": [[int(value) for value in colour] for colour in palette],
         "costs": cost_constants(model),
@@ -111,10 +115,12 @@ def describe_plan(plan: Plan) -> dict[str, Any]:
         "windowColours": [list(window_colour(window)) for window in plan.windows],
         "differenceColour": list(DIFFERENCE),
         "edgeWeight": own.edge_weight if own else 0,
+        "resize": own.resize if own else "bilinear",
         "levels": [{"name": lv.name, "rule": describe_rule(lv.rule)} for lv in plan.levels],
         "heads": list(plan.heads),
         "exitBlocks": list(plan.exit_blocks),
         "ownExits": plan.own_exits,
+        "otherExits": plan.other_exits,
         "own": {
             "merge": describe_rule(own),
             "threshold": plan.exit.threshold,

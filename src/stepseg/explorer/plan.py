@@ -51,6 +51,8 @@ class Plan:
     exit_thresholds: tuple[float, ...]
     own_merge: MergeRule | None
     """How it merges."""
+    other_exits: bool
+    """Whether tokens leave by another rule than `exit`, which stands in for it."""
 
     @property
     def exits(self) -> list[ConfidenceExit]:
@@ -111,6 +113,7 @@ def make_plan(
         exit=confident,
         exit_thresholds=tuple(sorted(thresholds)),
         own_merge=own,
+        other_exits=bool(reduction.exit_blocks) and not isinstance(rule, ConfidenceExit),
     )
 
 

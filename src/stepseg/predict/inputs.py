@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from stepseg.data.files import Pixels, read_pixels
+from stepseg.data.files import ImageFileError, Pixels, read_pixels
 from stepseg.data.layouts import IMAGE_SUFFIXES
 from stepseg.files.finding import files_below
 from stepseg.predict import video
@@ -43,7 +43,8 @@ class Item:
     name: str
     """Of its results."""
     stamp: tuple[int, ...]
-    """Size and time of the file, and the frame: when they change, a result is out of date."""
+    """Size and time of the file, and the frame or those of its label: when they change, a result is
+    out of date."""
     read: Callable[[], Pixels]
 
 
@@ -60,11 +61,12 @@ def find_files(
         ValueError: nothing there, no image in it, or the output would lie over the input.
 
     """
-    found: dict[Path, Path] = {}  # files with the folder that their names are relative to
+    # Files with the folder that their names are relative to, by the path that a file has only once.
+    found: dict[str, tuple[Path, Path]] = {}
     for text in [inputs] if isinstance(inputs, str) else inputs:
         for path, root in _look(str(text), recursive):
             if output is None or not path.resolve().is_relative_to(output.resolve()):
-                found.setdefault(path, root)
+                found.setdefault(os.path.abspath(path), (path, root))
             elif not Path(text).is_dir():
                 raise ValueError(
                     f"input {str(path)!r} lies in the output folder {str(output)!r}, which its "
@@ -74,11 +76,12 @@ def find_files(
             _check_apart(Path(text), output)
     if not found:
         raise ValueError(f"input={inputs!r}: everything there lies in the output folder")
-    relatives = _relative_names(found)
+    roots = dict(found.values())
+    relatives = _relative_names(roots)
     names = _distinct(relatives)
     return [
         File(path, relative, name)
-        for path, relative, name in zip(found, relatives, names, strict=True)
+        for path, relative, name in zip(roots, relatives, names, strict=True)
     ]
 
 
@@ -86,17 +89,28 @@ def items_of(files: Sequence[File], frames: int = 1) -> Iterator[Item]:
     """The images of the files; of videos every `frames`-th frame, as they are decoded.
 
     Raises:
-        ImageFileError: a video that cannot be read, when its turn comes; names it.
+        ImageFileError: a file that vanished, or a video that cannot be read, when its turn comes;
+            names it.
 
     """
     for file in files:
         if file.is_video:
-            stamp = stamp_of(file.path)
+            stamp = stamp_of_image(file.path)
             for index, pixels in video.read_frames(file.path, frames):
-                name = f"{file.name}/frame_{index:06d}"
+                name = _frame_name(file, index)
                 yield Item(file, name, (*stamp, index), partial(_same, pixels))
         else:
-            yield Item(file, file.name, stamp_of(file.path), partial(read_pixels, file.path))
+            stamp = stamp_of_image(file.path)
+            yield Item(file, file.name, stamp, partial(read_pixels, file.path))
+
+
+def first_name(file: File) -> str:
+    """Of the results of an image, or of a video's first frame."""
+    return _frame_name(file, 0) if file.is_video else file.name
+
+
+def _frame_name(file: File, index: int) -> str:
+    return f"{file.name}/frame_{index:06d}"
 
 
 def _same(pixels: Pixels) -> Pixels:
@@ -107,6 +121,22 @@ def stamp_of(path: Path) -> tuple[int, int]:
     """Size and time of a file: when they change, so has its content."""
     status = path.stat()
     return status.st_size, status.st_mtime_ns
+
+
+def stamp_of_image(path: Path) -> tuple[int, int]:
+    """The same of an input or its label, whose end is no fault of its results' name.
+
+    Raises:
+        ImageFileError: it is no longer there; names it.
+
+    """
+    try:
+        return stamp_of(path)
+    except OSError as error:
+        raise ImageFileError(
+            f"{path}: it was there when the run began and vanished since ({error.strerror}): put "
+            f"it back and run again"
+        ) from error
 
 
 def _look(text: str, recursive: bool) -> list[tuple[Path, Path]]:

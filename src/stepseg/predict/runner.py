@@ -3,7 +3,7 @@
 import errno
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -65,6 +65,8 @@ class Runner:
                         yield from self._load_item(item)
 
     def _load_item(self, item: Item) -> Iterator[Loaded]:
+        if self.truths is not None and not item.file.is_video:
+            item = replace(item, stamp=(*item.stamp, *self.truths.stamp(item.file)))
         record = self.outputs.finished(item)
         if record is None:
             yield item, item.read()

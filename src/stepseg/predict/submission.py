@@ -54,7 +54,8 @@ def check_file_names(names: Iterable[str]) -> None:
         other = seen.setdefault(PurePosixPath(name).name, name)
         if other != name:
             raise ValueError(
-                f"submission=true: {other} and {name} would have the same name in the file"
+                f"submission=true: {other} and {name} would have the same name in the file: rename "
+                f"one, or submit them apart"
             )
 
 

@@ -6,7 +6,7 @@ from stepseg.data.files import read_label
 from stepseg.data.labels import LabelMap
 from stepseg.data.specs import DatasetSpec, get_spec
 from stepseg.pictures.drawing import Labels
-from stepseg.predict.inputs import File
+from stepseg.predict.inputs import File, stamp_of_image
 
 LABEL_IDS = ("published", "training")
 
@@ -42,6 +42,16 @@ class TruthFolder:
             if (self.folder / relative).is_file():
                 return self.folder / relative, label_map
         return None
+
+    def stamp(self, file: File) -> tuple[int, ...]:
+        """Size and time of the label file of an image, empty if there is none.
+
+        Raises:
+            ImageFileError: it vanished; names it.
+
+        """
+        found = self.find(file)
+        return () if found is None else stamp_of_image(found[0])
 
     def read(self, file: File, size: tuple[int, int]) -> Labels | None:
         """Training ids of an image of (height, width), uint8 ``[H, W]``, None if there are none.

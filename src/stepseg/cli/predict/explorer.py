@@ -1,20 +1,25 @@
 """`explorer=true` of `stepseg-predict`: the page of `stepseg.explorer` for its inputs."""
 
+import re
+import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
+import torch
 
 from stepseg.checkpoint import Checkpoint
 from stepseg.data.files import ImageFileError, Pixels, read_pixels
 from stepseg.explorer import write_explorer
+from stepseg.explorer.plan import make_plan
 from stepseg.predict.inputs import File
 from stepseg.predict.segmenter import Segmenter
-from stepseg.protocol import Protocol, TooMuchWorkError, check_work, resized_size
+from stepseg.protocol import Protocol, TooMuchWorkError, check_work, show_first
 from stepseg.telling import tell
 
 MOST_IMAGES = 12
+SHOWING = "protocol resize_short crop stride scales flip window_batch dtype".split()
+"""Options that change what a model sees, and so belong to a command that repeats it."""
 
 
 def check_explorer(files: Sequence[File]) -> None:
@@ -34,10 +39,33 @@ def check_explorer(files: Sequence[File]) -> None:
         )
 
 
+def check_replayable(segmenter: Segmenter) -> None:
+    """Refuse a model or reduction that no page can replay, before images are segmented.
+
+    Raises:
+        ValueError: names it.
+
+    """
+    make_plan(segmenter.model, reduction=segmenter.reduction)
+
+
 def write_page(
-    path: Path, segmenter: Segmenter, files: Sequence[File], checkpoint: Checkpoint
+    path: Path,
+    segmenter: Segmenter,
+    files: Sequence[File],
+    checkpoint: Checkpoint,
+    typed: Sequence[str],
 ) -> Path | None:
-    """Write the page; None when no input can be shown, of which others tell."""
+    """Write the page; None when no input can be shown, of which others tell.
+
+    Args:
+        path: of the page.
+        segmenter: whose model and reduction it shows.
+        files: of its images.
+        checkpoint: as users know the model.
+        typed: overrides of this command; those that its figures depend on go into the page's.
+
+    """
     images, notes = {}, []
     for file in files:
         try:
@@ -45,7 +73,7 @@ def write_page(
         except ImageFileError:
             continue
         try:
-            images[file.name] = _as_seen(pixels, segmenter.protocol)
+            images[file.name] = as_seen(pixels, segmenter.protocol)
         except TooMuchWorkError:
             continue
         if images[file.name].shape != pixels.shape:
@@ -59,6 +87,7 @@ def write_page(
         if done % runs == 0:
             tell(f"explorer: {done // runs}/{len(images)} images")
 
+    shown = ["stepseg-predict", f"ckpt_path={checkpoint.path.name}", *_typed_of(SHOWING, typed)]
     return write_explorer(
         segmenter.model,
         images,
@@ -68,17 +97,29 @@ def write_page(
         reduction=segmenter.reduction,
         title=f"{checkpoint.data['name']}, {checkpoint.config.backbone.name}",
         notes=[*_about_protocol(segmenter.protocol), *notes],
-        command=f"stepseg-predict ckpt_path={checkpoint.path.name} input=IMAGE",
+        command=shlex.join([*shown, "input=IMAGE"]),
+        typed=[shlex.quote(word) for word in _typed_of(["reduction"], typed)],
         progress=progress,
     )
 
 
-def _as_seen(pixels: Pixels, protocol: Protocol) -> Pixels:
+def as_seen(pixels: Pixels, protocol: Protocol) -> Pixels:
+    """An image as a prediction shows it first, at its plain scale and in 8 bits.
+
+    Raises:
+        TooMuchWorkError: the protocol is absurd for an image of this size.
+
+    """
     check_work(pixels.shape[0], pixels.shape[1], protocol)
-    height, width = resized_size(pixels.shape[0], pixels.shape[1], protocol)
-    if (height, width) == pixels.shape[:2]:
-        return pixels
-    return np.array(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
+    image_B3HW = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+    seen_B3HW = show_first(image_B3HW, replace(protocol, scales=(1.0,)))
+    eight_bits_B3HW = (seen_B3HW * 255).round().to(torch.uint8)  # what a picture in a page holds
+    return eight_bits_B3HW[0].permute(1, 2, 0).numpy()
+
+
+def _typed_of(groups: Sequence[str], typed: Sequence[str]) -> list[str]:
+    """Overrides of these keys and of what is below them."""
+    return [word for word in typed if re.split(r"[.=]", word.lstrip("+~"))[0] in groups]
 
 
 def _about_protocol(protocol: Protocol) -> list[str]:

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from stepseg.checkpoint import Checkpoint, read_checkpoint
 from stepseg.cli.config import checkpoint_reduction, output_dir, overrides, plain, recorded
-from stepseg.cli.predict.explorer import check_explorer, write_page
+from stepseg.cli.predict.explorer import check_explorer, check_replayable, write_page
 from stepseg.cli.predict.options import check_options, input_files
 from stepseg.cli.predict.progress import Progress
 from stepseg.cli.protocol import choose_protocol
@@ -22,7 +22,7 @@ from stepseg.model import Reduction
 from stepseg.model_config import ReductionConfig
 from stepseg.pictures.drawing import Labels
 from stepseg.predict import video
-from stepseg.predict.inputs import File, stamp_of
+from stepseg.predict.inputs import File, first_name, stamp_of
 from stepseg.predict.outputs import OutputFolder
 from stepseg.predict.runner import Runner
 from stepseg.predict.segmenter import Segmenter
@@ -58,6 +58,8 @@ def predict(cfg: DictConfig) -> None:
         truths = _truths(values, checkpoint, files)
         ids = _submitted_ids(values, checkpoint, files)
         segmenter = _segmenter(values, checkpoint, reduction)
+        if values["explorer"]:
+            check_replayable(segmenter)
         result.update(_about(segmenter, checkpoint, reduction, values))
         runner = Runner(
             segmenter,
@@ -70,7 +72,8 @@ def predict(cfg: DictConfig) -> None:
         _run(runner, files, result)
         result.update(_beside(values, runner, files, ids))
         if values["explorer"]:
-            page = write_page(output_dir() / "explorer.html", segmenter, files, checkpoint)
+            path = output_dir() / "explorer.html"
+            page = write_page(path, segmenter, files, checkpoint, overrides())
             result.update({"explorer": page.name if page else None})
         _tell(runner, result.values.get("problems", ()))
         _check_failures(runner)
@@ -228,7 +231,7 @@ def _submitted_ids(
     """The data set's own ids by class, where a submission is wanted."""
     if not values["submission"]:
         return None
-    check_file_names(file.name for file in files)
+    check_file_names(first_name(file) for file in files)
     return published_ids(checkpoint.data["name"], checkpoint.config.num_classes)
 
 

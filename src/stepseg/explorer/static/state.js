@@ -33,8 +33,8 @@ function paperSettings(common) {
 }
 
 function ownSettings(common) {
-  const {merge, mode, thresholds, counts, exits, blocks, exit, keep} = initialState(common);
-  return {merge, mode, thresholds, counts, exits, blocks, exit, keep};
+  const {merge, mode, thresholds, counts, cells, exits, blocks, exit, keep} = initialState(common);
+  return {merge, mode, thresholds, counts, cells, exits, blocks, exit, keep};
 }
 
 function levelSettings(rule) {
@@ -94,29 +94,40 @@ function readHash(hash, common) {
   return state;
 }
 
-/** The settings as overrides of a command, quoted for a shell. */
+/** The settings as overrides of a command, quoted for a shell, after those typed for the page. */
 function overrides(state, common) {
-  const words = [];
   const adds = (state.merge && !common.own.merge) || (state.exits && !common.ownExits);
-  if (adds) words.push("reduction=step");  // what a checkpoint lacks cannot be changed, only chosen
-  if (adds || common.windows.length) {
-    if (!state.merge) words.push("reduction.merge=null");
-    else {
-      words.push(`'reduction.merge.windows=[${common.windows}]'`);
-      if (state.mode === "thresholds")
-        words.push(`'reduction.merge.thresholds=[${state.thresholds}]'`);
-      else
-        words.push(`'reduction.merge.top_k=[${state.counts}]'`,
-          `reduction.merge.top_k_cells=${state.cells ?? "null"}`);
-      if (state.mode !== "thresholds" && common.edgeWeight)
-        words.push("reduction.merge.edge_weight=0");
-    }
-  }
+  const kept = (word) => /reduction\.(budget|input)\b/.test(word);  // reduction=step leaves them alone
+  // what a reduction lacks cannot be changed, only chosen, and a group is chosen once
+  const words = adds ? ["reduction=step", ...common.typed.filter(kept)] : [...common.typed];
+  if (adds || common.windows.length)
+    words.push(...(state.merge ? mergeOverrides(state, common, adds) : ["reduction.merge=null"]));
   if (adds || common.heads.length) {
     if (!state.exits || !state.blocks.length) words.push("reduction.exit=null");
-    else
+    else {
       words.push(`'reduction.exit.blocks=[${state.blocks}]'`,
         `reduction.exit.threshold=${state.exit}`, `reduction.exit.keep_per_class=${state.keep}`);
+      if (common.otherExits)  // tokens are refused beside any rule but that of budgets
+        words.push("reduction.exit.rule=confidence", "'reduction.exit.tokens=[]'");
+    }
   }
   return words.join(" ");
+}
+
+function mergeOverrides(state, common, adds) {
+  const words = [`'reduction.merge.windows=[${common.windows}]'`];
+  const byScore = state.mode === "thresholds";
+  const plus = !adds && common.typed.length ? "++" : "";  // a typed file holds one criterion only
+  if (byScore) {
+    words.push(`'reduction.merge.thresholds=[${state.thresholds}]'`);
+    // of two criteria the counts would win
+    if (common.own.merge?.counts) words.push(`${plus}reduction.merge.top_k=null`);
+  } else
+    words.push(`'${plus}reduction.merge.top_k=[${state.counts}]'`,
+      `${plus}reduction.merge.top_k_cells=${state.cells ?? "null"}`);
+  // reduction=step has an edge weight and a way to resize of its own
+  if (common.edgeWeight && (adds || !byScore))
+    words.push(`reduction.merge.edge_weight=${byScore ? common.edgeWeight : 0}`);
+  if (adds && common.resize !== "bilinear") words.push(`reduction.merge.resize=${common.resize}`);
+  return words;
 }
