@@ -2,7 +2,10 @@
 
 import torch
 
-from stepseg.accelerate.exits import Seen, class_shares, fit_heads
+from stepseg.accelerate.exits import Seen, class_shares, fit_heads, with_untrained_heads
+from stepseg.build import build_segmenter
+from stepseg.checkpoint import Checkpoint
+from stepseg.model_config import BackboneConfig, HeadConfig, ModelConfig
 from stepseg.packed import Segments, TokenLayout
 
 
@@ -22,6 +25,20 @@ def test_shares_of_classes_by_token():
     torch.testing.assert_close(
         class_shares(merged, labels, 3, side=2), torch.tensor([[4.0, 3.0, 2.0]]) / 9
     )
+
+
+def test_heads_have_temperatures_whatever_the_training_said(tmp_path):
+    config = ModelConfig(
+        num_classes=3,
+        backbone=BackboneConfig("vit_tiny", depth=2),
+        policy=None,
+        heads=HeadConfig(num_layers=1, calibration_images=0),
+    )
+    state = build_segmenter(config).state_dict()
+    checkpoint = Checkpoint(tmp_path / "best.ckpt", config, {}, state, step=1)
+    model = with_untrained_heads(checkpoint, [1]).build()
+    assert model.exit_head_blocks == [1]
+    assert "exit_heads.1.temperature" in model.state_dict()
 
 
 def test_heads_find_what_can_be_seen_and_doubt_the_rest(monkeypatch):

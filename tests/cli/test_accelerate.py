@@ -103,6 +103,18 @@ def test_it_goes_on_where_the_dense_runs_were(output, model, photos):
         (["images={photos}/000.png"], r"data='.*000.png' has 1 image: 4 are needed"),
         (["policy=oracle"], "a network that learns"),
         (["thresholds=[0.5]"], "one for each of policy.windows"),
+        (["thresholds=null"], "thresholds=None: one for each of policy.windows"),
+        (["thresholds=0.5"], "thresholds=0.5: one for each of policy.windows"),
+        (["thresholds=[60,80]"], r"probabilities in \[0, 1\], got 60"),
+        (["policy.windows=[3,4]"], "window sizes must be .* each divide the next"),
+        (["policy.calibration_images=8"], "=8 is of trainings: here learn.calibration_images= c"),
+        (["batch_size=0"], "batch_size=0: a number of images, at least 1"),
+        (["batch_size=-1"], "batch_size=-1: a number of images, at least 1"),
+        (["held_out=half"], "held_out is 'half', expected float"),
+        (["held_out=1"], "held_out=1: a share of the images between 0 and 1"),
+        (["choose_images=2.5"], "choose_images is 2.5, expected int | None"),
+        (["compare_images=many"], "compare_images is 'many', expected int | None"),
+        (["compare_images=0"], "compare_images=0: at least 1 image"),
         (["lose=0"], "lose=0: a number above 0"),
         (["gmacs=1"], "exactly one target of .*: lose=50, gmacs=1"),
         (["lose=null", "certify=0.05"], r"2 images certify .*; 2 are left of 8"),
@@ -114,6 +126,21 @@ def test_requests_that_cannot_work(typed, why, model, photos, tmp_path):
     with pytest.raises(ValueError, match=why):
         run(tmp_path, model, photos, *(word.format(photos=photos) for word in typed))
     assert not (tmp_path / "result.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("typed", "why"),
+    [
+        ("policy.name=no_such_net", "timm has no model 'no_such_net'"),
+        ("policy.windows=[3,6]", "its cells do not tile windows of 3 patches"),
+    ],
+)
+def test_a_policy_that_cannot_be_is_refused_before_the_dense_runs(
+    typed, why, model, photos, tmp_path
+):
+    with pytest.raises(ValueError, match=why):
+        run(tmp_path, model, photos, typed)
+    assert not (tmp_path / "dense").exists()
 
 
 @pytest.mark.parametrize("target", ["gmacs", "certify"])

@@ -9,9 +9,10 @@ from stepseg.model import Reduction
 from toys import toy_images
 
 DIM, DEPTH, CLASSES, GRID = 64, 12, 5, 4
+FFN = "backbone.layers.0.ffn.layers.0.0"
 
 
-def state_of(kind: str) -> dict[str, torch.Tensor]:
+def state_of(kind: str, classes: int = CLASSES) -> dict[str, torch.Tensor]:
     """Random weights of a small model, by their names."""
     torch.manual_seed(0)
     state: dict[str, torch.Tensor] = {}
@@ -44,9 +45,9 @@ def state_of(kind: str) -> dict[str, torch.Tensor]:
         heads = dict.fromkeys(("decode_head", "auxiliary_head.0", "auxiliary_head.1"), ("",))
     small = DIM // 2
     for head, suffixes in heads.items():
-        state[f"{head}.q.weight"] = torch.randn(CLASSES, small)
-        linear(f"{head}.class_embed", 2 if kind == "dtop" else CLASSES + 1, small)
-        state[f"{head}.loss_decode.criterion.empty_weight"] = torch.ones(CLASSES + 1)
+        state[f"{head}.q.weight"] = torch.randn(classes, small)
+        linear(f"{head}.class_embed", 2 if kind == "dtop" else classes + 1, small)
+        state[f"{head}.loss_decode.criterion.empty_weight"] = torch.ones(classes + 1)
         for suffix in suffixes:
             linear(f"{head}.input_proj{suffix}", small, DIM)
             norm(f"{head}.proj_norm{suffix}", small)
@@ -75,7 +76,7 @@ def test_scores_equal_the_reference(kind, tmp_path):
     meta = {"meta": {"CLASSES": ["water", "reed", "duck", "sky", "boat"]}}
     checkpoint = read_checkpoint(saved(state, tmp_path, **meta))
     assert checkpoint.data["classes"][2] == "duck"
-    assert checkpoint.protocol.crop == (64, 64)
+    assert (checkpoint.protocol.crop, checkpoint.protocol.resize_short) == ((64, 64), None)
     model = checkpoint.build().eval()
     image = toy_images(1, 64, 64)
     weights = {key: value.double() for key, value in state.items()}
@@ -94,6 +95,17 @@ def test_scores_equal_the_reference(kind, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("classes", "name", "fitted"),
+    [(150, "ade20k", (2048, 64)), (171, "cocostuff10k", (2048, 64)), (19, "cityscapes", None)],
+)
+def test_images_are_shown_as_published(classes, name, fitted, tmp_path):
+    """As of `conf/data`: the short edge is as long as windows are."""
+    checkpoint = read_checkpoint(saved(state_of("segvit", classes), tmp_path))
+    assert checkpoint.data["name"] == name
+    assert (checkpoint.protocol.crop, checkpoint.protocol.resize_short) == ((64, 64), fitted)
+
+
+@pytest.mark.parametrize(
     ("kind", "change", "why"),
     [
         ("segvit", {"decode_head.extra": 1}, "unknown decode_head.extra"),
@@ -101,6 +113,9 @@ def test_scores_equal_the_reference(kind, tmp_path):
         ("dtop", {"backbone.ln1.weight": 1}, "unknown backbone.ln1.weight"),
         ("dtop", {"auxiliary_head.1.q.weight": None}, "12 blocks and 1 heads"),
         ("dtop", {"backbone.layers.12.ln1.bias": 1}, "has 13 blocks"),
+        ("segvit", {"backbone.pos_embed": None}, "missing backbone.pos_embed"),
+        ("segvit", {"backbone.pos_embed": 1}, r"pos_embed is \[64\], expected 3 dimensions"),
+        ("dtop", {f"{FFN}.weight": None}, f"missing {FFN}.weight"),
     ],
 )
 def test_every_key_is_accounted_for(kind, change, why, tmp_path):
@@ -110,4 +125,11 @@ def test_every_key_is_accounted_for(kind, change, why, tmp_path):
         if value is not None:
             state[key] = torch.ones(DIM)
     with pytest.raises(ValueError, match=why):
+        read_checkpoint(saved(state, tmp_path))
+
+
+@pytest.mark.parametrize("kind", ["segvit", "dtop"])
+def test_a_decoder_without_layers_is_named(kind, tmp_path):
+    state = {k: v for k, v in state_of(kind).items() if not k.startswith("decode_head.decoder")}
+    with pytest.raises(ValueError, match=r"missing decode_head\.decoder"):
         read_checkpoint(saved(state, tmp_path))

@@ -64,7 +64,7 @@ def with_untrained_heads(checkpoint: Checkpoint, blocks: Sequence[int]) -> Check
     own = ExitConfig(blocks=tuple(sorted({*blocks})), threshold=THRESHOLD)
     config = replace(
         config,
-        heads=replace(config.heads, exit="linear"),
+        heads=replace(config.heads, exit="linear", calibration_images=None),  # with temperatures
         reduction=replace(config.reduction, exit=own),
     )
     dim, classes = config.backbone.numbers().dim, config.num_classes

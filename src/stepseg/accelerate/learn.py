@@ -84,8 +84,7 @@ def teach(
             progress(step + 1, sum(losses[-every:]) / every)
     policy.eval()
     if lesson.calibration_images:
-        step = max(1, len(samples) // lesson.calibration_images)
-        some = Samples(samples.files[::step], samples.dense)
+        some = samples.spread(lesson.calibration_images)
         correct_policy(policy, some.tensors(), rule, protocol)
 
 

@@ -34,6 +34,11 @@ class Samples:
         (item,) = items_of([self.files[index]])
         return item.read(), self.dense.labels(item.name)
 
+    def spread(self, most: int) -> "Samples":
+        """At most so many of them, evenly from all."""
+        count = min(most, len(self))
+        return Samples([self.files[i * len(self) // count] for i in range(count)], self.dense)
+
     def cells(self, patch_size: int) -> int:
         """Patches of the first image, whose size stands for all."""
         pixels, _ = self.read(0)

@@ -10,6 +10,7 @@ import torch
 from stepseg.accelerate.judge import changes_in
 from stepseg.accelerate.samples import Samples
 from stepseg.model_config import ReductionConfig
+from stepseg.plain_types import from_values
 from stepseg.predict.inputs import File
 from stepseg.predict.outputs import OutputFolder
 from stepseg.predict.segmenter import Segmenter
@@ -22,6 +23,7 @@ from stepseg.tuning.target import target_of
 LEAST = 4
 """Images: of fewer none can be held out."""
 TARGETS = ("lose", "gmacs", "certify")
+DEALT = ("held_out", "choose_images", "compare_images", "seed")
 LOSE = 1.0
 """Percent of the pixels, where no target is given."""
 CHOOSE = 24
@@ -40,8 +42,19 @@ class Wish:
     """Of the target ``certify``."""
     held_out: float
     choose_images: int | None
-    compare_images: int
+    compare_images: int | None
+    """None: all that are held out."""
     seed: int
+
+    def __post_init__(self) -> None:
+        if self.target == "lose" and self.number >= 100:
+            raise ValueError(f"lose={self.number:g}: percent of the pixels, below 100")
+        if not 0 < self.held_out < 1:
+            raise ValueError(f"held_out={self.held_out}: a share of the images between 0 and 1")
+        for key in ("choose_images", "compare_images"):
+            count = getattr(self, key)
+            if count is not None and count < 1:
+                raise ValueError(f"{key}={count}: at least 1 image")
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
@@ -54,22 +67,10 @@ class Wish:
         if all(values[key] is None for key in TARGETS):
             values = {**values, "lose": LOSE}
         target, number = target_of(values, TARGETS)
-        if target == "lose" and number >= 100:
-            raise ValueError(f"lose={number:g}: percent of the pixels, below 100")
-        share = values["held_out"]
-        if not 0 < share < 1:
-            raise ValueError(f"held_out={share}: a share of the images between 0 and 1")
-        for key in ("choose_images", "compare_images"):
-            if values[key] is not None and values[key] < 1:
-                raise ValueError(f"{key}={values[key]}: at least 1 image")
-        return cls(
-            target,
-            number,
-            Promise.from_values(values) if target == "certify" else None,
-            share,
-            values["choose_images"],
-            values["compare_images"],
-            values["seed"],
+        promise = Promise.from_values(values) if target == "certify" else None
+        dealt = {key: values[key] for key in DEALT}
+        return from_values(
+            cls, {"target": target, "number": number, "promise": promise, **dealt}, ""
         )
 
     def counts(self, images: int) -> tuple[int, int]:

@@ -50,7 +50,18 @@ WHOLE = {
 }
 """Of a head, beside its modules."""
 
+READ_OFF = {
+    "backbone.patch_embed.projection.weight": 4,
+    "backbone.pos_embed": 3,
+    "backbone.layers.0.ffn.layers.0.0.weight": 2,
+    "decode_head.q.weight": 2,
+}
+"""Weights whose shapes say what the model is, with their dimensions."""
+
 KNOWN_CLASSES = {150: "ade20k", 171: "cocostuff10k", 19: "cityscapes"}
+LONG_EDGE = {150: 2048, 171: 2048}
+"""By the number of classes: ADE20K and COCO-Stuff 10k are evaluated within this long edge and a
+short one as long as windows are (2048 x 512, or x 640), Cityscapes in its own size."""
 HALF = (0.5, 0.5, 0.5)
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
@@ -78,7 +89,7 @@ def read_mmseg(state: Mapping[str, Tensor], content: Mapping[str, Any], source: 
         model.config(),
         our_names(state, model.blocks, model.layers),
         describe_classes(names, KNOWN_CLASSES.get(model.classes, "mmsegmentation")),
-        Protocol("slide", crop=(model.side * model.patch, model.side * model.patch)),
+        model.protocol(),
         {"source": "mmsegmentation"},
     )
     foreign.check(f"{source} does not fit {model.name} of {model.depth} blocks")
@@ -121,6 +132,10 @@ class Published:
                 f"{source} has {depth} blocks and {len(exits)} heads besides the decoder: known "
                 f"are SegViT and DToP of 12 or 24 blocks, the latter with two"
             )
+        _check_shapes(state, source)
+        layers = _numbers(state, r"decode_head\.decoder(?:_1)?\.layers\.(\d+)\.")
+        if not layers:
+            raise ValueError(f"{source} is no whole SegViT or DToP: missing decode_head.decoder")
         dim, _, patch, _ = state["backbone.patch_embed.projection.weight"].shape
         classes, head_dim = state["decode_head.q.weight"].shape
         return cls(
@@ -133,7 +148,7 @@ class Published:
             patch=patch,
             side=math.isqrt(state["backbone.pos_embed"].shape[1]),
             head_dim=head_dim,
-            layers=1 + max(_numbers(state, r"decode_head\.decoder(?:_1)?\.layers\.(\d+)\.")),
+            layers=1 + max(layers),
         )
 
     @property
@@ -145,6 +160,11 @@ class Published:
     def blocks(self) -> tuple[int, ...]:
         """That are read besides the last."""
         return DEPTHS[self.depth]
+
+    def protocol(self) -> Protocol:
+        """How images are shown where its figures were published."""
+        crop, long = self.side * self.patch, LONG_EDGE.get(self.classes)
+        return Protocol("slide", resize_short=(long, crop) if long else None, crop=(crop, crop))
 
     def config(self) -> ModelConfig:
         """The same in our words; it has no policy."""
@@ -179,6 +199,18 @@ class Published:
             cascade=self.blocks if self.cascaded else None,
             among_all=self.cascaded,
         )
+
+
+def _check_shapes(state: Mapping[str, Tensor], source: str) -> None:
+    """Refuse a file without what is read off, of which later checks could not even speak."""
+    for key, dimensions in READ_OFF.items():
+        if key not in state:
+            raise ValueError(f"{source} is no whole SegViT or DToP: missing {key}")
+        if state[key].ndim != dimensions:
+            raise ValueError(
+                f"{source} is no SegViT or DToP: {key} is {list(state[key].shape)}, expected "
+                f"{dimensions} dimensions"
+            )
 
 
 def our_names(

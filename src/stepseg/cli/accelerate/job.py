@@ -17,8 +17,9 @@ from stepseg.accelerate.wish import LEAST, Wish
 from stepseg.build import build_policy
 from stepseg.card.tuned import with_choice
 from stepseg.checkpoint import Checkpoint, read_checkpoint, write_inference_checkpoint
+from stepseg.cli.accelerate.options import check_options, find_images, merge_rule
 from stepseg.cli.certified import publish
-from stepseg.cli.config import output_dir, plain, recorded
+from stepseg.cli.config import output_dir, overrides, plain, recorded
 from stepseg.cli.predict.progress import Progress
 from stepseg.cli.result import Result
 from stepseg.cli.tracking import tracked_result
@@ -28,7 +29,7 @@ from stepseg.dcts.policy import PolicyNetwork
 from stepseg.model import Reduction
 from stepseg.model_config import PolicyConfig, ReductionConfig
 from stepseg.plain_types import from_values
-from stepseg.predict.inputs import File, find_files, stamp_of
+from stepseg.predict.inputs import File, stamp_of
 from stepseg.predict.outputs import OutputFolder
 from stepseg.predict.runner import Runner
 from stepseg.predict.segmenter import Segmenter
@@ -50,17 +51,18 @@ def accelerate(cfg: DictConfig) -> None:
     values = plain(cfg)
     lesson = from_values(Lesson, values["learn"], "learn")
     policy_config = PolicyConfig.from_dict(values["policy"])
-    check_options(values, policy_config)
-    wish, files = Wish.of(values), _images(values)
+    check_options(values, policy_config, overrides())
+    wish, files = Wish.of(values), find_images(values, output_dir())
     wish.check(len(files))
     with tracked_result("stepseg-accelerate", recorded(cfg)) as result:
         checkpoint = read_checkpoint(address_of(values["model"]))
         if values["exits"]:
             checkpoint = with_untrained_heads(checkpoint, values["exits"])
         segmenter = _segmenter(checkpoint, values, Reduction())
+        policy = _policy(policy_config, segmenter, values["seed"])  # may refuse: before long runs
         files = _run_densely(segmenter, checkpoint, files, values, result)
         learned, chosen_on, held_out = wish.deal(files, OutputFolder(output_dir() / "dense"))
-        fast = _learn(checkpoint, segmenter, learned, lesson, policy_config, values, result)
+        fast = _learn(checkpoint, segmenter, policy, learned, lesson, policy_config, values, result)
         base = fast.config.reduction
         segmenter = _segmenter(fast, values, base.build())
         chosen = _choose(wish, segmenter, base, chosen_on, result)
@@ -75,46 +77,19 @@ def accelerate(cfg: DictConfig) -> None:
         _tell(rows)
 
 
-def check_options(values: Mapping[str, Any], policy: PolicyConfig) -> None:
-    """Refuse what cannot work, before anything is loaded.
-
-    Raises:
-        ValueError: names the key and the remedy.
-
-    """
-    if not values["model"]:
-        raise ValueError(
-            "model= is missing: a checkpoint or run folder of stepseg, an EoMT of transformers "
-            "(a folder, or user/name of the hub)"
-        )
-    if not values["images"]:
-        raise ValueError("data= is missing: a folder of images like those to come; no labels")
-    if policy.name == "oracle" or policy.training != "joint":
-        raise ValueError("policy= is a network that learns: policy=efficientnet_lite0 or lcnet_050")
-    if len(values["thresholds"]) != len(policy.windows):
-        raise ValueError(
-            f"thresholds={values['thresholds']}: one for each of policy.windows={policy.windows}"
-        )
-    exits = values["exits"] or []
-    if not isinstance(exits, list) or not all(type(block) is int for block in exits):
-        raise ValueError(f"exits={exits}: blocks after which tokens may leave, such as [8,16]")
-
-
-def _images(values: Mapping[str, Any]) -> list[File]:
-    files = find_files(str(values["images"]), recursive=values["recursive"], output=output_dir())
-    images = [file for file in files if not file.is_video]
-    if len(images) < LEAST:
-        raise ValueError(
-            f"data={values['images']!r} has {counted(len(images), 'image')}: {LEAST} are needed"
-        )
-    return images
-
-
 def _segmenter(
     checkpoint: Checkpoint, values: Mapping[str, Any], reduction: Reduction
 ) -> Segmenter:
     keys = ("device", "dtype", "runtime")
     return Segmenter.of(checkpoint, reduction=reduction, **{key: values[key] for key in keys})
+
+
+def _policy(config: PolicyConfig, segmenter: Segmenter, seed: int) -> PolicyNetwork:
+    """A policy that has learned nothing; the same with exits and without."""
+    torch.manual_seed(seed)
+    policy = build_policy(config, patch_size=segmenter.model.patch_size)
+    assert isinstance(policy, PolicyNetwork)
+    return policy.to(segmenter.device)
 
 
 def _run_densely(
@@ -156,6 +131,7 @@ def _run_densely(
 def _learn(
     checkpoint: Checkpoint,
     segmenter: Segmenter,
+    policy: PolicyNetwork,
     samples: Samples,
     lesson: Lesson,
     config: PolicyConfig,
@@ -172,12 +148,8 @@ def _learn(
         tell(f"stepseg-accelerate: step {step}/{lesson.steps}, loss {loss:.3f}")
 
     start, seed = time.perf_counter(), values["seed"]
-    torch.manual_seed(seed)  # here: the same policy with exits and without
-    policy = build_policy(config, patch_size=segmenter.model.patch_size)
-    assert isinstance(policy, PolicyNetwork)
-    policy.to(segmenter.device)
     teach(policy, samples, segmenter.protocol, lesson, seed=seed, progress=progress)
-    merge = MergeRule(policy.windows, tuple(values["thresholds"]))
+    merge = merge_rule(values, config)
     base = replace(checkpoint.config.reduction, merge=merge, inside=None)
     fast = with_policy(checkpoint, config, policy, base)
     if values["exits"]:
