@@ -75,7 +75,7 @@ def search_for(segmenter: Segmenter, base: ReductionConfig, samples: Samples) ->
         ]
 
     search = Search(
-        families(base, model.exit_head_blocks, model.patch_size, samples.cells(model.patch_size)),
+        families(base, model.exit_head_blocks, model.patch_size, samples.cells(segmenter)),
         walk,
         cost=lambda row: float(row["gmacs_mean"]),
         share=scouted / len(samples),

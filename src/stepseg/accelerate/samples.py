@@ -16,7 +16,9 @@ from stepseg.metrics.calibration import resize_labels
 from stepseg.pictures.drawing import Labels
 from stepseg.predict.inputs import File, items_of
 from stepseg.predict.outputs import OutputFolder
+from stepseg.predict.segmenter import Segmenter
 from stepseg.protocol import Protocol, show_first
+from stepseg.tuning.families import grid_cells
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +41,9 @@ class Samples:
         count = min(most, len(self))
         return Samples([self.files[i * len(self) // count] for i in range(count)], self.dense)
 
-    def cells(self, patch_size: int) -> int:
-        """Patches of the first image, whose size stands for all."""
-        pixels, _ = self.read(0)
-        return pixels.shape[0] * pixels.shape[1] // patch_size**2
+    def cells(self, segmenter: Segmenter) -> int:
+        """Patches that the model is shown at once of the first image, which stands for all."""
+        return grid_cells(self.files[0].path, segmenter.protocol, segmenter.model.patch_size)
 
     def tensors(self) -> Iterator[tuple[Tensor, Tensor]]:
         """One after the other: uint8 ``[1, 3, H, W]`` and int64 ``[1, H, W]``."""

@@ -142,7 +142,7 @@ class Wish:
             return changes_in(segmenter, reductions, samples, places[file])
 
         model = segmenter.model
-        sequence = fixed_sequence(model, base, samples.cells(model.patch_size))
+        sequence = fixed_sequence(model, base, samples.cells(segmenter))
         weights = [float(p.double().sum()) for p in model.parameters()]
         identity = {"weights": weights, "protocol": segmenter.protocol.as_dict()}
         return certify_sequence(
