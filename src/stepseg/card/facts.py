@@ -83,9 +83,9 @@ def command_line(result: Mapping[str, Any]) -> str | None:
 def main_figures(checkpoint: Checkpoint) -> dict[str, Any]:
     """The row of the model's own reduction; empty where no evaluation is known."""
     systems = checkpoint.about.get("systems")
-    known = isinstance(systems, list) and systems and not checkpoint.about.get(BEFORE)
-    last = systems[-1] if known else None
-    return last if isinstance(last, dict) else {}
+    if not isinstance(systems, list) or not systems or checkpoint.about.get(BEFORE):
+        return {}
+    return systems[-1] if isinstance(systems[-1], dict) else {}
 
 
 def _last_part(match: re.Match[str]) -> str:

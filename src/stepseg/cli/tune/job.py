@@ -95,7 +95,7 @@ def tune(cfg: DictConfig) -> float | None:
 
 def _check_typed(target: str) -> None:
     """Refuse options that say nothing of this target."""
-    others = ("images", "delta", "bound")
+    others: tuple[str, ...] = ("images", "delta", "bound")
     if target == "certify":
         others = ("calibration", "unpaid_exits", "logger", "trainer.precision", "trainer.devices")
     for typed in overrides():
