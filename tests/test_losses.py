@@ -1,6 +1,7 @@
 """Losses against loops in float64; what must not matter; means over two processes."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -181,6 +182,15 @@ class TestHeadLoss:
     def test_class_weights_that_mean_nothing(self, given, said):
         with pytest.raises(ValueError, match=said):
             LossWeights(**given)
+
+    def test_a_validation_may_come_before_the_training(self):
+        batch, weights = reference.toy_batch(2, 0), replace(UNUSUAL, class_weights=(0.2,) * 5)
+        with torch.inference_mode():
+            before = terms_of(batch, weights)
+        batch["masks"].requires_grad_()
+        terms = head_loss(batch["masks"], batch["classes"], batch["labels"], weights)
+        sum(terms.values()).backward()
+        assert {name: term.item() for name, term in terms.items()} == before
 
     def test_one_hot_masks(self):
         labels = torch.tensor([[[0, 2], [255, 1]]])

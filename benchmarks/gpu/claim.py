@@ -2,7 +2,9 @@
 
 import argparse
 import time
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 
 import paper_style
@@ -64,20 +66,32 @@ def _measure(
     common: dict,
 ) -> None:
     rounds = Rounds(warmup=0 if setting.toy else 2, iterations=1 if setting.toy else 24)
-    figures = benchmark(model, systems, batches, rounds)
-    flying: dict[str, dict[str, float]] = {name: {} for name in systems}
+    with _told() as told:
+        figures = benchmark(model, systems, batches, rounds)
+    for name, row in figures.items():
+        used = row["gmacs"] * row["images_per_s"] / common["matmul_gmacs_per_s"]
+        rows.add(system=name, **common, **row, mfu=used, warnings=told)
     single = len(batches[0]) == 1
     in_flight = (1, 2, 4) if single else (1, 2)
     if setting.toy:
         in_flight = (2,) if len(systems) > 2 else (1,)
     for number in in_flight:
         rounds_ = 1 if setting.toy else 5 if single else 2
-        rates = throughput(model, systems, batches, in_flight=number, rounds=rounds_)
+        with _told() as told:
+            rates = throughput(model, systems, batches, in_flight=number, rounds=rounds_)
         for name, rate in rates.items():
-            flying[name][str(number)] = rate
-    for name, row in figures.items():
-        used = row["gmacs"] * row["images_per_s"] / common["matmul_gmacs_per_s"]
-        rows.add(system=name, **common, **row, throughput=flying[name], mfu=used)
+            rows.add(system=name, **common, in_flight=number, images_per_s=rate, warnings=told)
+
+
+@contextmanager
+def _told() -> Iterator[list[str]]:
+    """What was given up meanwhile, so that something else was timed."""
+    told: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield told
+    messages = dict.fromkeys(str(warning.message)[:300] for warning in caught)
+    told += [message for message in messages if " is not used for " in message]
 
 
 def parts(setting: Setting, rows: Rows) -> None:

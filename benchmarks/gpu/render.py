@@ -35,9 +35,12 @@ def render(rows: Sequence[Row]) -> str:
         return "Nothing has run on a GPU yet.\n"
     text = [_where(rows)]
     systems = [row for row in rows if "latency_ms_p50" in row and "runtime" in row]
+    flying = [row for row in rows if "in_flight" in row]
     for px, batch, counts in _kinds(systems, "px", "batch", "counts"):
         chosen = [r for r in systems if (r["px"], r["batch"], r["counts"]) == (px, batch, counts)]
-        text.append(f"### {px} x {px}, batch {batch}, {counts} counts\n\n{_systems(chosen)}")
+        text.append(
+            f"### {px} x {px}, batch {batch}, {counts} counts\n\n{_systems(chosen, flying)}"
+        )
     for title, names in (("Checks", CHECKS), ("Pieces", None)):
         others = [row for row in rows if not (set(row) & {"runtime", "failed", "skipped"})]
         sections = names or [n for (n,) in _kinds(others, "section") if n not in CHECKS]
@@ -49,8 +52,13 @@ def render(rows: Sequence[Row]) -> str:
         for row in rows
         if row.keys() & {"failed", "skipped"}
     ]
+    left += [
+        f"* {row['section']}, {row['system']}: {told}"
+        for row in (*systems, *flying)
+        for told in row.get("warnings", ())
+    ]
     if left:
-        text.append("### Not measured\n\n" + "\n".join(left) + "\n")
+        text.append("### Not measured, or not as asked for\n\n" + "\n".join(left) + "\n")
     return "\n".join(text)
 
 
@@ -62,18 +70,26 @@ def _where(rows: Sequence[Row]) -> str:
     )
 
 
-def _systems(rows: Sequence[Row]) -> str:
+def _same(one: Row, other: Row) -> bool:
+    """Whether two rows are of one system under the same conditions."""
+    keys = ("section", "system", "backbone", "px", "runtime", "batch", "counts", "reverse")
+    return all(one.get(key) == other.get(key) for key in keys)
+
+
+def _systems(rows: Sequence[Row], flying: Sequence[Row]) -> str:
     columns = ["backbone", "runtime", "system", "tokens", "GMACs", "ms p50", "ms p95", "img/s"]
     columns += ["in flight", "MiB", "of peak", "speed-up", "realised"]
     lines = []
     for row in rows:
-        flying = ", ".join(f"{n}: {rate:.1f}" for n, rate in row.get("throughput", {}).items())
+        rates = {r["in_flight"]: r["images_per_s"] for r in flying if _same(r, row)}
+        in_flight = ", ".join(f"{number}: {rate:.1f}" for number, rate in rates.items())
         tokens = ", ".join(f"{count:.0f}" for count in row["tokens_per_stage"])
         name = row["system"] + (" (in reverse)" if row.get("reverse") else "")
+        name += " (not as asked for)" if row.get("warnings") else ""
         numbers = ("gmacs", "latency_ms_p50", "latency_ms_p95", "images_per_s")
         figures = [_show(row[key]) for key in numbers]
         rest = [_show(row.get(k)) for k in ("peak_memory_mb", "mfu", "speedup", "realisation")]
-        lines.append([row["backbone"], row["runtime"], name, tokens, *figures, flying, *rest])
+        lines.append([row["backbone"], row["runtime"], name, tokens, *figures, in_flight, *rest])
     return _table(columns, lines)
 
 

@@ -256,7 +256,8 @@ def _pixel_term(
 @cache
 def _on_device(weights: tuple[float, ...], device: torch.device) -> Tensor:
     """Once, since the host waits for a copy."""
-    return torch.tensor(weights, device=device)
+    with torch.inference_mode(False):  # a validation may come first, and trainings learn by it
+        return torch.tensor(weights, device=device)
 
 
 def _focal(logits: Tensor, target: Tensor, valid: Tensor, weights: LossWeights) -> Tensor:

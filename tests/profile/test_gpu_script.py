@@ -74,9 +74,18 @@ def test_runtimes_that_want_a_gpu_are_rehearsed(gpu, tmp_path, monkeypatch):
         assert min(alike if isinstance(alike, list) else [alike]) > 0.95
         assert row.get("warnings", []) == []
     assert Graph.made > 6
-    flown = [row for row in rows if "throughput" in row and row["runtime"] == "graphs"]
+    flown = [row for row in rows if "in_flight" in row and row["runtime"] == "graphs"]
     assert {row["system"] for row in flown} == {"none", "step"}
-    assert "graphs" in render.render(rows)
+    text = render.render(rows)
+    assert f"{flown[0]['in_flight']}: {flown[0]['images_per_s']:.1f}" in text
+    assert "not as asked for" not in text
+    # a runtime that was given up is no row of that runtime
+    for row in rows:
+        if "latency_ms_p50" in row and row["runtime"] == "graphs":
+            row["warnings"] = ["runtime=graphs is not used for 2 x 64 x 64 px: a reason"]
+    text = render.render(rows)
+    assert "step (not as asked for)" in text
+    assert "base_graphs, step: runtime=graphs is not used" in text
 
 
 def test_tables_hold_what_was_measured(gpu, toy, tmp_path, capsys):
@@ -110,6 +119,7 @@ def test_own_tests_are_those_that_want_a_gpu(gpu, tmp_path, monkeypatch):
     def answer(command, **options):
         asked.append(command)
         assert options["timeout"] < 120
+        assert Path(options["env"]["PYTHONPATH"], "stepseg", "model.py").is_file()
         return SimpleNamespace(returncode=0, stdout="4 passed")
 
     monkeypatch.setattr(run_all.truth.subprocess, "run", answer)
@@ -135,7 +145,7 @@ def test_a_section_that_fails_stops_no_other(gpu, tmp_path, monkeypatch):
     }
     monkeypatch.setattr(run_all, "sections", lambda setting: found)
     out = tmp_path / "rows.jsonl"
-    assert run_all.main(["--toy", "--device", "cpu", "--out", str(out)]) == 1
+    assert run_all.main(["--toy", "--device", "cpu", "--out", str(out)]) == run_all.FAILED
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert rows[0]["first"] == rows[2]["second"] - 1 == 1
     assert rows[1]["failed"] == "RuntimeError: no such kernel"
@@ -155,7 +165,7 @@ def test_parts_end_in_time_whatever_their_sections_do(gpu, tmp_path, monkeypatch
     monkeypatch.setattr(run_all.subprocess, "run", hangs)
     monkeypatch.setattr(run_all.time, "monotonic", lambda: clock[0])
     out = tmp_path / "rows.jsonl"
-    assert run_all.main(["--device", "cpu", "--part", "1", "--out", str(out)]) == 1
+    assert run_all.main(["--device", "cpu", "--part", "1", "--out", str(out)]) == run_all.FAILED
     assert sum(limits) <= run_all.PART_SECONDS
     left = render.render(list(render.read_rows(out)))
     assert "place: stopped after 60 s" in left

@@ -345,6 +345,29 @@ def test_a_device_on_which_graphs_go_wrong(sabotage, said, monkeypatch):
     assert said in str(warning.message)
 
 
+@pytest.mark.parametrize("flying", [False, True])
+def test_what_fails_before_anything_runs_ends_nothing_and_says_what_it_was(flying, monkeypatch):
+    """A recording that fails says so once more when it ends, of which nobody learns anything."""
+
+    def refuses(*_):
+        try:
+            raise RuntimeError("no kernel for this")
+        finally:
+            raise RuntimeError("an error during capture")
+
+    model, images = toy_segmenter().prepare_for_inference(), toy_images(2)
+    graphs = with_graphs(model)
+    monkeypatch.setattr("stepseg.runtime.graphs.Captured", refuses)
+    told = "an error during capture; after RuntimeError: no kernel for this"
+    with pytest.warns(UserWarning, match=told):
+        found = (
+            next(graphs.in_flight([images], SYSTEMS["step"]))
+            if flying
+            else model(images, reduction=SYSTEMS["step"])
+        )
+    check(found, type(model).forward(model, images, reduction=SYSTEMS["step"]))
+
+
 @pytest.mark.parametrize("cause", ["memory", "weights"])
 def test_what_is_not_used_any_more_is_freed_at_once(cause, monkeypatch):
     """Not when the garbage collector comes: what runs instead needs the memory."""

@@ -19,6 +19,7 @@ from typing import Any, Generic, TypeVar
 import torch
 import torch._dynamo.config as dynamo_config
 import torch._inductor.config as inductor_config
+import torch.fx.experimental._config as shapes_config
 from torch import Tensor, nn
 
 from stepseg.ops.attention import varlen_attention
@@ -47,6 +48,8 @@ class Graph:
         # Functions of one definition count as recompilations of each other, and the compiler gives
         # up after 8: every stage and head of a model wants its graph.
         dynamo_config.recompile_limit = max(dynamo_config.recompile_limit, MOST_GRAPHS)
+        # Or a number of tokens that happens to be the model's width counts as the width.
+        shapes_config.use_duck_shape = False
         self._call = torch.compile(function, dynamic=dynamic, fullgraph=True, backend=backend)
 
     def __call__(self, *tensors: Tensor) -> Any:

@@ -160,7 +160,7 @@ class Graphs:
             except torch.OutOfMemoryError:  # without graphs there may be enough
                 reason = "graphs of these batches do not fit into the memory"
             except Exception as error:
-                reason = f"{type(error).__name__}: {error}".splitlines()[0]
+                reason = "; after ".join(map(_first_line, _causes(error)))
             self._given_up = True
             run.drop()
             self._let_go()
@@ -225,12 +225,13 @@ class Graphs:
         return Rounding.between(self._plain(images_B3HW, reduction), with_exact, dtype)
 
     def _steps(self, images_B3HW: Tensor, reduction: Reduction, lane: int) -> Steps:
+        """What a batch does; a generator, so that all that fails does so in its run."""
         key = (lane, images_B3HW.shape, images_B3HW.dtype, reduction)
         captured = self._captured.pop(key, None)
         if captured is None:
             captured = self._capture(images_B3HW, reduction, lane)
         self._captured[key] = captured
-        return captured.walk(images_B3HW)
+        return (yield from captured.walk(images_B3HW))
 
     def _capture(self, images_B3HW: Tensor, reduction: Reduction, lane: int) -> Captured:
         while len(self._lanes) <= lane:
@@ -270,6 +271,17 @@ def why_not(model: StepSegmenter, reduction: Reduction) -> str | None:
     if not isinstance(exit_, ThresholdExit | BudgetExit | RandomExit | UniformExit | None):
         return f"nothing is known of the exit rule {type(exit_).__name__}"
     return None
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and those during which it came up: that of a recording hides what failed in it."""
+    while error is not None:
+        yield error
+        error = error.__context__
+
+
+def _first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def _kind(images_B3HW: Tensor, reduction: Reduction) -> str:

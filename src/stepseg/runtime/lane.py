@@ -92,6 +92,10 @@ class Lane:
             del self._graphs[next(iter(self._graphs))]
         graph = cuda.CUDAGraph()
         # Only calls of this thread may disturb: a loader's may not.
-        with cuda.graph(graph, self._pool, self.stream, capture_error_mode="thread_local"):
+        # Where recording fails PyTorch 2.11 leaves its stream the current one: hence the outer one.
+        with (
+            cuda.stream(self.stream),
+            cuda.graph(graph, self._pool, self.stream, capture_error_mode="thread_local"),
+        ):
             work()
         return graph
