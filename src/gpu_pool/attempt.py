@@ -8,6 +8,9 @@ from gpu_pool.command import quoted
 from gpu_pool.job import ATTEMPT, Job, masked
 from gpu_pool.json_file import write_json
 
+CHECKPOINTS = ("last.ckpt", "next.ckpt", "previous.ckpt")
+"""Any of them is work to go on with: a kill may come between the writing and the renaming."""
+
 
 def start_attempt(
     job: Job,
@@ -48,9 +51,9 @@ def _note(job: Job, slot: str) -> list[str]:
     """Prepare the folder; returns the command, which goes on from the last checkpoint."""
     job.folder.mkdir(parents=True, exist_ok=True)
     command = list(job.command)
-    last = job.folder / "checkpoints" / "last.ckpt"
-    if job.can_resume and last.is_file():
-        command.append(f"ckpt_path={quoted(str(last))}")
+    folder = job.folder / "checkpoints"
+    if job.can_resume and any((folder / name).is_file() for name in CHECKPOINTS):
+        command.append(f"ckpt_path={quoted(str(folder / CHECKPOINTS[0]))}")
     write_json(
         job.folder / "job.json",
         {

@@ -21,7 +21,8 @@ OBJECTIVES = ("mIoU", "mAP")
 
 
 _SECRET = re.compile(
-    r"(?i)((?:^|[^a-z])(?:api[_-]?key|access[_-]?key|token|secret|password)[\"']?\s*[=:]\s*)"
+    r"(?i)((?:^|[^a-z])(?:(?:api|access|private|secret|auth)[_-]?key|token|secrets?|passw(?:or)?d|passphrase"
+    r"|credentials?)[\"']?\s*[=:]\s*)"
     r"(?!\$\{)[^,}\s]+"
 )
 

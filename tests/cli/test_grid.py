@@ -188,6 +188,9 @@ def test_rows_of_something_else_are_refused(run, tmp_path):
         run(tmp_path / "grid", f"ckpt_path={other}")
     with pytest.raises(ValueError, match="grid with another precision"):
         run(tmp_path / "grid", "trainer.precision=bf16-mixed")
+    run(tmp_path / "short", "+trainer.limit_test_batches=1")
+    with pytest.raises(ValueError, match="grid with another limit of images"):
+        run(tmp_path / "short")
 
 
 def test_bad_points_are_refused_before_data_are_read(run, tmp_path):

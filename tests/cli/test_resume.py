@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from commands import compose_config, open_command, start_command, wait_for, write_camvid
+from stepseg.cli.resume import check_unused
 from stepseg.cli.train.job import train
 from stepseg.lit.callbacks.last import LastCheckpoint
 from stepseg.lit.callbacks.randomness import BatchRandomness
@@ -148,11 +149,22 @@ def test_checkpoints_are_bounded_and_leftovers_of_killed_writers_go(run, stopped
     assert names == ["best.ckpt", "last.ckpt", "previous.ckpt"]
 
 
-def test_an_unfinished_training_is_not_overwritten(run, stopped):
+def test_an_unfinished_training_is_not_overwritten(run, stopped, tmp_path):
     before = (stopped / "checkpoints" / "last.ckpt").read_bytes()
     with pytest.raises(ValueError, match="unfinished training: continue it with ckpt_path=last"):
         run(stopped)
     assert (stopped / "checkpoints" / "last.ckpt").read_bytes() == before
+    # also where another run's is to go on there, or a kill came between two renames
+    elsewhere = tmp_path / "other.ckpt"
+    elsewhere.write_bytes(before)
+    with pytest.raises(ValueError, match="unfinished training"):
+        check_unused(str(elsewhere), stopped)
+    check_unused(str(stopped), stopped)
+    check_unused(str(stopped / "checkpoints" / "last.ckpt"), stopped)
+    (stopped / "checkpoints" / "last.ckpt").rename(stopped / "checkpoints" / "next.ckpt")
+    (stopped / "checkpoints" / "previous.ckpt").unlink(missing_ok=True)
+    with pytest.raises(ValueError, match="unfinished training"):
+        check_unused(None, stopped)
 
 
 def test_the_result_of_another_command_ends_no_training(run, stopped):

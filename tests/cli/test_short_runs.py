@@ -52,6 +52,11 @@ def short(output, data, *overrides):
         ),
         (["+trainer.fast_dev_run=true"], ["trainer.fast_dev_run=1"], (0, 1, 1)),
         (["trainer.accumulate_grad_batches=4"], [], (40, 340, 25)),
+        (
+            ["trainer.max_steps=90", "trainer.accumulate_grad_batches=4"],
+            ["the last 8 of 360 batches"],
+            (40, 88, 25),  # a quarter are 90 batches, within a step
+        ),
     ],
 )
 def test_the_recipe_is_cut_to_the_length(overrides, told, kept, tmp_path):
@@ -63,6 +68,14 @@ def test_the_recipe_is_cut_to_the_length(overrides, told, kept, tmp_path):
     trainer, warmup = values["trainer"], values["optim"]["warmup_steps"]
     assert (warmup, trainer["val_check_interval"], trainer["log_every_n_steps"]) == kept
     assert record == values
+
+
+def test_a_validation_within_a_step_is_refused(tmp_path):
+    """What is saved there has lost half a gradient."""
+    typed = ["trainer.accumulate_grad_batches=4", "trainer.val_check_interval=10"]
+    values = plain(compose_config("train", typed, tmp_path))
+    with pytest.raises(ValueError, match=r"a multiple, such as 12"):
+        fit_to_length(values)
 
 
 def test_fast_dev_run_goes_through_to_the_table(data, tmp_path, capsys):

@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from commands import SMALL, compose_config, start_command, write_camvid
 from stepseg.cli.tracking import finished_runs, make_loggers, run_id, run_name
 from stepseg.cli.train.job import train
-from stepseg.lit.tracking.record import log_config
+from stepseg.lit.tracking.record import log_config, log_table
 from wandb_files import offline_runs
 
 
@@ -90,6 +90,13 @@ def test_pictures_have_masks_and_tables_rows(tracked):
     with open(tracked / "tables/val_per_class_IoU.csv") as file:
         rows = list(csv.DictReader(file))
     assert [(row["step"], row["class"]) for row in rows][::11] == [("2", "sky"), ("4", "sky")]
+
+
+def test_what_is_told_again_after_a_kill_stands_in_a_table_once(tmp_path):
+    for step, score in ((1, 10.0), (2, 20.0), (2, 21.0)):
+        log_table([], tmp_path, "val/per_class_IoU", ["class", "IoU"], [["road", score]], step)
+    lines = (tmp_path / "tables" / "val_per_class_IoU.csv").read_text().split()
+    assert lines == ["step,class,IoU", "1,road,10.0", "2,road,21.0"]
 
 
 def test_all_loggers_have_the_same_names(tracked):

@@ -241,6 +241,8 @@ def test_a_lock_that_is_a_link_is_not_followed(tmp_path):
 def test_secrets_are_not_noted_with_a_job():
     typed = ["+a.api_key=X1", "+a={token: X1, b: c}", "tokens=[1,2]", "a.token=${oc.env:T}"]
     assert masked(typed) == ["+a.api_key=***", "+a={token: ***, b: c}", *typed[2:]]
+    words = ["passphrase", "passwd", "credentials", "private_key", "secrets"]
+    assert masked([f"+user.{word}=X1" for word in words]) == [f"+user.{w}=***" for w in words]
 
 
 def test_a_sweep_with_ranks_in_one_process_is_refused(tmp_path):

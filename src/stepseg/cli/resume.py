@@ -6,7 +6,7 @@ from typing import Any
 
 from stepseg.cli.result import read_result
 from stepseg.lit.resume import ResumePoint, changes, newest_point, read_point
-from stepseg.lit.stopping import LAST
+from stepseg.lit.stopping import LAST, NEXT, PREVIOUS
 from stepseg.telling import tell
 
 COMMAND = "stepseg-train"
@@ -105,10 +105,15 @@ def check_unused(ckpt_path: str | None, output: Path) -> None:
     """Refuse to begin where a training has been.
 
     Raises:
-        ValueError: `output` holds one, and `ckpt_path` does not say that it goes on.
+        ValueError: `output` holds one, and it is not the one that `ckpt_path` goes on with.
 
     """
-    if ckpt_path is not None or not (output / "checkpoints" / LAST).is_file():
+    folder = output.resolve() / "checkpoints"
+    if not any((folder / name).is_file() for name in (LAST, NEXT, PREVIOUS)):
+        return
+    given = None if ckpt_path is None else Path(ckpt_path).resolve()
+    own = given is not None and (given == folder.parent or folder in given.parents)
+    if ckpt_path == "last" or own:
         return
     result = output / "result.json"
     if result.is_file() and read_result(result)["status"] == "completed":

@@ -27,7 +27,7 @@ NEEDED = ("state_dict", "optimizer_states", "loops", "global_step")
 
 NEUTRAL = (
     "ckpt_path", "resume", "card", "logger", "callbacks", "compare", "best_by", "checkpoint_every",
-    "ranks", "stop",
+    "ranks", "stop", "user", "data.test_split",
     "data.root", "data.num_workers", "data.val_batch_size", "data.pin_memory", "data.on_error",
     "trainer.log_every_n_steps", "trainer.enable_progress_bar", "trainer.enable_model_summary",
     "trainer.profiler",

@@ -31,6 +31,10 @@ OF_TRAININGS = ("data.crop_size", "data.batch_size", "data.augmentation")
 """Keys of data that an evaluation does not read."""
 
 
+LIMITS = ("limit_test_batches", "fast_dev_run", "overfit_batches")
+"""Of Lightning's trainer: figures of fewer images are others."""
+
+
 @dataclass(frozen=True, slots=True)
 class Setting:
     """One checkpoint, ready to be evaluated on one data set."""
@@ -79,13 +83,16 @@ class Setting:
     def store(self, folder: Path, saved_points: Sequence[str] | None = None) -> GridStore:
         """The finished rows in a folder, which must be figures of the same things."""
         self.datamodule.prepare_data()
+        trainer = self.values["trainer"]
+        limits = {key: trainer[key] for key in LIMITS if trainer.get(key) is not None}
         identity = {
             "checkpoint": file_hash(self.checkpoint.path),
             "policy": self.values["policy"]["name"],
             "data": data_identity(self.datamodule.dataset("test"), str(self.datamodule.name)),
             "protocol": self.datamodule.protocol.as_dict(),
             "corruption": asdict(self.datamodule.corruption),
-            "precision": str(self.values["trainer"]["precision"]),
+            "limit of images": limits or None,
+            "precision": str(trainer["precision"]),
             "runtime": self.runtime,
             "list of points with saved predictions": saved_points and list(saved_points),
         }

@@ -15,22 +15,32 @@ def fit_to_length(values: dict[str, Any], *copies: dict[str, Any]) -> list[str]:
     Returns:
         A line for everything that is not as it was asked for.
 
+    Raises:
+        ValueError: a validation within a step.
+
     """
     trainer, optim = values["trainer"], values["optim"]
     fast = int(trainer.get("fast_dev_run") or 0)  # so many batches, and nothing is saved
     steps = fast or trainer["max_steps"]
-    batches = steps * trainer["accumulate_grad_batches"]
+    every = trainer["accumulate_grad_batches"]
+    batches = steps * every
     length = f"trainer.fast_dev_run={fast}" if fast else f"trainer.max_steps={steps}"
     interval, warmups = trainer["val_check_interval"], {name: optim[name] for name in WARMUPS}
     lines = []
     if isinstance(interval, float):
-        interval = max(1, round(interval * batches))
+        interval = every * max(1, round(interval * batches / every))
     elif interval > batches:
         lines.append(
             f"trainer.val_check_interval={interval} is longer than the training ({length}): one "
             f"validation, at its end"
         )
         interval = batches
+    elif interval % every:
+        raise ValueError(
+            f"trainer.val_check_interval={interval} lies inside a step of "
+            f"trainer.accumulate_grad_batches={every} batches, where nothing can be resumed: give "
+            f"a multiple, such as {every * -(-interval // every)}"
+        )
     if rest := batches % interval:
         lines.append(
             f"the last {rest} of {batches} batches ({length}) come after the last validation: "

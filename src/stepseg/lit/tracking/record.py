@@ -137,7 +137,8 @@ def _append_csv(path: Path, columns: Sequence[str], rows: Sequence[Row], step: i
     header = ["step", *columns]
     old: list[list[str]] = []
     if path.is_file():
-        with path.open(newline="") as file:
+        with path.open(newline="", encoding="utf-8") as file:
             found = list(csv.reader(file))
-        old = found[1:] if found and found[0] == header else []
+        rest = found[1:] if found and found[0] == header else []
+        old = [row for row in rest if int(row[0]) < step]  # what was killed here tells it again
     write_text(path, csv_lines([header, *old, *([step, *row] for row in rows)]))
