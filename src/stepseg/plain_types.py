@@ -88,6 +88,11 @@ def flat(values: Mapping[str, Any], separator: str = ".") -> dict[str, Any]:
     return found
 
 
+def is_below(key: str, keys: Iterable[str]) -> bool:
+    """Whether a dotted key is one of these, or lies below one."""
+    return any(key == one or key.startswith(f"{one}.") for one in keys)
+
+
 def is_whole(value: Any) -> bool:
     """Whether this is a whole number; True and False are none, though Python counts with them."""
     return isinstance(value, int) and not isinstance(value, bool)

@@ -27,7 +27,8 @@ from stepseg.cli.ending import run_command
 from stepseg.cli.help import answer
 from stepseg.cli.paths import config_dir, experiments, register_own_experiments
 from stepseg.cli.reduction_file import GROUP, is_file_name, register_reduction_files
-from stepseg.plain_types import check_keys, nearest
+from stepseg.cli.typed import key_of
+from stepseg.plain_types import check_keys, is_below, nearest
 
 Task = Callable[[DictConfig], Any]
 
@@ -141,7 +142,7 @@ def check_words(overrides: Sequence[str]) -> None:
     """
     for typed in overrides:
         key, _, value = typed.partition("=")
-        if value.lower() in ("yes", "no", "on", "off") and not key.lstrip("+").startswith("user."):
+        if value.lower() in ("yes", "no", "on", "off") and not is_below(key_of(typed), ["user"]):
             said = "true" if value.lower() in ("yes", "on") else "false"
             raise ValueError(f"{typed} is text, and neither true nor false: type {key}={said}")
 

@@ -16,7 +16,7 @@ from stepseg.lit.policy_module import PolicyModule
 from stepseg.lit.segmentation_module import SegmentationModule
 from stepseg.lit.stopping import LAST, NEXT, PREVIOUS
 from stepseg.model_config import ModelConfig
-from stepseg.plain_types import check_count, flat
+from stepseg.plain_types import check_count, flat, is_below
 from stepseg.weights.read import read_weights
 from stepseg.weights.safetensors_file import is_safetensors
 
@@ -144,14 +144,10 @@ def newest_point(folder: Path) -> tuple[ResumePoint | None, list[str]]:
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Keys whose change alters the course of a training, with the old and the new value."""
     old, new = flat(before), flat(now)
-    keys = [key for key in {**old, **new} if not _is_neutral(key)]
+    keys = [key for key in {**old, **new} if not is_below(key, NEUTRAL)]
     absent = "(absent)"
     return {
         key: (old.get(key, absent), new.get(key, absent))
         for key in keys
         if old.get(key, absent) != new.get(key, absent)
     }
-
-
-def _is_neutral(key: str) -> bool:
-    return any(key == neutral or key.startswith(f"{neutral}.") for neutral in NEUTRAL)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from stepseg.accelerate.wish import LEAST
+from stepseg.cli.typed import typed_of
 from stepseg.dcts.merge import MergeRule
 from stepseg.model_config import PolicyConfig
 from stepseg.plain_types import from_values, is_whole
@@ -33,7 +34,7 @@ def check_options(values: Mapping[str, Any], policy: PolicyConfig, typed: Sequen
         raise ValueError("data= is missing: a folder of images like those to come; no labels")
     if policy.name == "oracle" or policy.training != "joint":
         raise ValueError("policy= is a network that learns: policy=efficientnet_lite0 or lcnet_050")
-    if "policy.calibration_images" in {word.partition("=")[0].lstrip("+") for word in typed}:
+    if typed_of(["policy.calibration_images"], typed):
         raise ValueError(
             f"policy.calibration_images={policy.calibration_images} is of trainings: here "
             f"learn.calibration_images= counts"

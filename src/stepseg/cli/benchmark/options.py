@@ -8,6 +8,7 @@ import torch
 
 from stepseg.checkpoint import Checkpoint, read_checkpoint
 from stepseg.cli.config import checkpoint_reduction, model_config
+from stepseg.cli.typed import typed_of
 from stepseg.grid.systems import checked_names, named_system
 from stepseg.merging.rules import Cropr
 from stepseg.model import Reduction
@@ -120,10 +121,7 @@ def systems(
     """The model with heads wherever a system lets tokens leave, and the systems by name."""
     checkpoint = None
     if values["ckpt_path"]:
-        given = [
-            o for o in overrides if o.lstrip("+").split("=")[0].split(".")[0] in FROM_CHECKPOINT
-        ]
-        if given:
+        if given := typed_of(FROM_CHECKPOINT, overrides):
             raise ValueError(
                 f"{', '.join(given)}: the checkpoint {values['ckpt_path']!r} decides that, drop it"
             )

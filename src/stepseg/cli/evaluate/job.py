@@ -13,6 +13,7 @@ from stepseg.cli.evaluate.grid import GridRun
 from stepseg.cli.evaluate.setting import Setting
 from stepseg.cli.tracking import tracked_result
 from stepseg.cli.trainer import clear_failures
+from stepseg.cli.typed import typed_of
 from stepseg.grid.points import Point, grid_points
 from stepseg.grid.systems import system_points
 from stepseg.grid.table import print_grid, write_grid_csv
@@ -75,8 +76,7 @@ def _points(values: Mapping[str, Any], checkpoint: Checkpoint, model: StepSegmen
     if values["reductions"] is None:
         base = checkpoint_reduction(values["reduction"], checkpoint.config)
         return grid_points(base, values["sweep"], model.check)
-    said = [o for o in overrides() if o.lstrip("+").startswith(("reduction=", "reduction."))]
-    if said:
+    if said := typed_of(["reduction"], overrides()):
         raise ValueError(
             f"{', '.join(said)} says nothing of reductions={values['reductions']}: change a system "
             f"by systems.<name>..., for all of them use sweep"

@@ -13,6 +13,7 @@ from stepseg.cli.protocol import choose_protocol
 from stepseg.cli.result import Result, is_first_process
 from stepseg.cli.tracking import make_loggers
 from stepseg.cli.trainer import make_datamodule, make_trainer
+from stepseg.cli.typed import key_of, typed_of
 from stepseg.dcts.policy import OraclePolicy
 from stepseg.dcts.targets import HomogeneityRule
 from stepseg.grid.store import GridStore, data_identity, file_hash
@@ -29,8 +30,6 @@ from stepseg.telling import tell
 
 OF_TRAININGS = ("data.crop_size", "data.batch_size", "data.augmentation")
 """Keys of data that an evaluation does not read."""
-
-
 LIMITS = ("limit_test_batches", "fast_dev_run", "overfit_batches")
 """Of Lightning's trainer: figures of fewer images are others."""
 
@@ -125,9 +124,8 @@ def _make_data(
     other_names = check_data(checkpoint, datamodule.spec.classes, datamodule.spec.name)
     if other_names:
         tell(f"{command}: {other_names}")
-    for key in sorted({o.partition("=")[0].lstrip("+") for o in overrides()}):
-        if key.startswith(OF_TRAININGS):
-            tell(f"{command}: {key} is of trainings: data.evaluation says how images are shown")
+    for key in sorted(set(map(key_of, typed_of(OF_TRAININGS, overrides())))):
+        tell(f"{command}: {key} is of trainings: data.evaluation says how images are shown")
     return datamodule
 
 

@@ -21,6 +21,7 @@ from stepseg.cli.config import (
 )
 from stepseg.cli.share import known_facts
 from stepseg.cli.tracking import tracked_result
+from stepseg.cli.typed import refuse_typed
 from stepseg.data.files import read_image
 from stepseg.export.job import StaticExport, export_static
 from stepseg.model_config import ReductionConfig
@@ -44,7 +45,8 @@ def export(cfg: DictConfig) -> None:
         given = ReductionConfig.from_dict(
             checkpoint_reduction(values["reduction"], checkpoint.config)
         )
-        _check_typed(values["format"])
+        others = _OF_PROGRAMS if values["format"] == "safetensors" else _OF_WEIGHTS
+        refuse_typed(others, overrides(), f"format={values['format']}")
         files = {target.name: target}
         if values["format"] == "safetensors":
             files = _share(checkpoint, target, given, values)
@@ -63,15 +65,6 @@ def export(cfg: DictConfig) -> None:
             address = push(values["push_to"], files, message=message, private=values["private"])
             result.update({"pushed_to": address})
     print("\n".join(_summary(result.values)))
-
-
-def _check_typed(format_: str) -> None:
-    """Refuse options of the other formats, which would do nothing."""
-    others = _OF_WEIGHTS if format_ != "safetensors" else _OF_PROGRAMS
-    for typed in overrides():
-        key = typed.lstrip("+~").partition("=")[0]
-        if key in others:
-            raise ValueError(f"{typed} says nothing of format={format_}: drop it")
 
 
 def _chosen(

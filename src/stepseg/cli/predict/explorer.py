@@ -1,6 +1,5 @@
 """`explorer=true` of `stepseg-predict`: the page of `stepseg.explorer` for its inputs."""
 
-import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,6 +8,7 @@ from pathlib import Path
 import torch
 
 from stepseg.checkpoint import Checkpoint
+from stepseg.cli.typed import typed_of
 from stepseg.data.files import ImageFileError, Pixels, read_pixels
 from stepseg.explorer import write_explorer
 from stepseg.explorer.plan import make_plan
@@ -87,7 +87,7 @@ def write_page(
         if done % runs == 0:
             tell(f"explorer: {done // runs}/{len(images)} images")
 
-    shown = ["stepseg-predict", f"ckpt_path={checkpoint.path.name}", *_typed_of(SHOWING, typed)]
+    shown = ["stepseg-predict", f"ckpt_path={checkpoint.path.name}", *typed_of(SHOWING, typed)]
     return write_explorer(
         segmenter.model,
         images,
@@ -98,7 +98,7 @@ def write_page(
         title=f"{checkpoint.data['name']}, {checkpoint.config.backbone.name}",
         notes=[*_about_protocol(segmenter.protocol), *notes],
         command=shlex.join([*shown, "input=IMAGE"]),
-        typed=[shlex.quote(word) for word in _typed_of(["reduction"], typed)],
+        typed=[shlex.quote(word) for word in typed_of(["reduction"], typed)],
         progress=progress,
     )
 
@@ -115,11 +115,6 @@ def as_seen(pixels: Pixels, protocol: Protocol) -> Pixels:
     seen_B3HW = show_first(image_B3HW, replace(protocol, scales=(1.0,)))
     eight_bits_B3HW = (seen_B3HW * 255).round().to(torch.uint8)  # what a picture in a page holds
     return eight_bits_B3HW[0].permute(1, 2, 0).numpy()
-
-
-def _typed_of(groups: Sequence[str], typed: Sequence[str]) -> list[str]:
-    """Overrides of these keys and of what is below them."""
-    return [word for word in typed if re.split(r"[.=]", word.lstrip("+~"))[0] in groups]
 
 
 def _about_protocol(protocol: Protocol) -> list[str]:

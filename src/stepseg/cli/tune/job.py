@@ -18,6 +18,7 @@ from stepseg.cli.trainer import clear_failures
 from stepseg.cli.tune.choice import FILE, write_choice
 from stepseg.cli.tune.guarantee import guarantee
 from stepseg.cli.tune.walks import Walks
+from stepseg.cli.typed import refuse_typed
 from stepseg.grid.table import write_grid_csv
 from stepseg.lit.tracking.final import log_final
 from stepseg.model_config import ReductionConfig
@@ -98,10 +99,7 @@ def _check_typed(target: str) -> None:
     others: tuple[str, ...] = ("images", "delta", "bound")
     if target == "certify":
         others = ("calibration", "unpaid_exits", "logger", "trainer.precision", "trainer.devices")
-    for typed in overrides():
-        key = typed.lstrip("+~").partition("=")[0]
-        if key.startswith(others):
-            raise ValueError(f"{typed} says nothing of {target}=: drop it")
+    refuse_typed(others, overrides(), f"{target}=")
 
 
 def _families(base: ReductionConfig, setting: Setting) -> list[Family]:
